@@ -1,0 +1,169 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Images and chains of known content, and the guest-visible bytes of an image that nobody runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .process import run, tool
+
+KiB = 1024
+MiB = 1024 * KiB
+
+
+def qemu_img() -> str:
+    return tool("QEMU_IMG", "qemu-img")
+
+
+@dataclass(frozen=True)
+class Write:
+    """A range of an image filled with pseudo-random bytes that follow from the seed alone."""
+
+    offset: int
+    size: int
+    seed: int
+
+    @property
+    def content(self) -> bytes:
+        return random.Random(self.seed).randbytes(self.size)
+
+
+def create(
+    path: Path,
+    size: int | None = None,
+    *,
+    format: str = "qcow2",
+    backing: str | Path | None = None,
+    backing_format: str = "qcow2",
+    writes: Iterable[Write] = (),
+) -> Path:
+    """Create an image; `backing` is written into its header as it is given, relative names included."""
+    command: list[str | Path] = [qemu_img(), "create", "-q", "-f", format]
+    if backing is not None:
+        command += ["-b", backing, "-F", backing_format]
+    command.append(path)
+    if size is not None:
+        command.append(str(size))
+    run(command)
+    write(path, writes, format=format)
+    return path
+
+
+def write(path: Path, writes: Iterable[Write], *, format: str = "qcow2") -> None:
+    """Write ranges into an image that nobody runs."""
+    with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+        command: list[str | Path] = [tool("QEMU_IO", "qemu-io"), "-f", format]
+        for number, each in enumerate(writes):
+            source = Path(folder, str(number))
+            source.write_bytes(each.content)
+            command += ["-c", f"write -s {source} {each.offset} {each.size}"]
+        if len(command) > 3:
+            run([*command, path])
+
+
+def info(path: Path) -> dict[str, Any]:
+    """What `qemu-img info` says of one image."""
+    found: dict[str, Any] = json.loads(run([qemu_img(), "info", "--output=json", path]))
+    return found
+
+
+def backing(path: Path) -> str | None:
+    """The backing file that the header of an image names; None for an image that stands on its own."""
+    name: str | None = info(path).get("backing-filename")
+    return name
+
+
+def content(source: Path | str, format: str | None = None) -> bytes:
+    """The guest-visible bytes of an image, or of an NBD address: what a VM that starts from it would read."""
+    with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+        raw = Path(folder, "raw")
+        run([qemu_img(), "convert", *(["-f", format] if format else []), "-O", "raw", source, raw])
+        return raw.read_bytes()
+
+
+def differences(expected: bytes, found: bytes, limit: int = 8) -> list[str]:
+    """The first blocks of 64 KiB in which two contents differ, in words; empty when they are equal."""
+    words = [] if len(expected) == len(found) else [f"{len(expected)} bytes expected, {len(found)} found"]
+    if expected == found:
+        return words
+    block = 64 * KiB
+    for offset in range(0, min(len(expected), len(found)), block):
+        part = found[offset : offset + block]
+        if part != expected[offset : offset + block]:
+            words.append(f"{offset // KiB} KiB: {'zeros' if not any(part) else 'other data'}")
+    return words[:limit]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A backing chain on disk, the top first, and what a guest reads from it."""
+
+    images: tuple[Path, ...]
+    expected: bytes
+
+    @property
+    def top(self) -> Path:
+        return self.images[0]
+
+    @property
+    def base(self) -> Path:
+        return self.images[-1]
+
+    def take_away(self) -> None:
+        """Move every image below the top to another folder: what still needs one fails from now on."""
+        for image in self.images[1:]:
+            aside = image.parent / "taken-away"
+            aside.mkdir(exist_ok=True)
+            image.rename(aside / image.name)
+
+
+def layer_writes(layer: int, size: int, seed: int) -> list[Write]:
+    """The ranges that one layer holds; 0 is the base. Layers overlap in part, and each has ranges of its own."""
+    if layer == 0:
+        spans = [(0, 2 * MiB), (5 * MiB, 1536 * KiB), (size - 192 * KiB, 192 * KiB)]
+    else:
+        spans = [(layer * 384 * KiB, 512 * KiB), (3 * MiB + layer * 192 * KiB, 64 * KiB), (5 * MiB + layer * 320 * KiB, 128 * KiB)]
+    return [Write(offset, length, seed * 10_000 + layer * 100 + number) for number, (offset, length) in enumerate(spans)]
+
+
+def chain(
+    folder: Path,
+    *,
+    layers: int = 1,
+    size: int = 16 * MiB,
+    base_format: str = "qcow2",
+    relative: bool = False,
+    prefix: str = "",
+    seed: int = 1,
+) -> Chain:
+    """A top over `layers` backing images: `top.qcow2`, `mid1.qcow2` …, `base.qcow2` (or `base.raw`)."""
+    model = bytearray(size)
+    made: list[Path] = []
+    for layer in range(layers + 1):
+        is_base = layer == 0
+        format = base_format if is_base else "qcow2"
+        name = "base" if is_base else "top" if layer == layers else f"mid{layers - layer}"
+        path = folder / f"{prefix}{name}.{format}"
+        writes = layer_writes(layer, size, seed)
+        below = made[0] if made else None
+        create(
+            path,
+            size,
+            format=format,
+            backing=below if below is None or not relative else os.path.relpath(below, path.parent),
+            backing_format=below.suffix[1:] if below else "",
+            writes=writes,
+        )
+        for each in writes:
+            model[each.offset : each.offset + each.size] = each.content
+        made.insert(0, path)
+    return Chain(tuple(made), bytes(model))

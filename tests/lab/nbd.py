@@ -1,0 +1,60 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image served over NBD on a UNIX socket, as a remote golden image would be."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+
+from .process import LabError, kill, start, tool
+
+
+class NbdServer:
+    """A `qemu-nbd` process; `address` is what goes into the header of an overlay."""
+
+    def __init__(self, image: Path, path: Path, *, format: str = "raw", read_only: bool = True) -> None:
+        self.path = path
+        self.address = f"nbd+unix:///?socket={path}"
+        self.log = path.with_suffix(".log")
+        self.pid = 0
+        self._command = [tool("QEMU_NBD", "qemu-nbd"), "--persistent", "--shared=0", f"--socket={path}", f"--format={format}"]
+        self._command += ["--read-only"] if read_only else []
+        self._command += [str(image)]
+
+    def start(self, timeout: float = 20) -> NbdServer:
+        """Start the server and wait for its greeting."""
+        process = start(self._command, self.log)
+        self.pid = process.pid
+        deadline = time.monotonic() + timeout
+        while not self._greets():
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
+            time.sleep(0.005)
+        return self
+
+    def _greets(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(2)
+            try:
+                client.connect(str(self.path))
+                return client.recv(8) == b"NBDMAGIC"
+            except OSError:
+                return False
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.pid:
+            kill(self.pid, number)
+            self.pid = 0
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> NbdServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()

@@ -1,0 +1,99 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Processes that never outlive their test, and what /proc says about them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class LabError(Exception):
+    """The laboratory itself failed: a test that meets it says nothing about the product."""
+
+
+def tool(variable: str, default: str) -> str:
+    """A QEMU binary: the one that the environment variable names, so that a matrix can set another version."""
+    return os.environ.get(variable, default)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start(command: Sequence[str | Path], log: Path, *, cwd: Path | None = None, linger: bool = False) -> subprocess.Popen[bytes]:
+    """Start a server process; its output goes to `log`.
+
+    The kernel kills it when the thread that started it ends, unless it is to `linger`: then it has a session of its own.
+    """
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=linger,
+            preexec_fn=None if linger else _die_with_parent,
+        )
+
+
+def kill(pid: int, number: int = signal.SIGKILL, timeout: float = 10) -> None:
+    """Signal one process by its pid and wait until it is gone; one that is gone already is fine."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+        # A process of another parent stays readable in the same way: the descriptor is ready once it has ended.
+        if not select.select([descriptor], [], [], timeout)[0]:
+            raise LabError(f"process {pid} did not end within {timeout:g} s of signal {number}")
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def run(command: Sequence[str | Path], *, timeout: float = 60) -> str:
+    """Run a tool to its end and return what it printed; its failure is an error of the laboratory."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode != 0:
+        raise LabError(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def open_files(pid: int) -> set[Path]:
+    """The files that a process holds open, as absolute paths; the file of a deleted path ends in ` (deleted)`."""
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            target = entry.readlink()
+            if target.is_absolute():
+                found.add(target)
+    return found
+
+
+@contextlib.contextmanager
+def lab_folder() -> Iterator[Path]:
+    """A folder with a short name (the path of a UNIX socket holds 107 bytes), removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="qmp-")).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,164 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Running the product: a module as Ansible runs it on the target, and Ansible itself.
+
+`module` starts the module file in a Python process of its own, which takes a third of the time of a task; nothing of
+the product is loaded into the process of the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COLLECTION = Path(__file__).resolve().parents[2]
+NAME = "virtops.qmp"
+
+# What AnsiballZ does before it runs a module; before ansible-core 2.19 there was no profile, and naming one harms nothing.
+_LAUNCHER = """
+import runpy, sys
+from ansible.module_utils import basic
+basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = sys.stdin.buffer.read(), "legacy"
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+
+
+def collections_path() -> Path:
+    """The folder that holds `ansible_collections/virtops/qmp`; a plain checkout gets one, as a link, in `.ansible`."""
+    if COLLECTION.parts[-3:] == ("ansible_collections", "virtops", "qmp"):
+        return COLLECTION.parents[2]
+    root = COLLECTION / ".ansible" / "collections"
+    link = root / "ansible_collections" / "virtops" / "qmp"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to("../../../..")
+    return root
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment in which this checkout of the collection is found, by Ansible and by Python."""
+    path = collections_path()
+    python = [str(path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"ANSIBLE_COLLECTIONS_PATH": str(path), "PYTHONPATH": os.pathsep.join(python), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **own, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0", **more}
+
+
+class Result(dict[str, Any]):
+    """What a module printed; a member that is missing fails with all that is there."""
+
+    def __missing__(self, key: str) -> Any:
+        raise AssertionError(f"the result has no {key!r}: {json.dumps(self, indent=1)}")
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.get("failed", False))
+
+
+class Running:
+    """A module that runs in a process of its own; `result` waits for its end."""
+
+    def __init__(self, module: str, arguments: Mapping[str, Any], *, check: bool = False, diff: bool = False) -> None:
+        values = {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_module_name": f"{NAME}.{module}"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCHER, f"ansible_collections.{NAME}.plugins.modules.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": values}))
+            self._process.stdin.close()
+        self._process.stdin = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.communicate()
+
+    def result(self, timeout: float = 60) -> Result:
+        """The one JSON document on stdout; a traceback, a word on stderr or a second document fails the test."""
+        try:
+            stdout, stderr = self._process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the module did not end within {timeout:g} s") from None
+        assert stderr == "", f"the module wrote to stderr:\n{stderr}"
+        try:
+            found = Result(json.loads(stdout))
+        except ValueError as error:
+            raise AssertionError(f"the module printed no single JSON document: {error}\n{stdout}") from error
+        assert (self._process.returncode != 0) == found.failed, f"exit {self._process.returncode} with {found}"
+        return found
+
+
+def module(name: str, /, *, check: bool = False, diff: bool = False, timeout: float = 60, **arguments: Any) -> Result:
+    """Run a module to its end and return what it said, whether it failed or not."""
+    return Running(name, arguments, check=check, diff=diff).result(timeout)
+
+
+@dataclass
+class AnsibleRun:
+    """A finished run of the real Ansible: its exit code, its output, and the results by task name and host."""
+
+    code: int
+    stdout: str
+    stderr: str
+    results: dict[str, dict[str, Result]] = field(default_factory=dict)
+    stats: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def result(self, task: str, host: str = "localhost") -> Result:
+        assert task in self.results, f"no task {task!r} ran:\n{self.stdout}\n{self.stderr}"
+        return self.results[task][host]
+
+
+def _ansible(command: list[str], timeout: float, environ: Mapping[str, str]) -> AnsibleRun:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(**environ),
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return AnsibleRun(done.returncode, done.stdout, done.stderr)
+
+
+def playbook(book: str | Path, *options: str, timeout: float = 120, extra: Mapping[str, Any] | None = None) -> AnsibleRun:
+    """Run a playbook, given as a file or as its text, on localhost and read its results task by task."""
+    with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+        path = book if isinstance(book, Path) else Path(folder, "play.yml")
+        if isinstance(book, str):
+            path.write_text(book)
+        command = ["ansible.cli.playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+        command += ["-e", json.dumps(dict(extra or {})), *options, str(path)]
+        run = _ansible(command, timeout, {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_RETRY_FILES_ENABLED": "0"})
+    return run
+
+
+def adhoc(name: str, /, *options: str, timeout: float = 120, **arguments: Any) -> AnsibleRun:
+    """Run one module by the `ansible` command."""
+    command = ["ansible.cli.adhoc", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+    command += ["-m", f"{NAME}.{name}", "-a", json.dumps(arguments), *options, "localhost"]
+    return _ansible(command, timeout, {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "0"})

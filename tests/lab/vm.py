@@ -1,0 +1,160 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real VMs: QEMU processes with a monitor for the product and a second one for the judge."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import images
+from .monitor import Monitor
+from .process import LabError, kill, open_files, start, tool
+
+
+class Vm:
+    """A QEMU process, started and ended as a context manager.
+
+    `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
+    it neither takes the product's place nor hides anything from it. With `linger` the VM outlives the process that
+    started it, for scenarios that create, use and destroy it by separate commands: `Vm.attach` finds it again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        name: str = "vm0",
+        cwd: Path | None = None,
+        running: bool = False,
+        accel: str = "tcg",
+        memory: int = 32,
+        linger: bool = False,
+    ) -> None:
+        self.folder, self.name, self.cwd, self.linger = folder, name, cwd, linger
+        self.monitor = str(folder / f"{name}.qmp")
+        self.log = folder / f"{name}.log"
+        self.pid = 0
+        self._judge: Monitor | None = None
+        self._command = [tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-name", name, "-accel", accel, "-m", str(memory)]
+        self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
+        self._command += [] if running else ["-S"]
+        self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
+        self._command += ["-qmp", f"unix:{self._judge_path},server=on,wait=off", *arguments]
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / f"{self.name}.pid"
+
+    @property
+    def _judge_path(self) -> Path:
+        return self.folder / f"{self.name}.judge"
+
+    @classmethod
+    def attach(cls, folder: Path, name: str = "vm0") -> Vm:
+        """A VM that lingers from an earlier process."""
+        vm = cls(folder, name=name, linger=True)
+        vm.pid = int(vm._pid_file.read_text())
+        return vm
+
+    # Life
+
+    def start(self, timeout: float = 20) -> Vm:
+        """Start QEMU and wait until it answers; its sockets exist before it listens."""
+        process = start(self._command, self.log, cwd=self.cwd, linger=self.linger)
+        self.pid = process.pid
+        deadline = time.monotonic() + timeout
+        while self._judge is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._judge = Monitor(self._judge_path)
+            if self._judge is None:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    self.kill()
+                    raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
+                time.sleep(0.005)
+        return self
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End QEMU by a signal and wait until it is gone: without a chance to flush anything, unless told otherwise."""
+        if self.pid:
+            kill(self.pid, number)
+            self.pid = 0
+        if self._judge is not None:
+            self._judge.close()
+            self._judge = None
+
+    def __enter__(self) -> Vm:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+
+    # The judge
+
+    @property
+    def judge(self) -> Monitor:
+        if self._judge is None:
+            self._judge = Monitor(self._judge_path)
+        return self._judge
+
+    def command(self, name: str, /, **arguments: Any) -> Any:
+        return self.judge.command(name, **arguments)
+
+    def wait_event(self, name: str, /, **members: Any) -> dict[str, Any]:
+        """The first event of this name whose data has these members."""
+        return self.judge.wait_event(name, lambda data: members.items() <= data.items())
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """The block jobs by id."""
+        return {job["device"]: job for job in self.command("query-block-jobs")}
+
+    def disk(self, disk: str) -> dict[str, Any]:
+        """The `query-block` entry of a disk, named by its drive id, node name or qdev id."""
+        entries: list[dict[str, Any]] = self.command("query-block")
+        for entry in entries:
+            path = entry.get("qdev", "").split("/")
+            if disk in (entry["device"], entry.get("inserted", {}).get("node-name"), path[0], *path[3:4]):
+                return entry
+        raise LabError(f"{self.name} has no disk {disk}")
+
+    def inserted(self, disk: str) -> dict[str, Any]:
+        """What `query-block` says of the medium of a disk."""
+        medium: dict[str, Any] = self.disk(disk).get("inserted", {})
+        return medium
+
+    def chain(self, disk: str) -> list[str]:
+        """The file names of a disk's backing chain, the top first."""
+        image: dict[str, Any] | None = self.inserted(disk).get("image")
+        names = []
+        while image is not None:
+            names.append(image["filename"])
+            image = image.get("backing-image")
+        return names
+
+    def open_files(self) -> set[Path]:
+        return open_files(self.pid)
+
+    def guest_write(self, disk: str, offset: int, size: int, pattern: int) -> None:
+        """Write as a guest would, through the block backend of the disk's device."""
+        reply = self.command("human-monitor-command", command_line=f'qemu-io -d {self.disk(disk)["qdev"]} "write -P {pattern} {offset} {size}"')
+        if reply:
+            raise LabError(f"qemu-io: {reply}")
+
+    def content(self, disk: str) -> bytes:
+        """The guest-visible bytes of a running disk, read over an NBD export that is gone afterwards.
+
+        Do not use it between an act whose durability is judged and the kill.
+        """
+        path = self.folder / f"{self.name}.nbd"
+        self.command("nbd-server-start", addr={"type": "unix", "data": {"path": str(path)}})
+        try:
+            node = self.inserted(disk)["node-name"]
+            self.command("block-export-add", type="nbd", id="judge", node_name=node, name="judge")
+            return images.content(f"nbd+unix:///judge?socket={path}", "raw")
+        finally:
+            self.command("nbd-server-stop")
