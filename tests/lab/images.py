@@ -10,7 +10,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,12 @@ def info(path: Path) -> dict[str, Any]:
     return found
 
 
+def map_of(path: Path) -> list[dict[str, Any]]:
+    """The extents of an image that nobody runs, as `qemu-img map` sees them."""
+    extents: list[dict[str, Any]] = json.loads(run([qemu_img(), "map", "--output=json", path]))
+    return extents
+
+
 def backing(path: Path) -> str | None:
     """The backing file that the header of an image names; None for an image that stands on its own."""
     name: str | None = info(path).get("backing-filename")
@@ -108,7 +114,7 @@ class Chain:
     """A backing chain on disk, the top first, and what a guest reads from it."""
 
     images: tuple[Path, ...]
-    expected: bytes
+    expected: bytes = field(repr=False)
 
     @property
     def top(self) -> Path:

@@ -116,6 +116,9 @@ def module(name: str, /, *, check: bool = False, diff: bool = False, timeout: fl
     return Running(name, arguments, check=check, diff=diff).result(timeout)
 
 
+_LOCALLY = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+
+
 @dataclass
 class AnsibleRun:
     """A finished run of the real Ansible: its exit code, its output, and the results by task name and host."""
@@ -148,17 +151,23 @@ def _ansible(command: list[str], timeout: float, environ: Mapping[str, str]) -> 
 def playbook(book: str | Path, *options: str, timeout: float = 120, extra: Mapping[str, Any] | None = None) -> AnsibleRun:
     """Run a playbook, given as a file or as its text, on localhost and read its results task by task."""
     with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+        results = Path(folder, "results")
         path = book if isinstance(book, Path) else Path(folder, "play.yml")
         if isinstance(book, str):
             path.write_text(book)
-        command = ["ansible.cli.playbook", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
-        command += ["-e", json.dumps(dict(extra or {})), *options, str(path)]
-        run = _ansible(command, timeout, {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_RETRY_FILES_ENABLED": "0"})
+        command = ["ansible.cli.playbook", *_LOCALLY, "-e", json.dumps(dict(extra or {})), *options, str(path)]
+        plugins = {"ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"), "ANSIBLE_CALLBACKS_ENABLED": "lab_results"}
+        run = _ansible(command, timeout, {**plugins, "LAB_RESULTS": str(results), "ANSIBLE_RETRY_FILES_ENABLED": "0"})
+        for text in results.read_text().splitlines() if results.exists() else []:
+            line = json.loads(text)
+            if "stats" in line:
+                run.stats = line["stats"]
+            else:
+                run.results.setdefault(line["task"], {})[line["host"]] = Result(line["result"])
     return run
 
 
 def adhoc(name: str, /, *options: str, timeout: float = 120, **arguments: Any) -> AnsibleRun:
-    """Run one module by the `ansible` command."""
-    command = ["ansible.cli.adhoc", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
-    command += ["-m", f"{NAME}.{name}", "-a", json.dumps(arguments), *options, "localhost"]
-    return _ansible(command, timeout, {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "0"})
+    """Run one module by the `ansible` command; its only result is that of the task named after the module."""
+    command = ["ansible.cli.adhoc", *_LOCALLY, "-m", f"{NAME}.{name}", "-a", json.dumps(arguments), *options, "localhost"]
+    return _ansible(command, timeout, {})

@@ -102,6 +102,17 @@ class Vm:
             self._judge = Monitor(self._judge_path)
         return self._judge
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """QEMU's major and minor version."""
+        numbers = self.judge.greeting["QMP"]["version"]["qemu"]
+        return numbers["major"], numbers["minor"]
+
+    def hmp(self, line: str) -> str:
+        """A command of the human monitor, and its text."""
+        reply: str = self.command("human-monitor-command", command_line=line)
+        return reply
+
     def command(self, name: str, /, **arguments: Any) -> Any:
         return self.judge.command(name, **arguments)
 
@@ -141,7 +152,7 @@ class Vm:
 
     def guest_write(self, disk: str, offset: int, size: int, pattern: int) -> None:
         """Write as a guest would, through the block backend of the disk's device."""
-        reply = self.command("human-monitor-command", command_line=f'qemu-io -d {self.disk(disk)["qdev"]} "write -P {pattern} {offset} {size}"')
+        reply = self.hmp(f'qemu-io -d {self.disk(disk)["qdev"]} "write -P {pattern} {offset} {size}"')
         if reply:
             raise LabError(f"qemu-io: {reply}")
 
