@@ -10,17 +10,21 @@ aliases); the laboratory is found by going up from wherever this file is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-LAB = next(parent / "tests" for parent in Path(__file__).resolve().parents if (parent / "tests" / "lab" / "vm.py").is_file())
+LAB = next(
+    parent / "tests" for parent in Path(__file__).resolve().parents if (parent / "tests" / "lab" / "vm.py").is_file()
+)
 sys.path.insert(0, str(LAB))
 
 from lab import Vm, lab_folder  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture

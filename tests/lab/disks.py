@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Words = list[str]
 
@@ -35,13 +37,19 @@ def drive(
 
 def frontend(device: str, qdev: str | None, **properties: str) -> Words:
     """A device; `drive` names the drive or node that it shows to the guest."""
-    values = [device, *([f"id={qdev}"] if qdev else []), *(f"{key.replace('_', '-')}={value}" for key, value in properties.items())]
+    values = [
+        device,
+        *([f"id={qdev}"] if qdev else []),
+        *(f"{key.replace('_', '-')}={value}" for key, value in properties.items()),
+    ]
     return ["-device", ",".join(values)]
 
 
 def blockdev(driver: str, node_name: str, **options: Any) -> Words:
     """One node in the `-blockdev` style; an underscore in the name of an option stands for a hyphen."""
-    values = {"driver": driver, "node-name": node_name} | {key.replace("_", "-"): value for key, value in options.items()}
+    values = {"driver": driver, "node-name": node_name} | {
+        key.replace("_", "-"): value for key, value in options.items()
+    }
     return ["-blockdev", json.dumps(values)]
 
 
@@ -89,4 +97,6 @@ def failing_reads(file: str | Path, *, node_name: str, sector: int, errno: int =
     fault = {"event": "none", "iotype": "read", "errno": errno, "once": once, "sector": sector}
     inner = {"driver": "file", "filename": str(file), "read-only": True}
     words = blockdev("blkdebug", f"{node_name}-faults", image=inner, inject_error=[fault], read_only=True)
-    return words + blockdev("qcow2" if Path(file).suffix == ".qcow2" else "raw", node_name, file=f"{node_name}-faults", read_only=True)
+    return words + blockdev(
+        "qcow2" if Path(file).suffix == ".qcow2" else "raw", node_name, file=f"{node_name}-faults", read_only=True
+    )

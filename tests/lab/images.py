@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .process import run, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -137,8 +138,14 @@ def layer_writes(layer: int, size: int, seed: int) -> list[Write]:
     if layer == 0:
         spans = [(0, 2 * MiB), (5 * MiB, 1536 * KiB), (size - 192 * KiB, 192 * KiB)]
     else:
-        spans = [(layer * 384 * KiB, 512 * KiB), (3 * MiB + layer * 192 * KiB, 64 * KiB), (5 * MiB + layer * 320 * KiB, 128 * KiB)]
-    return [Write(offset, length, seed * 10_000 + layer * 100 + number) for number, (offset, length) in enumerate(spans)]
+        spans = [
+            (layer * 384 * KiB, 512 * KiB),
+            (3 * MiB + layer * 192 * KiB, 64 * KiB),
+            (5 * MiB + layer * 320 * KiB, 128 * KiB),
+        ]
+    return [
+        Write(offset, length, seed * 10_000 + layer * 100 + number) for number, (offset, length) in enumerate(spans)
+    ]
 
 
 def chain(
@@ -148,10 +155,14 @@ def chain(
     size: int = 16 * MiB,
     base_format: str = "qcow2",
     relative: bool = False,
+    serve: Callable[[Path], str] | None = None,
     prefix: str = "",
     seed: int = 1,
 ) -> Chain:
-    """A top over `layers` backing images: `top.qcow2`, `mid1.qcow2` …, `base.qcow2` (or `base.raw`)."""
+    """A top over `layers` backing images: `top.qcow2`, `mid1.qcow2` …, `base.qcow2` (or `base.raw`).
+
+    `serve` makes the base available to the image above it under another address, over NBD for instance.
+    """
     model = bytearray(size)
     made: list[Path] = []
     for layer in range(layers + 1):
@@ -161,13 +172,13 @@ def chain(
         path = folder / f"{prefix}{name}.{format}"
         writes = layer_writes(layer, size, seed)
         below = made[0] if made else None
+        backing: str | Path | None = below
+        if below and layer == 1 and serve:
+            backing = serve(below)
+        elif below and relative:
+            backing = below.name
         create(
-            path,
-            size,
-            format=format,
-            backing=below if below is None or not relative else os.path.relpath(below, path.parent),
-            backing_format=below.suffix[1:] if below else "",
-            writes=writes,
+            path, size, format=format, backing=backing, backing_format=below.suffix[1:] if below else "", writes=writes
         )
         for each in writes:
             model[each.offset : each.offset + each.size] = each.content

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 class MonitorError(Exception):
@@ -67,7 +69,9 @@ class Monitor:
             else:
                 return message["return"]
 
-    def wait_event(self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda data: True, *, timeout: float = 20) -> dict[str, Any]:
+    def wait_event(
+        self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda data: True, *, timeout: float = 20
+    ) -> dict[str, Any]:
         """The data of the first event of this name that matches, whether it came already or comes in time."""
         deadline = time.monotonic() + timeout
         seen = 0

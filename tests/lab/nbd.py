@@ -8,10 +8,14 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from .process import LabError, kill, start, tool
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+    from types import TracebackType
 
 
 class NbdServer:
@@ -22,13 +26,20 @@ class NbdServer:
         self.address = f"nbd+unix:///?socket={path}"
         self.log = path.with_suffix(".log")
         self.pid = 0
-        self._command = [tool("QEMU_NBD", "qemu-nbd"), "--persistent", "--shared=0", f"--socket={path}", f"--format={format}"]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command = [
+            tool("QEMU_NBD", "qemu-nbd"),
+            "--persistent",
+            "--shared=0",
+            f"--socket={path}",
+            f"--format={format}",
+        ]
         self._command += ["--read-only"] if read_only else []
         self._command += [str(image)]
 
     def start(self, timeout: float = 20) -> NbdServer:
         """Start the server and wait for its greeting."""
-        process = start(self._command, self.log)
+        self._process = process = start(self._command, self.log)
         self.pid = process.pid
         deadline = time.monotonic() + timeout
         while not self._greets():
@@ -51,10 +62,15 @@ class NbdServer:
         if self.pid:
             kill(self.pid, number)
             self.pid = 0
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> NbdServer:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()

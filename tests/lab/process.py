@@ -13,8 +13,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -33,10 +36,12 @@ def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def start(command: Sequence[str | Path], log: Path, *, cwd: Path | None = None, linger: bool = False) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str | Path], log: Path, *, cwd: Path | None = None, linger: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a server process; its output goes to `log`.
 
-    The kernel kills it when the thread that started it ends, unless it is to `linger`: then it has a session of its own.
+    The kernel kills it when the thread that started it ends, unless it is to `linger`: then it has its own session.
     """
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -51,22 +56,19 @@ def start(command: Sequence[str | Path], log: Path, *, cwd: Path | None = None, 
 
 
 def kill(pid: int, number: int = signal.SIGKILL, timeout: float = 10) -> None:
-    """Signal one process by its pid and wait until it is gone; one that is gone already is fine."""
+    """Signal one process by its pid and wait until it has ended; one that is gone already is fine."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
         signal.pidfd_send_signal(descriptor, number)
-        # A process of another parent stays readable in the same way: the descriptor is ready once it has ended.
         if not select.select([descriptor], [], [], timeout)[0]:
             raise LabError(f"process {pid} did not end within {timeout:g} s of signal {number}")
     except ProcessLookupError:
         pass
     finally:
         os.close(descriptor)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def run(command: Sequence[str | Path], *, timeout: float = 60) -> str:

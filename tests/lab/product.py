@@ -15,15 +15,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 COLLECTION = Path(__file__).resolve().parents[2]
 NAME = "virtops.qmp"
 
-# What AnsiballZ does before it runs a module; before ansible-core 2.19 there was no profile, and naming one harms nothing.
+# What AnsiballZ does before it runs a module. Before ansible-core 2.19 there was no profile; naming one harms nothing.
 _LAUNCHER = """
 import runpy, sys
 from ansible.module_utils import basic
@@ -67,7 +69,12 @@ class Running:
     """A module that runs in a process of its own; `result` waits for its end."""
 
     def __init__(self, module: str, arguments: Mapping[str, Any], *, check: bool = False, diff: bool = False) -> None:
-        values = {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_module_name": f"{NAME}.{module}"}
+        values = {
+            **arguments,
+            "_ansible_check_mode": check,
+            "_ansible_diff": diff,
+            "_ansible_module_name": f"{NAME}.{module}",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCHER, f"ansible_collections.{NAME}.plugins.modules.{module}"],
             stdin=subprocess.PIPE,
@@ -148,7 +155,9 @@ def _ansible(command: list[str], timeout: float, environ: Mapping[str, str]) -> 
     return AnsibleRun(done.returncode, done.stdout, done.stderr)
 
 
-def playbook(book: str | Path, *options: str, timeout: float = 120, extra: Mapping[str, Any] | None = None) -> AnsibleRun:
+def playbook(
+    book: str | Path, *options: str, timeout: float = 120, extra: Mapping[str, Any] | None = None
+) -> AnsibleRun:
     """Run a playbook, given as a file or as its text, on localhost and read its results task by task."""
     with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
         results = Path(folder, "results")
@@ -156,7 +165,10 @@ def playbook(book: str | Path, *options: str, timeout: float = 120, extra: Mappi
         if isinstance(book, str):
             path.write_text(book)
         command = ["ansible.cli.playbook", *_LOCALLY, "-e", json.dumps(dict(extra or {})), *options, str(path)]
-        plugins = {"ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"), "ANSIBLE_CALLBACKS_ENABLED": "lab_results"}
+        plugins = {
+            "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"),
+            "ANSIBLE_CALLBACKS_ENABLED": "lab_results",
+        }
         run = _ansible(command, timeout, {**plugins, "LAB_RESULTS": str(results), "ANSIBLE_RETRY_FILES_ENABLED": "0"})
         for text in results.read_text().splitlines() if results.exists() else []:
             line = json.loads(text)
@@ -169,5 +181,14 @@ def playbook(book: str | Path, *options: str, timeout: float = 120, extra: Mappi
 
 def adhoc(name: str, /, *options: str, timeout: float = 120, **arguments: Any) -> AnsibleRun:
     """Run one module by the `ansible` command; its only result is that of the task named after the module."""
-    command = ["ansible.cli.adhoc", *_LOCALLY, "-m", f"{NAME}.{name}", "-a", json.dumps(arguments), *options, "localhost"]
+    command = [
+        "ansible.cli.adhoc",
+        *_LOCALLY,
+        "-m",
+        f"{NAME}.{name}",
+        "-a",
+        json.dumps(arguments),
+        *options,
+        "localhost",
+    ]
     return _ansible(command, timeout, {})

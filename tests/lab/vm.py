@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import images
 from .monitor import Monitor
 from .process import LabError, kill, open_files, start, tool
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+    from types import TracebackType
 
 
 class Vm:
@@ -40,6 +43,7 @@ class Vm:
         self.monitor = str(folder / f"{name}.qmp")
         self.log = folder / f"{name}.log"
         self.pid = 0
+        self._process: subprocess.Popen[bytes] | None = None
         self._judge: Monitor | None = None
         self._command = [tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-name", name, "-accel", accel, "-m", str(memory)]
         self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
@@ -66,7 +70,7 @@ class Vm:
 
     def start(self, timeout: float = 20) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        process = start(self._command, self.log, cwd=self.cwd, linger=self.linger)
+        self._process = process = start(self._command, self.log, cwd=self.cwd, linger=self.linger)
         self.pid = process.pid
         deadline = time.monotonic() + timeout
         while self._judge is None:
@@ -84,6 +88,9 @@ class Vm:
         if self.pid:
             kill(self.pid, number)
             self.pid = 0
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
         if self._judge is not None:
             self._judge.close()
             self._judge = None
@@ -91,7 +98,9 @@ class Vm:
     def __enter__(self) -> Vm:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()
 
     # The judge

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Writes every result of a run of Ansible to the file that LAB_RESULTS names, one JSON line each, for `product.playbook`."""
+"""Writes every result of a run of Ansible to the file that LAB_RESULTS names, one JSON line each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ description:
 """
 
 
-class CallbackModule(CallbackBase):
+class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core carries no type information
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "lab_results"

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from lab import MonitorError, Vm, disks, images
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Boot = Callable[..., Vm]
 
@@ -47,7 +50,7 @@ def test_a_pending_job_survives_its_client(vm: Vm) -> None:
 
 
 def test_completed_is_not_durable(vm: Vm, chain: images.Chain) -> None:
-    """A VM killed at BLOCK_JOB_COMPLETED without a flush has lost its link to the base, and up to 7.2 at least its data too."""
+    """A VM killed at BLOCK_JOB_COMPLETED without a flush has lost its link to the base, up to 7.2 its data too."""
     vm.command("job-finalize", id="job")
     vm.wait_event("BLOCK_JOB_COMPLETED", device="job")
     version = vm.version
@@ -82,7 +85,7 @@ def test_a_finished_job_closes_the_old_images(vm: Vm, chain: images.Chain) -> No
 
 
 def test_the_graph_names_the_disk_of_a_job(vm: Vm) -> None:
-    """The debug graph ties a job to its disk: by the edge `active node`, before the filter came with 6.0 by `main node`."""
+    """The debug graph ties a job to its disk: by the edge `active node`, before 6.0 had the filter by `main node`."""
     graph = vm.command("x-debug-query-block-graph")
     names = {node["id"]: node["name"] for node in graph["nodes"]}
     edges = {edge["name"]: names[edge["child"]] for edge in graph["edges"] if names[edge["parent"]] == "job"}
@@ -97,7 +100,7 @@ def test_query_block_hides_the_filter_of_a_job(vm: Vm, chain: images.Chain) -> N
 
 
 def test_a_concluded_job_is_a_mine_on_7_2(boot: Boot, chain: images.Chain) -> None:
-    """With a concluded job that nobody dismissed, `query-named-block-nodes` kills QEMU 7.2; the base stays open on all."""
+    """A concluded job that nobody dismissed holds the base; `query-named-block-nodes` then kills QEMU 7.2."""
     vm = boot(*disks.drive(chain.top, id="drive0", qdev="vda"))
     vm.command("block-stream", job_id="job", device="drive0", auto_dismiss=False)
     vm.wait_event("JOB_STATUS_CHANGE", id="job", status="concluded")
@@ -112,7 +115,7 @@ def test_a_concluded_job_is_a_mine_on_7_2(boot: Boot, chain: images.Chain) -> No
 
 @pytest.mark.parametrize("policy", ["report", "ignore", "stop"])
 def test_how_a_failing_stream_ends(boot: Boot, folder: Path, policy: str) -> None:
-    """A failed job *completes*, with `error`; ignored errors run to the end and still fail; `stop` shows in io-status alone."""
+    """A failed job *completes*, with `error`, ignored errors too, at 100 %; `stop` shows in io-status alone."""
     chain = images.chain(folder, layers=1)
     # The base's data begins behind its metadata; the top holds the first part itself, so fail at the end.
     vm = boot(
@@ -149,7 +152,7 @@ def held(boot: Boot, folder: Path) -> Vm:
 
 
 def test_cancel_of_a_paused_job(boot: Boot, folder: Path) -> None:
-    """A user's pause leaves io-status `ok`; block-job-cancel is refused without force; job-cancel works and keeps the chain."""
+    """A user's pause has io-status `ok`; block-job-cancel is refused without force, job-cancel keeps the chain."""
     vm = held(boot, folder)
     vm.command("job-pause", id="job")
     job = vm.jobs()["job"]
