@@ -18,7 +18,7 @@ that the code under test does not know of, open files in /proc. Put the folder a
 
 from __future__ import annotations
 
-from . import disks, images, product
+from . import disks, images, peers, product
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
 from .process import LabError, lab_folder, open_files
@@ -34,5 +34,6 @@ __all__ = [
     "images",
     "lab_folder",
     "open_files",
+    "peers",
     "product",
 ]

@@ -83,6 +83,12 @@ def map_of(path: Path) -> list[dict[str, Any]]:
     return extents
 
 
+def last_data_sector(path: Path) -> int:
+    """The sector of an image *file* that holds the end of the guest's data: a read of it is a good one to fail."""
+    extents = [extent for extent in map_of(path) if extent["data"] and extent["depth"] == 0]
+    return (int(extents[-1]["offset"]) + int(extents[-1]["length"])) // 512 - 1
+
+
 def backing(path: Path) -> str | None:
     """The backing file that the header of an image names; None for an image that stands on its own."""
     name: str | None = info(path).get("backing-filename")

@@ -117,9 +117,8 @@ def test_a_concluded_job_is_a_mine_on_7_2(boot: Boot, chain: images.Chain) -> No
 def test_how_a_failing_stream_ends(boot: Boot, folder: Path, policy: str) -> None:
     """A failed job *completes*, with `error`, ignored errors too, at 100 %; `stop` shows in io-status alone."""
     chain = images.chain(folder, layers=1)
-    # The base's data begins behind its metadata; the top holds the first part itself, so fail at the end.
     vm = boot(
-        *disks.failing_reads(chain.base, node_name="bad", sector=data_sector(chain.base)),
+        *disks.failing_reads(chain.base, node_name="bad", sector=images.last_data_sector(chain.base)),
         *disks.blockdev("qcow2", "top", file={"driver": "file", "filename": str(chain.top)}, backing="bad"),
         *disks.frontend("virtio-blk-pci", "vda", drive="top"),
     )
@@ -134,13 +133,6 @@ def test_how_a_failing_stream_ends(boot: Boot, folder: Path, policy: str) -> Non
     assert data["error"] == "Input/output error"
     assert (data["offset"] == data["len"]) == (policy == "ignore")
     assert vm.inserted("vda")["backing_file_depth"] == 1
-
-
-def data_sector(image: Path) -> int:
-    """The sector of the image file that holds the last cluster of the guest's data."""
-    extents = images.map_of(image)
-    last = [extent for extent in extents if extent["data"] and extent["depth"] == 0][-1]
-    return int(last["offset"]) // 512
 
 
 def held(boot: Boot, folder: Path) -> Vm:

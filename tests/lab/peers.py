@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Things behind a socket that are no QEMU, or no longer one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+GREETING = json.dumps(
+    {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}
+).encode()
+
+
+class Peer:
+    """A server on a UNIX socket that gives each client, one after the other, to `talk` and then hangs up."""
+
+    def __init__(self, path: Path, talk: Callable[[socket.socket], None]) -> None:
+        self.path = str(path)
+        self._talk = talk
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen(8)
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _address = self._listener.accept()
+                with client, contextlib.suppress(OSError):
+                    self._talk(client)
+
+    def __enter__(self) -> Peer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+
+def silence(client: socket.socket) -> None:
+    """Say nothing until the client leaves: a monitor that is busy, and a guest agent that understands no word."""
+    while client.recv(4096):
+        pass
+
+
+def guest_agent(client: socket.socket) -> None:
+    """No greeting, as a guest agent; every line gets its answer."""
+    while client.recv(4096):
+        client.sendall(b'{"error": {"class": "CommandNotFound", "desc": "The command has not been found"}}\n')
+
+
+def says(*lines: bytes) -> Callable[[socket.socket], None]:
+    """Send the first line; each following line answers one more message of the client; then hang up."""
+
+    def talk(client: socket.socket) -> None:
+        for number, line in enumerate(lines):
+            if number and not client.recv(4096):
+                return
+            client.sendall(line + b"\r\n")
+
+    return talk
