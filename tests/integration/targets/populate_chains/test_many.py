@@ -71,7 +71,7 @@ def test_a_dead_vm_named_outright_fails_and_stops_no_other(boot: Boot, folder: P
 
 
 def test_every_failure_is_collected(boot: Boot, folder: Path) -> None:
-    """Two VMs of three with an unreadable base: the third is done, the task fails once and names both with the reason."""
+    """Two VMs of three with an unreadable base: the third is done, the task fails once and names both with a reason."""
     broken = [broken_disk(boot, folder, name) for name in ("bad1", "bad2")]
     good, chains = two_disks(boot, folder, "good", 1)
     result = product.module("block_stream", monitors=[str(folder / "*.qmp")], disks=["*"])
