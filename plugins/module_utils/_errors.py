@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What can go wrong, each leaf something that a user can act on.
+
+::
+
+    QmpError
+    +-- WrongRequest        the names, options or disks asked for cannot be right; nothing was started
+    +-- MonitorError        a monitor does not do its part
+    |   +-- MonitorMissing  nobody serves it: the VM is off, or the path is wrong
+    |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
+    |   +-- MonitorLost     the connection ended in the middle: QEMU died, or quit
+    |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission
+    +-- CommandRefused      QEMU answered a command with an error
+    +-- StreamFailed        a stream ended, or is held, without the data being there
+    +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
+
+Every message is a whole sentence without its subject; who catches it says which VM and which disk.
+"""
+
+from __future__ import annotations
+
+
+class QmpError(Exception):
+    """The root: everything that this collection raises on purpose."""
+
+
+class WrongRequest(QmpError):
+    """The request cannot be right, whatever QEMU does."""
+
+
+class MonitorError(QmpError):
+    """A monitor does not do its part."""
+
+
+class MonitorMissing(MonitorError):
+    """Nobody serves the monitor."""
+
+
+class MonitorSilent(MonitorError):
+    """The monitor accepted the connection and does not answer in time."""
+
+
+class MonitorLost(MonitorError):
+    """The connection ended while it was needed."""
+
+
+class MonitorUnusable(MonitorError):
+    """It is no QMP monitor, does not speak as QEMU does, or may not be used."""
+
+
+class CommandRefused(QmpError):
+    """QEMU answered ``command`` with an error.
+
+    :param command: the QMP command.
+    :param reason: the ``desc`` of QEMU's error.
+    """
+
+    def __init__(self, command: str, reason: str):
+        super().__init__(f"QEMU refused {command}: {reason}")
+        self.command = command
+        self.reason = reason
+
+
+class StreamFailed(QmpError):
+    """A stream ended or is held, and the disk still needs its backing images."""
+
+
+class TimeIsUp(QmpError):
+    """The wait is over; the job is not."""

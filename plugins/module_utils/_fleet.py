@@ -1,0 +1,133 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Many disks of many VMs in one call: so many at a time, each monitor held only while its VM has work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import AsyncIterator, Sequence
+
+from ._errors import QmpError
+from ._observe import Host, Monitor, OpenMonitor, explain
+from ._plan import Target, Turn, Wish, lanes, turn
+from ._stream import Outcome, bring_about, untouched
+
+
+class _Slots:
+    """So many streams may run at a time. Those that run already count, but need not wait."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._taken = 0
+        self._freed = asyncio.Condition()
+
+    async def take(self, deadline: float | None, *, runs_already: bool) -> bool:
+        """Wait for a slot; False when the deadline came first."""
+        async with self._freed:
+            if not runs_already and not self._has_room():
+                seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
+                try:
+                    await asyncio.wait_for(self._freed.wait_for(self._has_room), seconds)
+                except asyncio.TimeoutError:
+                    return False
+            self._taken += 1
+            return True
+
+    async def give_back(self) -> None:
+        """Let the next one go."""
+        async with self._freed:
+            self._taken -= 1
+            self._freed.notify()
+
+    def _has_room(self) -> bool:
+        return self._taken < self._limit
+
+
+class _SharedMonitor:
+    """A monitor that is open as long as one of its VM's disks needs it."""
+
+    def __init__(self, address: str, open_monitor: OpenMonitor):
+        self._address = address
+        self._open_monitor = open_monitor
+        self._opening = asyncio.Lock()
+        self._users = 0
+        self._session = contextlib.AsyncExitStack()
+        self._monitor: Monitor | None = None
+
+    @contextlib.asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Monitor]:
+        """Open the monitor unless it is open, and close it unless somebody else needs it."""
+        async with self._opening:
+            if self._monitor is None:
+                self._monitor = await self._session.enter_async_context(self._open_monitor(self._address))
+            monitor = self._monitor
+            self._users += 1
+        try:
+            yield monitor
+        finally:
+            async with self._opening:
+                self._users -= 1
+                if self._users == 0:
+                    self._monitor = None
+                    await self._session.aclose()
+
+
+async def bring_all_about(
+    targets: Sequence[Target], wish: Wish, open_monitor: OpenMonitor, host: Host
+) -> list[Outcome]:
+    """Do what is wished with every target; the outcomes are in the order of the targets.
+
+    What fails for one disk stops no other.
+    """
+    now = asyncio.get_running_loop().time()
+    deadline = now if not wish.wait else None if wish.wait_timeout is None else now + wish.wait_timeout
+    slots = _Slots(wish.parallel)
+    monitors = {address: _SharedMonitor(address, open_monitor) for address in {t.vm.identity.monitor for t in targets}}
+    outcomes: dict[int, Outcome] = {}
+
+    async def run_lane(lane: Sequence[Target]) -> None:
+        # The disks of a lane share nodes: a stream can begin only when that of the one before is gone.
+        holder: Target | None = None
+        for target in lane:
+            if holder is not None and turn(target, wish) is Turn.WAITS:
+                reason = (
+                    f"not started: it shares a backing node with disk {holder.disk.label}, whose job is still there"
+                )
+                outcomes[id(target)] = _not_begun(target, wish, reason)
+                continue
+            outcome = outcomes[id(target)] = await run(target)
+            holder = holder or (target if outcome.job is not None else None)
+
+    async def run(target: Target) -> Outcome:
+        kind = turn(target, wish)
+        if kind is Turn.NEEDS_NONE:
+            return await visit(target)
+        if not await slots.take(deadline, runs_already=kind is Turn.COUNTS):
+            return _not_begun(
+                target, wish, f"not started: its turn did not come within {wish.wait_timeout} s (wait_timeout)"
+            )
+        outcome = await visit(target)
+        if outcome.job is None or outcome.job.paused:
+            await slots.give_back()
+        return outcome
+
+    async def visit(target: Target) -> Outcome:
+        try:
+            async with monitors[target.vm.identity.monitor].borrow() as monitor:
+                return await bring_about(monitor, host, target, wish, deadline)
+        except QmpError as error:
+            return untouched(target, wish.cursor, explain(target.label, error, host))
+
+    # Streams that run already take their slots first.
+    ordered = sorted(lanes(targets), key=lambda lane: lane[0].job is None)
+    await asyncio.gather(*(run_lane(lane) for lane in ordered))
+    return [outcomes[id(target)] for target in targets]
+
+
+def _not_begun(target: Target, wish: Wish, reason: str) -> Outcome:
+    """A disk whose turn did not come: an error only if the user wanted to wait for it, and for nothing less."""
+    is_failure = wish.wait and wish.on_timeout == "fail"
+    return untouched(target, wish.cursor, f"{target.label}: {reason}" if is_failure else None)

@@ -1,0 +1,104 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A block job as QEMU tells of it, and how it ended.
+
+A stream of ours is started with ``auto-finalize`` off and ``auto-dismiss`` on. So a stream that succeeded cannot vanish: it
+waits at ``pending``. One that vanished failed or was cancelled, and only the event of its end says which.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Collection, Mapping
+
+from ._disk import Disk
+
+ENDINGS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One entry of ``query-block-jobs``, with the node that it writes to.
+
+    ``offset`` of ``len`` is a position in the disk in bytes, not an amount copied. ``speed`` is bytes per second, 0 unlimited.
+    """
+
+    id: str
+    type: str
+    status: str
+    offset: int
+    len: int
+    speed: int
+    paused: bool
+    io_status: str
+    auto_finalize: bool
+    error: str | None
+
+    @classmethod
+    def from_qmp(cls, entry: Mapping[str, Any]) -> Job:
+        """Read one entry of ``query-block-jobs``, where ``device`` is the job's id."""
+        return cls(
+            id=entry["device"],
+            type=entry["type"],
+            status=entry["status"],
+            offset=entry["offset"],
+            len=entry["len"],
+            speed=entry["speed"],
+            paused=entry["paused"],
+            io_status=entry["io-status"],
+            auto_finalize=entry["auto-finalize"],
+            error=entry.get("error"),
+        )
+
+    @property
+    def is_pending(self) -> bool:
+        """Everything is copied, and the job waits to be finalized."""
+        return self.status == "pending"
+
+    @property
+    def is_concluded(self) -> bool:
+        """The job is over and waits to be dismissed: somebody else started it."""
+        return self.status == "concluded"
+
+    @property
+    def is_held_by_error(self) -> bool:
+        """The job stopped at an I/O error. A user's pause looks the same but for ``io-status``, on every QEMU."""
+        return self.paused and self.io_status != "ok"
+
+    @property
+    def percent(self) -> float:
+        """The position in per cent; 0 of 0 is 100."""
+        return 100.0 if self.len == 0 else 100.0 * self.offset / self.len
+
+    @property
+    def position(self) -> str:
+        """The state in words, for messages."""
+        held = {"nospace": ", held because there is no space left", "failed": ", held by an I/O error"}.get(
+            self.io_status, ""
+        )
+        return f"job {self.id} is {self.status} at {self.offset} of {self.len} bytes{held if self.paused else ''}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The event of a job's end. ``error`` is QEMU's reason; a failed job *completes*, with an error."""
+
+    cancelled: bool
+    error: str | None
+
+    @classmethod
+    def from_qmp(cls, event: Mapping[str, Any]) -> Ending | None:
+        """Read an event; None where it does not tell of an end."""
+        if event["event"] not in ENDINGS:
+            return None
+        return cls(cancelled=event["event"] == "BLOCK_JOB_CANCELLED", error=event["data"].get("error"))
+
+
+def job_id_for(disk: Disk, taken: Collection[str]) -> str:
+    """Make a job id that tells the disk: a letter first, then what QEMU allows (``A-Za-z0-9-._``), and not ``taken``."""
+    stem = "populate-" + (re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk")[-100:]
+    free = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
+    return next(job_id for job_id in free if job_id not in taken)

@@ -1,0 +1,183 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The border to Ansible: options in, one result out. Nothing else here knows ``AnsibleModule``."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from typing import Any, Awaitable, Callable, Mapping, Sequence
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.common.text.formatters import human_to_bytes
+
+from ._errors import QmpError, WrongRequest
+from ._fleet import bring_all_about
+from ._host import LinuxHost
+from ._monitor import QEMU_QMP_IMPORT_ERROR, open_monitor
+from ._observe import Host, OpenMonitor, Sighting, observe, resolver
+from ._plan import EVERY_DISK, Target, Wish, refuse_crowded, refuse_unfit, select
+from ._report import Rooms, diff_of, disk_to_result, has_changed, outcome_to_result, vm_to_result
+from ._stream import Outcome, forecast, untouched
+from ._vm import Vm
+
+# QEMU keeps sizes and speeds in a signed 64-bit integer.
+_MOST_BYTES = 2**63 - 1
+
+MONITOR_OPTIONS: dict[str, Any] = {
+    "monitors": {"type": "list", "elements": "str", "required": True, "aliases": ["monitor"]},
+    "connect_timeout": {"type": "float", "default": 10.0},
+}
+
+
+def run(module: AnsibleModule, work: Callable[[AnsibleModule, OpenMonitor, Host], Awaitable[dict[str, Any]]]) -> None:
+    """Do the work of a module and exit. ``work`` returns the result; its ``errors`` and ``warnings`` are told here."""
+    if QEMU_QMP_IMPORT_ERROR is not None:
+        module.fail_json(
+            msg=missing_required_lib("qemu.qmp", url="https://pypi.org/project/qemu.qmp/"),
+            exception=QEMU_QMP_IMPORT_ERROR,
+        )
+    try:
+        _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
+        opener = functools.partial(open_monitor, timeout=module.params["connect_timeout"])
+        result = asyncio.run(work(module, opener, LinuxHost()))  # type: ignore[arg-type]  # an Awaitable is a coroutine here
+    except QmpError as error:
+        module.fail_json(msg=str(error))
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    errors: list[str] = result.pop("errors")
+    if errors:
+        module.fail_json(
+            msg=errors[0]
+            if len(errors) == 1
+            else f"{len(errors)} failures:\n" + "\n".join(f"- {error}" for error in errors),
+            **result,
+        )
+    module.exit_json(**result)
+
+
+async def inform(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict[str, Any]:
+    """The work of block_stream_info."""
+    sighting = await observe(module.params["monitors"], opener, host)
+    errors = [failure.message for failure in sighting.failures]
+    names: list[str] | None = module.params["disks"]
+    disks: list[tuple[Vm, Any]] = [(vm, disk) for vm in sighting.vms for disk in vm.disks]
+    if names is not None:
+        try:
+            disks = [(target.vm, target.disk) for target in select(sighting.vms, names, None, _resolve_for(host))]
+        except WrongRequest as error:
+            errors.append(str(error))
+            disks = []
+    rooms = _rooms([disk for _vm, disk in disks], host)
+    return {
+        "changed": False,
+        "vms": [vm_to_result(vm) for vm in sighting.vms],
+        "disks": [disk_to_result(vm, disk, rooms) for vm, disk in disks],
+        "warnings": list(sighting.skipped),
+        "errors": errors,
+    }
+
+
+async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict[str, Any]:
+    """The work of block_stream: nothing is started unless all that was asked for can be right."""
+    wish = wish_from(module.params)
+    sighting = await observe(module.params["monitors"], opener, host)
+    errors = [failure.message for failure in sighting.failures]
+    targets: Sequence[Target] = ()
+    outcomes: list[Outcome]
+    try:
+        targets = select(sighting.vms, module.params["disks"], wish.base, _resolve_for(host))
+        refuse_unfit(targets, wish.base)
+        if wish.state == "populated" and wish.check_space:
+            refuse_crowded(targets, _rooms([target.disk for target in targets], host))
+    except WrongRequest as error:
+        errors.append(str(error))
+        outcomes = [untouched(target, wish.cursor) for target in targets]
+    else:
+        outcomes = (
+            [forecast(t, wish) for t in targets]
+            if module.check_mode
+            else await bring_all_about(targets, wish, opener, host)
+        )
+    return _told(sighting, outcomes, errors, host)
+
+
+def _told(sighting: Sighting, outcomes: Sequence[Outcome], errors: list[str], host: Host) -> dict[str, Any]:
+    holders = host.holders(
+        sorted({image.file for outcome in outcomes for image in outcome.left if image.file is not None})
+    )
+    rooms = _rooms([outcome.disk for outcome in outcomes], host)
+    return {
+        "changed": any(has_changed(outcome) for outcome in outcomes),
+        "finished": not errors and all(outcome.is_finished for outcome in outcomes),
+        "disks": [outcome_to_result(outcome, rooms, holders) for outcome in outcomes],
+        "diff": diff_of(outcomes),
+        "warnings": [*sighting.skipped, *(note for outcome in outcomes for note in outcome.notes)],
+        "errors": errors + [outcome.error for outcome in outcomes if outcome.error is not None],
+    }
+
+
+def wish_from(params: Mapping[str, Any]) -> Wish:
+    """Read the options of block_stream.
+
+    :raise WrongRequest: with the option, the reason and the remedy.
+    """
+    if not params["disks"]:
+        raise WrongRequest(f"disks is empty. Name disks, or {EVERY_DISK!r} for every disk that can be populated")
+    _check_range("wait_timeout", params["wait_timeout"], least=0, most=_MOST_BYTES)
+    _check_range("cursor", params["cursor"], least=0, most=_MOST_BYTES)
+    _check_range("parallel", params["parallel"], least=1, most=_MOST_BYTES)
+    _check_range("progress", params["progress"], least=0, most=_MOST_BYTES)
+    increment = None if params["increment"] is None else to_bytes("increment", params["increment"])
+    if increment is not None:
+        if increment == 0:
+            raise WrongRequest(
+                "increment is 0. Give the bytes to go, such as 1GiB, or leave it out to populate the whole disk"
+            )
+        if params["state"] != "populated" or not params["wait"]:
+            raise WrongRequest(
+                "increment goes with state populated and with wait only: it stops the stream once it has gone so far"
+            )
+    return Wish(
+        state=params["state"],
+        base=params["base"],
+        wait=params["wait"],
+        wait_timeout=params["wait_timeout"],
+        on_timeout=params["on_timeout"],
+        increment=increment,
+        cursor=params["cursor"],
+        speed=None if params["speed"] is None else to_bytes("speed", re.sub(r"/s$", "", params["speed"])),
+        on_error=params["on_error"],
+        parallel=params["parallel"],
+        check_space=params["check_space"],
+        release=params["release"],
+    )
+
+
+def to_bytes(option: str, text: str) -> int:
+    """Read a size: ansible-core's human_to_bytes, and the IEC names (``GiB``), which it does not know; all are powers of 1024."""
+    try:
+        size = int(human_to_bytes(re.sub(r"(?<=[KMGTPE])iB$", "B", text.strip())))
+    except ValueError as error:
+        raise WrongRequest(
+            f"{option} is {text!r}, which is no size. Write bytes, or a number with K, M, G, T (512M, 1.5GiB)"
+        ) from error
+    _check_range(option, size, least=0, most=_MOST_BYTES)
+    return size
+
+
+def _check_range(option: str, value: float | None, *, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise WrongRequest(f"{option} is {value:g}; it must be from {least:g} to {most:g}")
+
+
+def _resolve_for(host: Host) -> Callable[[Vm, str], str | None]:
+    return lambda vm, name: resolver(vm.identity, host)(name)
+
+
+def _rooms(disks: Sequence[Any], host: Host) -> Rooms:
+    files = {disk.top.file for disk in disks if disk.chain and disk.top.file is not None}
+    return {file: host.room(file) for file in files}

@@ -1,0 +1,183 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Look at the VMs behind monitors: the seams to QEMU and to the hypervisor, and how they are read.
+
+``Monitor`` and ``Host`` are what this collection needs of the world; ``_monitor`` and ``_host`` provide it, and tests provide fakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import (
+    Any,
+    AsyncContextManager,
+    Callable,
+    ContextManager,
+    Mapping,
+    Protocol,
+    Sequence,
+    TypeVar,
+)
+
+from ._disk import Resolve, is_local
+from ._errors import MonitorError, MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
+from ._plan import Room
+from ._vm import Identity, Vm, read_identity
+
+T = TypeVar("T")
+
+# So many monitors are visited at the same time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
+_VISITS_AT_ONCE = 32
+
+
+class Events(Protocol):
+    """The events of one job."""
+
+    async def next(self, timeout: float) -> Mapping[str, Any] | None:
+        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
+
+        :raise MonitorLost: at once when the connection ends.
+        """
+
+
+class Monitor(Protocol):
+    """An open connection to a QMP monitor. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
+
+    address: str
+    pid: int | None
+
+    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Send a command and return what QEMU returns.
+
+        :raise CommandRefused: QEMU answered with an error.
+        :raise MonitorLost: the connection ended.
+        :raise MonitorSilent: no answer in time.
+        """
+
+    def listen(self, job_id: str) -> ContextManager[Events]:
+        """Collect the events of a job from now on."""
+
+
+class Host(Protocol):
+    """What the hypervisor knows beside its monitors."""
+
+    def expand(self, pattern: str) -> Sequence[str] | None:
+        """The sockets that a glob finds, sorted; None where ``pattern`` is no glob."""
+
+    def working_directory(self, pid: int | None) -> str | None:
+        """The directory from which a process resolves relative names; None where it cannot be told."""
+
+    def real_path(self, path: str, directory: str | None) -> str | None:
+        """The absolute path without links; None for a relative path from an unknown directory."""
+
+    def room(self, file: str) -> Room | None:
+        """The file system that a file lies on; None where ``file`` is no regular file."""
+
+    def who_serves(self, address: str) -> str:
+        """In words, for an error: the process that owns a monitor's socket and the client that it serves; may be empty."""
+
+    def holders(self, files: Sequence[str]) -> Mapping[str, tuple[int, ...] | None]:
+        """The processes that have each file open, by pid; None where it cannot be told."""
+
+
+OpenMonitor = Callable[[str], AsyncContextManager[Monitor]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that could not be done: where, and the whole sentence."""
+
+    where: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """All that the monitors showed: ``skipped`` are the sockets of VMs that are off, and doubles."""
+
+    vms: tuple[Vm, ...]
+    skipped: tuple[str, ...]
+    failures: tuple[Failure, ...]
+
+
+async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host) -> Sighting:
+    """Visit every monitor once, and leave it free again."""
+    skipped: list[str] = []
+    wanted: dict[str, bool] = {}
+    for pattern in patterns:
+        found = host.expand(pattern)
+        if found is not None and not found:
+            skipped.append(f"{pattern} matches no socket")
+        for address in [pattern] if found is None else found:
+            wanted[address] = wanted.get(address, False) or found is None
+    turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
+
+    async def visit(address: str) -> Vm:
+        async with turnstile, open_monitor(address) as monitor:
+            return await identify(monitor, host)
+
+    seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
+    vms: list[Vm] = []
+    failures: list[Failure] = []
+    for (address, named_outright), outcome in zip(wanted.items(), seen):
+        if isinstance(outcome, MonitorMissing) and not named_outright:
+            skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
+        elif isinstance(outcome, QmpError):
+            failures.append(Failure(address, explain(address, outcome, host)))
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
+            skipped.append(f"{address} is another monitor of {outcome.identity.label}")
+        else:
+            vms.append(outcome)
+    return Sighting(tuple(vms), tuple(skipped), tuple(failures))
+
+
+def explain(address: str, error: QmpError, host: Host) -> str:
+    """The whole sentence for an error of a monitor, with the processes involved where they can be found."""
+    words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
+    return (
+        f"{address}: {error}{f'. {words}' if words else ''}"
+        if isinstance(error, MonitorError)
+        else f"{address}: {error}"
+    )
+
+
+_IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
+_STATE = ("query-status", "query-block", "query-block-jobs", "x-debug-query-block-graph")
+
+
+async def identify(monitor: Monitor, host: Host) -> Vm:
+    """Read who the VM is, and look at it."""
+    replies = await asyncio.gather(*(monitor.execute(command) for command in _IDENTITY + _STATE))
+    who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
+    identity = _understood(lambda: read_identity(monitor.address, monitor.pid, *who, blocks=state[1]))
+    return _read(identity, state, host)
+
+
+async def look(monitor: Monitor, identity: Identity, host: Host) -> Vm:
+    """Look at the disks and jobs of a VM as they are now."""
+    return _read(identity, await asyncio.gather(*(monitor.execute(command) for command in _STATE)), host)
+
+
+def _read(identity: Identity, state: Sequence[Any], host: Host) -> Vm:
+    return _understood(lambda: Vm.from_qmp(identity, *state, resolve=resolver(identity, host)))
+
+
+def resolver(identity: Identity, host: Host) -> Resolve:
+    """File names as this VM's QEMU finds them: relative to its own working directory."""
+    directory = host.working_directory(identity.pid)
+    return lambda path: host.real_path(path, directory) if is_local(path) else None
+
+
+def _understood(read: Callable[[], T]) -> T:
+    """Turn a reply that lacks what every QEMU sends into an error that says so."""
+    try:
+        return read()
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise MonitorUnusable(
+            f"the answers lack what every QEMU since 4.0 sends ({type(error).__name__}: {error})"
+        ) from error

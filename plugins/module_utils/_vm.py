@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A virtual machine as its monitor shows it at one moment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ._disk import Disk, Resolve
+from ._graph import Graph
+from ._job import Job
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What does not change while the VM runs. ``pid`` is None where the monitor is reached over TCP."""
+
+    monitor: str
+    name: str | None
+    uuid: str | None
+    qemu_version: str
+    pid: int | None
+    is_libvirts: bool
+
+    @property
+    def label(self) -> str:
+        """The VM in messages: its name, else its monitor."""
+        return self.name or self.monitor
+
+    def is_same_vm(self, other: Identity) -> bool:
+        """Whether both were seen at one VM. The pid alone is not enough: it is that of whoever made the socket, which may be a launcher."""
+        return self.pid is not None and (self.pid, self.name, self.uuid) == (other.pid, other.name, other.uuid)
+
+
+@dataclass(frozen=True)
+class Vm:
+    """The VM, its disks and its block jobs."""
+
+    identity: Identity
+    status: str
+    disks: tuple[Disk, ...]
+    jobs: tuple[Job, ...]
+    graph: Graph
+
+    @classmethod
+    def from_qmp(cls, identity: Identity, status: Any, blocks: Any, jobs: Any, graph: Any, *, resolve: Resolve) -> Vm:
+        """Read ``query-status``, ``query-block``, ``query-block-jobs`` and ``x-debug-query-block-graph``, asked for in one go."""
+        nodes = Graph.from_qmp(graph)
+        return cls(
+            identity=identity,
+            status=status["status"],
+            disks=tuple(Disk.from_qmp(entry, nodes, resolve) for entry in blocks),
+            jobs=tuple(Job.from_qmp(entry) for entry in jobs),
+            graph=nodes,
+        )
+
+    def job_on(self, disk: Disk) -> Job | None:
+        """The stream that writes to ``disk``, or another job that uses its top image, whoever started it.
+
+        ``query-block-jobs`` does not tell which disk a job works on; the graph does, also when the job is pending or concluded.
+        """
+        own = {node for image in disk.chain[:1] for node in image.nodes}
+        for job in self.jobs:
+            nodes = self.graph.jobs.get(job.id, ())
+            # A stream also holds the images that it reads from, and those may belong to several disks.
+            if own.intersection(nodes[:1] if job.type == "stream" else nodes):
+                return job
+        return None
+
+    def disk(self, key: str) -> Disk | None:
+        """Find a disk again by its key."""
+        return next((disk for disk in self.disks if disk.key == key), None)
+
+
+def read_identity(
+    monitor: str, pid: int | None, name: Any, uuid: Any, version: Any, chardevs: Any, *, blocks: Any
+) -> Identity:
+    """Read ``query-name``, ``query-uuid``, ``query-version`` and, from ``query-chardev`` and ``query-block``, what tells a guest of libvirt."""
+    number = version["qemu"]
+    zero = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
+    node_names = (entry["inserted"].get("node-name", "") for entry in blocks if "inserted" in entry)
+    return Identity(
+        monitor=monitor,
+        name=name.get("name"),
+        uuid=None if uuid["UUID"] == zero else uuid["UUID"],
+        qemu_version=f"{number['major']}.{number['minor']}.{number['micro']}",
+        pid=pid,
+        is_libvirts=any(chardev["label"] == "charmonitor" for chardev in chardevs)
+        or any(re.match(r"libvirt-\d+-format$", node) for node in node_names),
+    )

@@ -1,0 +1,265 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: block_stream
+short_description: Give the disks of running VMs their own data, so that the images below them are no longer needed
+version_added: 0.1.0
+description:
+  - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
+  - V(populated) is only said when the chain says so and QEMU has flushed it. QEMU's own "completed" is not that, a VM that is
+    killed seconds after it can read zeros.
+  - The task can be run again at any time. It joins a stream that runs, whoever started it, finishes one that waits,
+    resumes one that an error stopped, and changes nothing where all is done.
+  - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails once, with
+    all of it. A wrong name or option starts nothing at all.
+  - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when everything is
+    copied. There it is safe against any crash, and the next run of the same task finishes it.
+  - To start and forget, use Ansible's own C(async) with C(poll=0), the module then waits on the hypervisor.
+extends_documentation_fragment:
+  - virtops.qmp.monitor
+options:
+  disks:
+    description:
+      - The disks to work on, on every VM that has them.
+      - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as V(vda) for
+        C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node name.
+      - Paths are compared as absolute paths without links; relative ones start from the working directory of the VM's QEMU.
+        Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
+      - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as they are.
+      - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their names.
+    type: list
+    elements: str
+    required: true
+    aliases: [disk]
+  state:
+    description:
+      - V(populated), nothing below the disk is needed any more, or nothing below it down to O(base).
+      - V(paused), a running stream is held where it is. V(populated) goes on with it.
+      - V(aborted), no stream runs. What was copied is kept, and a later stream passes over it.
+    type: str
+    choices: [populated, paused, aborted]
+    default: populated
+  base:
+    description:
+      - An image of the chain that stays as the backing image, by its path or its node name.
+      - Use it to keep a golden image that many VMs share in the page cache, and to get rid of the snapshots above it.
+    type: str
+  wait:
+    description:
+      - Whether to wait until the disks are populated.
+      - With V(false) the jobs are started, at most O(parallel) of them at a time, and the task returns. They go on in QEMU and
+        stop at V(pending) when everything is copied; the next run of the task finishes them and starts the next ones.
+    type: bool
+    default: true
+  wait_timeout:
+    description:
+      - How long to wait, in seconds. Without it the task waits as long as it takes.
+      - What happens then is up to O(on_timeout).
+    type: int
+  on_timeout:
+    description:
+      - What happens to the streams that are not through when O(wait_timeout) is over.
+      - V(fail), the task fails; the jobs go on in QEMU.
+      - V(leave), the task succeeds with RV(finished=false); the jobs go on in QEMU.
+      - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with RV(finished=false).
+        Use it for maintenance windows.
+    type: str
+    choices: [fail, leave, stop]
+    default: fail
+  increment:
+    description:
+      - Stop each stream once its cursor has moved so many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
+      - A disk can so be populated step by step, in a loop that ends with RV(finished).
+      - The cursor is a position in the disk, not an amount copied, it passes over what need not be copied at once. It is looked
+        at every 20 milliseconds, so a stream without O(speed) goes some megabytes too far.
+    type: str
+  cursor:
+    description:
+      - Where the increment begins, in bytes. Pass RV(disks[].cursor) of the call before.
+    type: int
+    default: 0
+  speed:
+    description:
+      - The most that each stream may copy per second, such as V(200M), V(1.5GiB), V(200MB/s) or plain bytes; V(0) for no limit.
+      - All units are powers of 1024. A limit below V(512K) is kept on average only, because QEMU copies 512 KiB at a time.
+      - The limit of a stream that runs already is changed at once. When left out, it stays as it is, and a new stream has none.
+    type: str
+  on_error:
+    description:
+      - What QEMU does when it cannot read a backing image or cannot write the disk's image. For a stream that runs already this
+        cannot be changed.
+      - V(report), the stream ends and the task fails. What was copied is kept.
+      - V(stop), the stream is held and the task fails. Run the task again when the cause is gone, it resumes the stream.
+      - V(enospc), as V(stop) when the file system is full, else as V(report).
+      - V(ignore), the stream goes on behind the error, and fails at its end. Use it to copy what can be read.
+    type: str
+    choices: [report, stop, enospc, ignore]
+    default: report
+  parallel:
+    description:
+      - How many disks are streamed at a time, over all VMs of the call. Streams that run already count, but are not stopped.
+      - More than one gains little on one datastore. It helps where disks lie on different ones, or behind a slow connection.
+    type: int
+    default: 1
+  check_space:
+    description:
+      - Refuse to start anything when all that may be copied would not fit into the file system of the active images.
+      - Set it to V(false) where the figure is too careful, such as for a disk that is nearly done.
+    type: bool
+    default: true
+  release:
+    description:
+      - Afterwards delete the explicitly named nodes that only this chain used, so that QEMU closes their files.
+      - Set it to V(false) if something else shall use those nodes later.
+    type: bool
+    default: true
+  progress:
+    description:
+      - Every so many seconds a line on each running stream is printed on the controller; V(0) prints none.
+    type: int
+    default: 10
+seealso:
+  - module: virtops.qmp.block_stream_info
+author:
+  - The virtops.qmp authors (@virtops)
+"""
+
+EXAMPLES = r"""
+- name: Give a VM's first disk its own data
+  virtops.qmp.block_stream:
+    monitor: /run/vms/web01.qmp
+    disk: vda
+
+- name: The same for every disk of every VM on the hypervisor, at 200 MiB per second
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    speed: 200M
+
+- name: Drop the snapshots, and keep the golden image that all VMs share
+  virtops.qmp.block_stream:
+    monitor: /run/vms/web01.qmp
+    disk: /vms/web01.qcow2
+    base: /golden/debian-12.qcow2
+
+- name: Work for an hour each night
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    wait_timeout: 3600
+    on_timeout: stop
+
+- name: Stop populating, and keep what was copied
+  virtops.qmp.block_stream:
+    monitor: /run/vms/web01.qmp
+    disk: vda
+    state: aborted
+
+- name: Go on by 4 GiB at a time, ten times at most
+  virtops.qmp.block_stream:
+    monitor: /run/vms/web01.qmp
+    disk: vda
+    increment: 4GiB
+    cursor: "{{ (result.disks | default([{'cursor': 0}]) | first).cursor }}"
+  register: result
+  until: result.finished
+  retries: 10
+  delay: 0
+"""
+
+RETURN = r"""
+finished:
+  description: Whether every selected disk is populated, down to O(base).
+  returned: always
+  type: bool
+  sample: true
+disks:
+  description:
+    - The selected disks, VM by VM, after success and failure alike. Each has all that
+      M(virtops.qmp.block_stream_info) tells of a disk, and the members below.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - vm: web01
+      monitor: /run/vms/web01.qmp
+      device: drive0
+      qdev: /machine/peripheral/vda/virtio-backend
+      node_name: "#block146"
+      path: /vms/web01.qcow2
+      format: qcow2
+      virtual_size: 32212254720
+      read_only: false
+      populated: true
+      chain:
+        - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 16545694720}
+      space: {needed: 0, free: 198202670080}
+      job: null
+      action: started
+      finished: true
+      cursor: 32212254720
+      released:
+        - {path: /golden/debian-12.qcow2, pids: []}
+      error: null
+  contains:
+    action:
+      description:
+        - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was there was followed or
+          finished; V(resumed), one that was held goes on; V(retuned), its speed was changed; V(paused); V(stopped).
+        - Of several actions the most telling one. In check mode, the one that would come first.
+      type: str
+    finished:
+      description: Whether this disk is populated, down to O(base).
+      type: bool
+    cursor:
+      description: Where the next increment begins, in bytes; the virtual size when the disk is populated.
+      type: int
+    released:
+      description:
+        - The images that left the chain. C(pids) are the processes of this host that still have the file open; none means that
+          it is safe to archive or delete it as far as this host can know.
+        - C(pids) is null where it cannot be told, because the image is no local file, or because the module does not run as root.
+      type: list
+      elements: dict
+    error:
+      description: Why the disk is not as wished; null if it is.
+      type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._module import MONITOR_OPTIONS, run, stream
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **MONITOR_OPTIONS,
+            "disks": {"type": "list", "elements": "str", "required": True, "aliases": ["disk"]},
+            "state": {"type": "str", "choices": ["populated", "paused", "aborted"], "default": "populated"},
+            "base": {"type": "str"},
+            "wait": {"type": "bool", "default": True},
+            "wait_timeout": {"type": "int"},
+            "on_timeout": {"type": "str", "choices": ["fail", "leave", "stop"], "default": "fail"},
+            "increment": {"type": "str"},
+            "cursor": {"type": "int", "default": 0},
+            "speed": {"type": "str"},
+            "on_error": {"type": "str", "choices": ["report", "stop", "enospc", "ignore"], "default": "report"},
+            "parallel": {"type": "int", "default": 1},
+            "check_space": {"type": "bool", "default": True},
+            "release": {"type": "bool", "default": True},
+            "progress": {"type": "int", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    run(module, stream)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: block_stream_info
+short_description: Show the disks of running VMs, what they still need, and the streams that populate them
+version_added: 0.1.0
+description:
+  - Asks the QEMU behind each monitor for its disks, their backing chains and their block jobs.
+  - It changes nothing, and holds a monitor for some milliseconds only.
+  - A job with the status V(pending) has copied everything and waits to be finished.
+    Run M(virtops.qmp.block_stream) again to finish it.
+  - RV(disks[].populated) tells what the chain says. That QEMU has also flushed it is what M(virtops.qmp.block_stream)
+    makes sure of, whoever streamed the disk. Run that before you delete an image.
+extends_documentation_fragment:
+  - virtops.qmp.monitor
+  - virtops.qmp.monitor.info
+options:
+  disks:
+    description:
+      - The disks to show. All of them, empty and read-only ones too, when left out.
+      - A disk is named by its source path, its qdev id, its device name or its node name; V(*) stands for every disk that
+        is writable and has a medium. See M(virtops.qmp.block_stream) for how names are compared.
+    type: list
+    elements: str
+    aliases: [disk]
+seealso:
+  - module: virtops.qmp.block_stream
+author:
+  - The virtops.qmp authors (@virtops)
+"""
+
+EXAMPLES = r"""
+- name: Show every disk of every VM on the hypervisor
+  virtops.qmp.block_stream_info:
+    monitors: /run/vms/*.qmp
+  register: found
+
+- name: Name the disks that still need a golden image
+  ansible.builtin.debug:
+    msg: "{{ found.disks | rejectattr('populated') | map(attribute='path') }}"
+
+- name: How far is the stream of one disk?
+  virtops.qmp.block_stream_info:
+    monitor: /run/vms/web01.qmp
+    disk: vda
+"""
+
+RETURN = r"""
+vms:
+  description: The VMs that answered.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - monitor: /run/vms/web01.qmp
+      name: web01
+      uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
+      status: running
+      qemu_version: 7.2.22
+      pid: 812
+  contains:
+    monitor:
+      description: The monitor through which the VM was found.
+      type: str
+    name:
+      description: The VM's name (C(-name)); null if it has none.
+      type: str
+    uuid:
+      description: The VM's UUID; null if it has none.
+      type: str
+    status:
+      description: QEMU's run state, such as V(running) or V(paused).
+      type: str
+    qemu_version:
+      description: The version of the QEMU that runs, which may be older than the one installed.
+      type: str
+    pid:
+      description: The process that serves the monitor; null over TCP.
+      type: int
+disks:
+  description: The disks, VM by VM.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - vm: web01
+      monitor: /run/vms/web01.qmp
+      device: drive0
+      qdev: /machine/peripheral/vda/virtio-backend
+      node_name: "#block146"
+      path: /vms/web01.qcow2
+      format: qcow2
+      virtual_size: 32212254720
+      read_only: false
+      populated: false
+      chain:
+        - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 3338670080}
+        - {node_name: "#block377", path: /golden/debian-12.qcow2, format: qcow2, allocated: 13207024640}
+      space: {needed: 13207024640, free: 214748364800}
+      job:
+        id: populate-vda
+        type: stream
+        status: running
+        cur: 13207863296
+        end: 32212254720
+        percent: 41.0
+        speed: 0
+        paused: false
+        io_status: ok
+        error: null
+  contains:
+    vm:
+      description: The VM's name, or its monitor if it has none.
+      type: str
+    monitor:
+      description: The monitor through which the VM was found.
+      type: str
+    device:
+      description: The device name (C(-drive id=)); empty for C(-blockdev).
+      type: str
+    qdev:
+      description: The path or id of the guest's device; empty if no device uses the drive.
+      type: str
+    node_name:
+      description: The node that the guest's device stands on; null without a medium.
+      type: str
+    path:
+      description: The active image as QEMU names it; null without a medium.
+      type: str
+    format:
+      description: The format of the active image.
+      type: str
+    virtual_size:
+      description: What the guest sees, in bytes.
+      type: int
+    read_only:
+      description: Whether the guest may only read.
+      type: bool
+    populated:
+      description: Whether the chain says that the disk needs no other image.
+      type: bool
+    chain:
+      description:
+        - The images, the active one first. C(allocated) is the bytes that an image occupies; null where QEMU does not
+          know them (NBD).
+      type: list
+      elements: dict
+    space:
+      description:
+        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered images may
+          take more than that, which QEMU does not tell.
+        - C(free) is what the file system of the active image has left; null where that is no regular file of this host.
+      type: dict
+    job:
+      description:
+        - The block job that works on the disk; null if there is none.
+        - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
+          second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
+      type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._module import MONITOR_OPTIONS, inform, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **MONITOR_OPTIONS,
+            "disks": {"type": "list", "elements": "str", "aliases": ["disk"]},
+        },
+        supports_check_mode=True,
+    )
+    run(module, inform)
+
+
+if __name__ == "__main__":
+    main()
