@@ -48,7 +48,7 @@ def vm(folder: Path, boot: Boot) -> Vm:
         pytest.param("missing", ["no such"], id="missing"),
         pytest.param("directory", ["directory"], id="directory"),
         pytest.param("file", ["not a socket"], id="regular file"),
-        pytest.param("left", ["nobody"], id="socket that nobody serves"),
+        pytest.param("left", ["refused"], id="socket that nobody serves"),
         pytest.param("127.0.0.1:1", ["refused"], id="port that nobody serves"),
     ],
 )

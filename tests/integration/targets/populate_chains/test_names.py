@@ -68,7 +68,7 @@ def test_two_names_of_one_disk_are_one_disk(vm: Vm) -> None:
         pytest.param("nosuch", ["nosuch", "disk-a", "drive-a", "node-b", "a-top.qcow2"], id="unknown"),
         pytest.param("cd0", ["cd0", "medium"], id="empty drive"),
         pytest.param("disk-ro", ["disk-ro", "read-only"], id="read-only disk"),
-        pytest.param("drive-ro", ["drive-ro", "read-only"], id="read-only disk by device name"),
+        pytest.param("drive-ro", ["disk-ro", "read-only"], id="read-only disk by device name"),
         pytest.param("", ["name"], id="empty name"),
     ],
 )
