@@ -33,8 +33,7 @@ def run(arguments: list[str]) -> tuple[int, Counter[str]]:
         text=True,
         errors="backslashreplace",
     ) as nox:
-        assert nox.stdout is not None
-        for line in nox.stdout:
+        for line in nox.stdout or ():
             print(line, end="", flush=True)
             if SKIPPED_INSIDE.match(line):
                 skipped[line.strip()] += 1
