@@ -8,6 +8,7 @@ written outside the checkout: build/ (results), .nox/ (environments) and .ansibl
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -306,8 +307,13 @@ def package(session: nox.Session) -> None:
     elsewhere = Path(session.create_tmp()) / "collections"
     env = {"ANSIBLE_COLLECTIONS_PATH": str(elsewhere)}
     session.run("ansible-galaxy", "collection", "install", "--offline", "--force", str(tarball), env=env)
-    for kind, name in (("module", "block_stream"), ("module", "block_stream_info"), ("role", "populate")):
-        session.run("ansible-doc", "--type", kind, f"virtops.qmp.{name}", env=env, silent=True)
+    # ansible-doc succeeds for a name that it does not find, too: what it prints counts.
+    for kind, names in {"module": ["block_stream", "block_stream_info"], "role": ["populate"]}.items():
+        full = [f"virtops.qmp.{name}" for name in names]
+        pages = session.run("ansible-doc", "--json", "--type", kind, *full, env=env, silent=True, stderr=None)
+        if set(json.loads(pages or "{}")) != set(full):
+            session.error(f"ansible-doc does not find every {kind} of {', '.join(full)}")
+    session.run("ansible-playbook", "--syntax-check", "virtops.qmp.populate", env=env)
 
     with session.chdir(BUILD):  # it leaves its result where it is started
         log = session.run("python", "-m", "galaxy_importer.main", str(tarball), silent=True) or ""
