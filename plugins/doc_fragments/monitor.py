@@ -16,8 +16,8 @@ options:
     description:
       - The QMP monitors of the VMs, as seen from the hypervisor. Each is the path of a UNIX socket, a glob such as
         V(/run/vms/*.qmp), or V(host:port).
-      - A socket that a glob found and nobody serves belongs to a VM that is off, it is skipped with a warning. One that is named
-        outright is a failure.
+      - A socket that a glob found and nobody serves belongs to a VM that is off, it is skipped with a warning. One
+        that is named outright is a failure.
     type: list
     elements: str
     required: true
@@ -25,8 +25,8 @@ options:
   connect_timeout:
     description:
       - How long to wait for a monitor's greeting, in seconds.
-      - A monitor serves one client at a time, and is silent to all others until that one leaves. Raise it where another
-        program visits the same monitor often.
+      - A monitor serves one client at a time, and is silent to all others until that one leaves. Raise it where
+        another program visits the same monitor often.
     type: float
     default: 10
 requirements:

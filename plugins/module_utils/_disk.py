@@ -4,8 +4,8 @@
 
 """What the guest sees as a disk, and the images that it is made of.
 
-A disk is one entry of ``query-block``. Filter nodes (throttle, copy-on-read...) may stand above an image; they hold no data,
-so the chain lists images only and each image remembers its filters.
+A disk is one entry of ``query-block``. Filter nodes (throttle, copy-on-read...) may stand above an image; they hold no
+data, so the chain lists images only, and each image remembers its filters.
 """
 
 from __future__ import annotations
@@ -31,8 +31,16 @@ FILTERS = frozenset(
     }
 )
 
-# Turns a file name as QEMU reports it into the absolute path of the file on this host; None where it is not a local file.
+# Turns a file name as QEMU reports it into the absolute path of a file on this host; None where it is no local file.
 Resolve = Callable[[str], Optional[str]]
+
+
+@dataclass(frozen=True)
+class Room:
+    """The file system that an image lies on: which one, and the bytes free for a writer."""
+
+    device: int
+    free: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class Disk:
 
     @property
     def key(self) -> str:
-        """What stays the same over snapshots and streams, to find the disk again: the qdev, else the device, else the node."""
+        """What stays the same over snapshots and streams, to find the disk again."""
         return self.qdev or self.device or self.node_name or ""
 
     @property
@@ -145,12 +153,12 @@ class Disk:
 
 
 def is_local(path: str) -> bool:
-    """Whether QEMU takes ``path`` for a file name: no protocol before the first slash (``nbd+unix://``, ``rbd:``, ``json:``)."""
+    """Whether QEMU takes ``path`` for a file name: no protocol (``nbd+unix:``, ``rbd:``) before the first slash."""
     return ":" not in path.split("/", 1)[0]
 
 
 def plain_path(reported: str) -> str:
-    """Take the file name out of ``json:{...}``, which QEMU reports as soon as a chain differs from what its headers say."""
+    """Take the file name out of ``json:{...}``, which QEMU reports once a chain differs from what its headers say."""
     if not reported.startswith("json:"):
         return reported
     try:

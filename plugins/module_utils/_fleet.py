@@ -12,8 +12,11 @@ from typing import AsyncIterator, Sequence
 
 from ._errors import QmpError
 from ._observe import Host, Monitor, OpenMonitor, explain
-from ._plan import Target, Turn, Wish, lanes, turn
-from ._stream import Outcome, bring_about, untouched
+from ._outcome import Outcome, untouched
+from ._plan import Wish
+from ._schedule import Turn, lanes, turn
+from ._select import Target
+from ._stream import bring_about
 
 
 class _Slots:
@@ -119,7 +122,7 @@ async def bring_all_about(
             async with monitors[target.vm.identity.monitor].borrow() as monitor:
                 return await bring_about(monitor, host, target, wish, deadline)
         except QmpError as error:
-            return untouched(target, wish.cursor, explain(target.label, error, host))
+            return untouched(target, wish, explain(target.label, error, host))
 
     # Streams that run already take their slots first.
     ordered = sorted(lanes(targets), key=lambda lane: lane[0].job is None)
@@ -130,4 +133,4 @@ async def bring_all_about(
 def _not_begun(target: Target, wish: Wish, reason: str) -> Outcome:
     """A disk whose turn did not come: an error only if the user wanted to wait for it, and for nothing less."""
     is_failure = wish.wait and wish.on_timeout == "fail"
-    return untouched(target, wish.cursor, f"{target.label}: {reason}" if is_failure else None)
+    return untouched(target, wish, f"{target.label}: {reason}" if is_failure else None)

@@ -4,8 +4,9 @@
 
 """QEMU's block graph: which node stands on which, and what a job works on.
 
-Read with ``x-debug-query-block-graph``, which every QEMU since 4.0 has. ``query-named-block-nodes`` says more, but it kills
-QEMU 7.2 while any stream job is concluded and not dismissed, and holds QEMU for seconds on deep chains: it is never sent.
+Read with ``x-debug-query-block-graph``, which every QEMU since 4.0 has. ``query-named-block-nodes`` says more, but it
+kills QEMU 7.2 while any stream job is concluded and not dismissed, and holds QEMU for seconds on deep chains: it is
+never sent.
 """
 
 from __future__ import annotations

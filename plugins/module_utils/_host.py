@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the hypervisor knows beside its monitors: files, file systems, processes and who is at the other end of a socket."""
+"""What the hypervisor knows beside its monitors: files, file systems, processes, and who is at the ends of a socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import stat
 import subprocess
 from typing import Iterator, Mapping, Sequence
 
-from ._plan import Room
+from ._disk import Room
 
 
 class LinuxHost:
@@ -62,7 +62,8 @@ class LinuxHost:
     def holders(self, files: Sequence[str]) -> Mapping[str, tuple[int, ...] | None]:
         """The processes that have each file open, whatever name they opened it by.
 
-        Only root sees what other users' processes have open; for anybody else, and for a file that is gone, the answer is None.
+        Only root sees what other users' processes have open. For anybody else, and for a file that is gone, the answer
+        is None.
         """
         wanted: dict[tuple[int, int], set[int]] = {}
         identities = {file: _identity(file) for file in files}
@@ -110,8 +111,9 @@ def _open_files() -> Iterator[tuple[int, tuple[int, int]]]:
 def describe_socket(listing: str, address: str) -> str:
     """Find in the output of ``ss -xanpH`` who owns a UNIX socket and which client it serves.
 
-    A line is: ``u_str ESTAB 0 0 PATH INODE * PEER users:(("NAME",pid=PID,fd=FD))``. A server's end bears the path, the client's
-    end is the line whose inode is the peer. Clients in the queue are connected, too, but no process has their server's end open.
+    A line is: ``u_str ESTAB 0 0 PATH INODE * PEER users:(("NAME",pid=PID,fd=FD))``. A server's end bears the path, the
+    client's end is the line whose inode is the peer. Clients in the queue are connected, too, but no process has their
+    server's end open.
     """
     lines = [line.split() for line in listing.splitlines()]
     rows = [(row[1], row[4], row[5], row[7], _user(row[8] if len(row) > 8 else "")) for row in lines if len(row) >= 8]

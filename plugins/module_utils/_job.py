@@ -4,8 +4,8 @@
 
 """A block job as QEMU tells of it, and how it ended.
 
-A stream of ours is started with ``auto-finalize`` off and ``auto-dismiss`` on. So a stream that succeeded cannot vanish: it
-waits at ``pending``. One that vanished failed or was cancelled, and only the event of its end says which.
+A stream of ours is started with ``auto-finalize`` off and ``auto-dismiss`` on. So a stream that succeeded cannot
+vanish: it waits at ``pending``. One that vanished failed or was cancelled, and only the event of its end says which.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ ENDINGS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 
 @dataclass(frozen=True)
 class Job:
-    """One entry of ``query-block-jobs``, with the node that it writes to.
+    """One entry of ``query-block-jobs``.
 
-    ``offset`` of ``len`` is a position in the disk in bytes, not an amount copied. ``speed`` is bytes per second, 0 unlimited.
+    ``offset`` of ``len`` is a position in the disk in bytes, not an amount copied. ``speed`` is bytes per second, 0 is
+    unlimited.
     """
 
     id: str
@@ -76,10 +77,9 @@ class Job:
     @property
     def position(self) -> str:
         """The state in words, for messages."""
-        held = {"nospace": ", held because there is no space left", "failed": ", held by an I/O error"}.get(
-            self.io_status, ""
-        )
-        return f"job {self.id} is {self.status} at {self.offset} of {self.len} bytes{held if self.paused else ''}"
+        reasons = {"nospace": ", held because there is no space left", "failed": ", held by an I/O error"}
+        reason = reasons.get(self.io_status, "") if self.paused else ""
+        return f"job {self.id} is {self.status} at {self.offset} of {self.len} bytes{reason}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Ending:
 
 
 def job_id_for(disk: Disk, taken: Collection[str]) -> str:
-    """Make a job id that tells the disk: a letter first, then what QEMU allows (``A-Za-z0-9-._``), and not ``taken``."""
+    """Make a job id that tells the disk: a letter first, then what QEMU allows (``A-Za-z0-9-._``)."""
     stem = "populate-" + (re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk")[-100:]
     free = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
     return next(job_id for job_id in free if job_id not in taken)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from typing import Any, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Callable, Coroutine, Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
@@ -19,9 +19,11 @@ from ._fleet import bring_all_about
 from ._host import LinuxHost
 from ._monitor import QEMU_QMP_IMPORT_ERROR, open_monitor
 from ._observe import Host, OpenMonitor, Sighting, observe, resolver
-from ._plan import EVERY_DISK, Target, Wish, refuse_crowded, refuse_unfit, select
+from ._outcome import Outcome, forecast, untouched
+from ._plan import Wish
 from ._report import Rooms, diff_of, disk_to_result, has_changed, outcome_to_result, vm_to_result
-from ._stream import Outcome, forecast, untouched
+from ._schedule import refuse_crowded
+from ._select import EVERY_DISK, Target, refuse_unfit, select
 from ._vm import Vm
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
@@ -33,7 +35,9 @@ MONITOR_OPTIONS: dict[str, Any] = {
 }
 
 
-def run(module: AnsibleModule, work: Callable[[AnsibleModule, OpenMonitor, Host], Awaitable[dict[str, Any]]]) -> None:
+def run(
+    module: AnsibleModule, work: Callable[[AnsibleModule, OpenMonitor, Host], Coroutine[Any, Any, dict[str, Any]]]
+) -> None:
     """Do the work of a module and exit. ``work`` returns the result; its ``errors`` and ``warnings`` are told here."""
     if QEMU_QMP_IMPORT_ERROR is not None:
         module.fail_json(
@@ -41,9 +45,11 @@ def run(module: AnsibleModule, work: Callable[[AnsibleModule, OpenMonitor, Host]
             exception=QEMU_QMP_IMPORT_ERROR,
         )
     try:
+        if not module.params["monitors"]:
+            raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
         opener = functools.partial(open_monitor, timeout=module.params["connect_timeout"])
-        result = asyncio.run(work(module, opener, LinuxHost()))  # type: ignore[arg-type]  # an Awaitable is a coroutine here
+        result = asyncio.run(work(module, opener, LinuxHost()))
     except QmpError as error:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings"):
@@ -95,7 +101,7 @@ async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
             refuse_crowded(targets, _rooms([target.disk for target in targets], host))
     except WrongRequest as error:
         errors.append(str(error))
-        outcomes = [untouched(target, wish.cursor) for target in targets]
+        outcomes = [untouched(target, wish) for target in targets]
     else:
         outcomes = (
             [forecast(t, wish) for t in targets]
@@ -158,12 +164,12 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
 
 
 def to_bytes(option: str, text: str) -> int:
-    """Read a size: ansible-core's human_to_bytes, and the IEC names (``GiB``), which it does not know; all are powers of 1024."""
+    """Read a size as ansible-core does, and the IEC names (``GiB``), which it does not know: all are powers of 1024."""
     try:
         size = int(human_to_bytes(re.sub(r"(?<=[KMGTPE])iB$", "B", text.strip())))
     except ValueError as error:
         raise WrongRequest(
-            f"{option} is {text!r}, which is no size. Write bytes, or a number with K, M, G, T (512M, 1.5GiB)"
+            f"{option} is {text!r}, which is no size. Write bytes, or a number with K, M, G or T: 512M, 1.5GiB"
         ) from error
     _check_range(option, size, least=0, most=_MOST_BYTES)
     return size

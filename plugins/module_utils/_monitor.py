@@ -4,8 +4,8 @@
 
 """The QMP connection: the only place that knows the qemu.qmp library. Every wait has a deadline.
 
-What qemu.qmp leaves to its users, and this file does: a connection attempt never times out by itself, a listener never learns that
-QEMU died, and ``disconnect()`` raises the reason for which the session ended.
+What qemu.qmp leaves to its users is done here: a connection attempt never times out by itself, a listener never learns
+that QEMU died, and ``disconnect()`` raises the reason for which the session ended.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ except ImportError:
 else:
     QEMU_QMP_IMPORT_ERROR = None
 
-# QEMU answers within milliseconds unless it hangs. A flush waits for the storage, and may write what the guest left in memory.
+# QEMU answers within milliseconds unless it hangs. A flush waits for the storage, with all that the guest has written.
 _REPLY_SECONDS = {"human-monitor-command": 600.0}
 _USUAL_REPLY_SECONDS = 30.0
 
@@ -131,6 +131,8 @@ async def open_monitor(address: str, timeout: float) -> AsyncIterator[QmpMonitor
             raise MonitorSilent(f"no greeting from the monitor within {timeout:g} s. {_BUSY}") from error
         except ConnectError as error:
             raise _no_greeting(error) from error
+        except AssertionError as error:  # qemu.qmp's way to say that the session was over as soon as it began
+            raise MonitorLost("the connection ended right after the greeting: QEMU died or quit") from error
         except OSError as error:
             raise _unconnected(error) from error
         yield QmpMonitor(client, address, pid)
@@ -142,8 +144,8 @@ async def open_monitor(address: str, timeout: float) -> AsyncIterator[QmpMonitor
 
 
 _BUSY = (
-    "A monitor serves one client at a time and is silent to the others (a guest agent's socket is silent, too): try again when the "
-    "other client is gone, or give Ansible a monitor of its own"
+    "A monitor serves one client at a time and is silent to the others (a guest agent's socket is silent, too): try "
+    "again when the other client is gone, or give Ansible a monitor of its own"
 )
 
 
@@ -162,7 +164,7 @@ async def _connect(client: QMPClient, address: str) -> int | None:
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(peer.close)
-        # Not through the event loop: a UNIX socket connects at once or never, and a full queue of waiting clients is EAGAIN only here.
+        # Not through the event loop: a UNIX socket connects at once or never, and EAGAIN tells of a full queue.
         peer.setblocking(False)
         peer.connect(endpoint)
         pid: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
@@ -183,7 +185,7 @@ def _unconnected(error: OSError) -> MonitorError:
             "there is no such socket. Is the VM running, and is this the path of its -qmp or -mon option?"
         )
     if error.errno == errno.ECONNREFUSED:
-        return MonitorMissing("nobody serves it: the VM is off, or the QEMU that made the socket died")
+        return MonitorMissing("the connection was refused: the VM is off, or the QEMU that made the socket died")
     if error.errno == errno.EAGAIN:
         return MonitorSilent(f"the queue of the clients that wait for it is full. {_BUSY}")
     if error.errno == errno.ENOTSOCK:
@@ -195,5 +197,5 @@ def _no_greeting(error: ConnectError) -> MonitorError:
     if isinstance(error.exc, (EOFError, ConnectionError)):
         return MonitorLost("the connection ended before the greeting: QEMU is quitting, or this is not a QMP monitor")
     return MonitorUnusable(
-        f"what answers there does not speak QMP ({error.exc}). Is it a human monitor, a serial console or a guest agent?"
+        f"what answers there does not speak QMP ({error.exc}). Is it a human monitor, a console or a guest agent?"
     )

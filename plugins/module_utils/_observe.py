@@ -4,7 +4,8 @@
 
 """Look at the VMs behind monitors: the seams to QEMU and to the hypervisor, and how they are read.
 
-``Monitor`` and ``Host`` are what this collection needs of the world; ``_monitor`` and ``_host`` provide it, and tests provide fakes.
+``Monitor`` and ``Host`` are what this collection needs of the world; ``_monitor`` and ``_host`` provide it, and tests
+provide fakes.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from typing import (
     TypeVar,
 )
 
-from ._disk import Resolve, is_local
+from ._disk import Resolve, Room, is_local
 from ._errors import MonitorError, MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
-from ._plan import Room
 from ._vm import Identity, Vm, read_identity
 
 T = TypeVar("T")
 
-# So many monitors are visited at the same time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
+# So many monitors are visited at a time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
 _VISITS_AT_ONCE = 32
 
 
@@ -77,7 +77,7 @@ class Host(Protocol):
         """The file system that a file lies on; None where ``file`` is no regular file."""
 
     def who_serves(self, address: str) -> str:
-        """In words, for an error: the process that owns a monitor's socket and the client that it serves; may be empty."""
+        """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
     def holders(self, files: Sequence[str]) -> Mapping[str, tuple[int, ...] | None]:
         """The processes that have each file open, by pid; None where it cannot be told."""

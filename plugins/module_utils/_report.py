@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
-from ._disk import Disk, Image
+from ._disk import Disk, Image, Room
 from ._job import Job
-from ._plan import Room, is_change, space_needed
-from ._stream import Outcome
+from ._outcome import Outcome
+from ._plan import is_change, space_needed
 from ._vm import Vm
 
 Rooms = Mapping[str, Optional[Room]]

@@ -32,7 +32,10 @@ class Identity:
         return self.name or self.monitor
 
     def is_same_vm(self, other: Identity) -> bool:
-        """Whether both were seen at one VM. The pid alone is not enough: it is that of whoever made the socket, which may be a launcher."""
+        """Whether both were seen at one VM.
+
+        The pid alone is not enough: it is that of whoever made the socket, which may be the launcher of many VMs.
+        """
         return self.pid is not None and (self.pid, self.name, self.uuid) == (other.pid, other.name, other.uuid)
 
 
@@ -48,7 +51,7 @@ class Vm:
 
     @classmethod
     def from_qmp(cls, identity: Identity, status: Any, blocks: Any, jobs: Any, graph: Any, *, resolve: Resolve) -> Vm:
-        """Read ``query-status``, ``query-block``, ``query-block-jobs`` and ``x-debug-query-block-graph``, asked for in one go."""
+        """Read ``query-status``, ``query-block``, ``query-block-jobs`` and ``x-debug-query-block-graph``."""
         nodes = Graph.from_qmp(graph)
         return cls(
             identity=identity,
@@ -61,7 +64,8 @@ class Vm:
     def job_on(self, disk: Disk) -> Job | None:
         """The stream that writes to ``disk``, or another job that uses its top image, whoever started it.
 
-        ``query-block-jobs`` does not tell which disk a job works on; the graph does, also when the job is pending or concluded.
+        ``query-block-jobs`` does not tell which disk a job works on. The graph does, also when the job is pending or
+        concluded.
         """
         own = {node for image in disk.chain[:1] for node in image.nodes}
         for job in self.jobs:
@@ -79,7 +83,7 @@ class Vm:
 def read_identity(
     monitor: str, pid: int | None, name: Any, uuid: Any, version: Any, chardevs: Any, *, blocks: Any
 ) -> Identity:
-    """Read ``query-name``, ``query-uuid``, ``query-version`` and, from ``query-chardev`` and ``query-block``, what tells a guest of libvirt."""
+    """Read who the VM is, and from ``query-chardev`` and ``query-block`` whether libvirt manages it."""
     number = version["qemu"]
     zero = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
     node_names = (entry["inserted"].get("node-name", "") for entry in blocks if "inserted" in entry)

@@ -12,14 +12,14 @@ short_description: Give the disks of running VMs their own data, so that the ima
 version_added: 0.1.0
 description:
   - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
-  - V(populated) is only said when the chain says so and QEMU has flushed it. QEMU's own "completed" is not that, a VM that is
-    killed seconds after it can read zeros.
+  - V(populated) is only said when the chain says so and QEMU has flushed it. QEMU's own "completed" is not that, a
+    VM that is killed seconds after it can read zeros.
   - The task can be run again at any time. It joins a stream that runs, whoever started it, finishes one that waits,
     resumes one that an error stopped, and changes nothing where all is done.
-  - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails once, with
-    all of it. A wrong name or option starts nothing at all.
-  - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when everything is
-    copied. There it is safe against any crash, and the next run of the same task finishes it.
+  - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails
+    once, with all of it. A wrong name or option starts nothing at all.
+  - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when
+    everything is copied. There it is safe against any crash, and the next run of the same task finishes it.
   - To start and forget, use Ansible's own C(async) with C(poll=0), the module then waits on the hypervisor.
 extends_documentation_fragment:
   - virtops.qmp.monitor
@@ -27,12 +27,15 @@ options:
   disks:
     description:
       - The disks to work on, on every VM that has them.
-      - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as V(vda) for
-        C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node name.
-      - Paths are compared as absolute paths without links; relative ones start from the working directory of the VM's QEMU.
-        Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
-      - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as they are.
-      - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their names.
+      - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as
+        V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node
+        name.
+      - Paths are compared as absolute paths without links; relative ones start from the working directory of the
+        VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
+      - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
+        they are.
+      - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their
+        names.
     type: list
     elements: str
     required: true
@@ -53,8 +56,9 @@ options:
   wait:
     description:
       - Whether to wait until the disks are populated.
-      - With V(false) the jobs are started, at most O(parallel) of them at a time, and the task returns. They go on in QEMU and
-        stop at V(pending) when everything is copied; the next run of the task finishes them and starts the next ones.
+      - With V(false) the jobs are started, at most O(parallel) of them at a time, and the task returns. They go on
+        in QEMU and stop at V(pending) when everything is copied; the next run of the task finishes them and starts
+        the next ones.
     type: bool
     default: true
   wait_timeout:
@@ -67,8 +71,8 @@ options:
       - What happens to the streams that are not through when O(wait_timeout) is over.
       - V(fail), the task fails; the jobs go on in QEMU.
       - V(leave), the task succeeds with RV(finished=false); the jobs go on in QEMU.
-      - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with RV(finished=false).
-        Use it for maintenance windows.
+      - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with
+        RV(finished=false). Use it for maintenance windows.
     type: str
     choices: [fail, leave, stop]
     default: fail
@@ -76,8 +80,8 @@ options:
     description:
       - Stop each stream once its cursor has moved so many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
       - A disk can so be populated step by step, in a loop that ends with RV(finished).
-      - The cursor is a position in the disk, not an amount copied, it passes over what need not be copied at once. It is looked
-        at every 20 milliseconds, so a stream without O(speed) goes some megabytes too far.
+      - The cursor is a position in the disk, not an amount copied, it passes over what need not be copied at once.
+        It is looked at every 20 milliseconds, so a stream without O(speed) goes some megabytes too far.
     type: str
   cursor:
     description:
@@ -86,16 +90,20 @@ options:
     default: 0
   speed:
     description:
-      - The most that each stream may copy per second, such as V(200M), V(1.5GiB), V(200MB/s) or plain bytes; V(0) for no limit.
-      - All units are powers of 1024. A limit below V(512K) is kept on average only, because QEMU copies 512 KiB at a time.
-      - The limit of a stream that runs already is changed at once. When left out, it stays as it is, and a new stream has none.
+      - The most that each stream may copy per second, such as V(200M), V(1.5GiB), V(200MB/s) or plain bytes; V(0)
+        for no limit.
+      - All units are powers of 1024. A limit below V(512K) is kept on average only, because QEMU copies 512 KiB at
+        a time.
+      - The limit of a stream that runs already is changed at once. When left out, it stays as it is, and a new
+        stream has none.
     type: str
   on_error:
     description:
-      - What QEMU does when it cannot read a backing image or cannot write the disk's image. For a stream that runs already this
-        cannot be changed.
+      - What QEMU does when it cannot read a backing image or cannot write the disk's image. For a stream that runs
+        already this cannot be changed.
       - V(report), the stream ends and the task fails. What was copied is kept.
-      - V(stop), the stream is held and the task fails. Run the task again when the cause is gone, it resumes the stream.
+      - V(stop), the stream is held and the task fails. Run the task again when the cause is gone, it resumes the
+        stream.
       - V(enospc), as V(stop) when the file system is full, else as V(report).
       - V(ignore), the stream goes on behind the error, and fails at its end. Use it to copy what can be read.
     type: str
@@ -103,8 +111,10 @@ options:
     default: report
   parallel:
     description:
-      - How many disks are streamed at a time, over all VMs of the call. Streams that run already count, but are not stopped.
-      - More than one gains little on one datastore. It helps where disks lie on different ones, or behind a slow connection.
+      - How many disks are streamed at a time, over all VMs of the call. Streams that run already count, but are not
+        stopped.
+      - More than one gains little on one datastore. It helps where disks lie on different ones, or behind a slow
+        connection.
     type: int
     default: 1
   check_space:
@@ -210,8 +220,9 @@ disks:
   contains:
     action:
       description:
-        - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was there was followed or
-          finished; V(resumed), one that was held goes on; V(retuned), its speed was changed; V(paused); V(stopped).
+        - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
+          there was followed or finished; V(resumed), one that was held goes on; V(retuned), its speed was changed;
+          V(paused); V(stopped).
         - Of several actions the most telling one. In check mode, the one that would come first.
       type: str
     finished:
@@ -222,9 +233,10 @@ disks:
       type: int
     released:
       description:
-        - The images that left the chain. C(pids) are the processes of this host that still have the file open; none means that
-          it is safe to archive or delete it as far as this host can know.
-        - C(pids) is null where it cannot be told, because the image is no local file, or because the module does not run as root.
+        - The images that left the chain. C(pids) are the processes of this host that still have the file open; none
+          means that it is safe to archive or delete it as far as this host can know.
+        - C(pids) is null where it cannot be told, because the image is no local file, or because the module does
+          not run as root.
       type: list
       elements: dict
     error:

@@ -24,8 +24,8 @@ options:
   disks:
     description:
       - The disks to show. All of them, empty and read-only ones too, when left out.
-      - A disk is named by its source path, its qdev id, its device name or its node name; V(*) stands for every disk that
-        is writable and has a medium. See M(virtops.qmp.block_stream) for how names are compared.
+      - A disk is named by its source path, its qdev id, its device name or its node name; V(*) stands for every
+        disk that is writable and has a medium. See M(virtops.qmp.block_stream) for how names are compared.
     type: list
     elements: str
     aliases: [disk]
@@ -153,9 +153,10 @@ disks:
       elements: dict
     space:
       description:
-        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered images may
-          take more than that, which QEMU does not tell.
-        - C(free) is what the file system of the active image has left; null where that is no regular file of this host.
+        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
+          images may take more than that, which QEMU does not tell.
+        - C(free) is what the file system of the active image has left; null where that is no regular file of this
+          host.
       type: dict
     job:
       description:

@@ -1,0 +1,69 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A disk when all is said and done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ._disk import Disk, Image
+from ._job import Job
+from ._plan import ACTIONS, Wish, is_done, next_step, wished_chain
+from ._select import Target
+from ._vm import Vm
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A disk as it was, as it is, and what was done between.
+
+    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain. ``error`` is a
+    whole sentence, ``notes`` are what the user should know beside it. ``forecast`` is the chain that a run would leave,
+    in check mode.
+    """
+
+    vm: Vm
+    disk: Disk
+    stays: int
+    before: Disk
+    action: str = "none"
+    cursor: int = 0
+    left: tuple[Image, ...] = ()
+    released_nodes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    forecast: tuple[str, ...] | None = None
+
+    @property
+    def job(self) -> Job | None:
+        """The job that works on the disk now."""
+        return self.vm.job_on(self.disk)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to copy."""
+        return is_done(self.disk, self.stays)
+
+    @property
+    def chain_after(self) -> tuple[str, ...]:
+        """The chain as it is, or, in check mode, as it would be."""
+        return self.disk.chain_paths if self.forecast is None else self.forecast
+
+
+def untouched(target: Target, wish: Wish, error: str | None = None) -> Outcome:
+    """The outcome of a disk to which nothing was done."""
+    cursor = wish.cursor if target.job is None else target.job.offset
+    if is_done(target.disk, target.stays):
+        cursor = target.disk.virtual_size
+    return Outcome(target.vm, target.disk, target.stays, target.disk, cursor=cursor, error=error)
+
+
+def forecast(target: Target, wish: Wish) -> Outcome:
+    """What check mode tells: the action that would come first, and the chain if all goes well."""
+    step = next_step(target.disk, target.job, wish, target.stays)
+    is_seen_through = wish.state == "populated" and wish.wait
+    chain = wished_chain(target.disk, target.stays) if is_seen_through else target.disk.chain
+    paths = tuple(image.path for image in chain)
+    return replace(untouched(target, wish), action=ACTIONS.get(step, "none"), forecast=paths)

@@ -1,0 +1,133 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which disks are meant, and which of them cannot be streamed: said with all their names before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Optional, Sequence
+
+from ._disk import Disk, Image
+from ._errors import WrongRequest
+from ._job import Job
+from ._vm import Vm
+
+EVERY_DISK = "*"
+
+# Turns a name that the user gave into the absolute path of a file, as this VM's QEMU would find it.
+ResolveFor = Callable[[Vm, str], Optional[str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A selected disk of a VM; ``stays`` as ``base_place`` gives it."""
+
+    vm: Vm
+    disk: Disk
+    stays: int
+
+    @property
+    def label(self) -> str:
+        """The beginning of every message about it."""
+        return f"{self.vm.identity.label}: disk {self.disk.label}"
+
+    @property
+    def job(self) -> Job | None:
+        """The job that works on the disk."""
+        return self.vm.job_on(self.disk)
+
+
+def base_place(disk: Disk, base: str | None, file: str | None) -> int:
+    """Where the chain shall end: the place of the image that stays as the backing image.
+
+    :param file: the absolute path of ``base``.
+    :return: the length of the chain without a base, or where the base is not in it.
+    """
+    place = None if base is None else disk.find_base(base, file)
+    return len(disk.chain) if place is None else place
+
+
+def select(vms: Sequence[Vm], names: Sequence[str], base: str | None, resolve: ResolveFor) -> tuple[Target, ...]:
+    """Find the disks that are meant, in the order of VMs and disks.
+
+    :raise WrongRequest: with every name that fits none, or several of one VM, and with the names that there are.
+    """
+    wanted: set[tuple[str, str]] = set()
+    problems: list[str] = []
+    for name in names:
+        hits = 0
+        for vm in vms:
+            own = _fitting(vm, name, resolve(vm, name))
+            hits += len(own)
+            wanted |= {(vm.identity.monitor, disk.key) for disk in own}
+            if len(own) > 1 and name != EVERY_DISK:
+                who = vm.identity.label
+                problems.append(f"{who}: {name!r} names {len(own)} disks; use a name that one has. {describe([vm])}")
+        if not hits and name != EVERY_DISK:
+            problems.append(f"{name!r} names no disk of any VM. {describe(vms)}")
+    if problems:
+        raise WrongRequest("\n".join(problems))
+    return tuple(
+        Target(vm, disk, base_place(disk, base, resolve(vm, base) if base else None))
+        for vm in vms
+        for disk in vm.disks
+        if (vm.identity.monitor, disk.key) in wanted
+    )
+
+
+def _fitting(vm: Vm, name: str, file: str | None) -> list[Disk]:
+    if name == EVERY_DISK:
+        return [disk for disk in vm.disks if disk.chain and not disk.read_only]
+    return [disk for disk in vm.disks if disk.answers_to(name, file)]
+
+
+def describe(vms: Sequence[Vm]) -> str:
+    """List the disks with all their names, for an error about a name."""
+    lines = [f"{vm.identity.label}: {', '.join(disk.names) or '(no name)'}" for vm in vms for disk in vm.disks]
+    return "There are: " + "; ".join(lines) if lines else "There are no disks"
+
+
+def refuse_unfit(targets: Sequence[Target], base: str | None) -> None:
+    """Say what QEMU would take and get wrong, or refuse later, before anything is started.
+
+    :raise WrongRequest: with all of it.
+    """
+    problems = [f"{target.label}: {problem}" for target in targets for problem in [_refusal(target, base)] if problem]
+    if problems:
+        raise WrongRequest("\n".join(problems))
+
+
+def _refusal(target: Target, base: str | None) -> str | None:
+    vm, disk = target.vm, target.disk
+    if vm.identity.is_libvirts:
+        return (
+            "libvirt manages this VM. A stream behind its back leaves libvirt with a wrong backing chain, and a later "
+            "`virsh blockcopy --shallow` undoes it in silence. Use `virsh blockpull`, one disk at a time"
+        )
+    if vm.status == "inmigrate":
+        return (
+            "the VM waits for an incoming migration, and its disks still belong to the source. Populate it there, or "
+            "here after the migration"
+        )
+    if not disk.chain:
+        return "the drive is empty. Leave it out, or insert a medium"
+    if disk.read_only:
+        return "the disk is read-only, and QEMU would rewrite it all the same. Leave it out, or attach it writable"
+    if disk.hidden_backing is not None:
+        return (
+            f"a {disk.top.format} node stands above node {disk.hidden_backing}, which has a backing image: QEMU would "
+            "say that it streamed, and would copy nothing. Attach the image without the node above it"
+        )
+    if base is None or len(disk.chain) == 1:
+        return None
+    if target.stays == 0:
+        return f"base {base!r} is the active image itself. Name one below it: {_paths(disk.chain[1:])}"
+    if target.stays == len(disk.chain):
+        return f"base {base!r} is not in the backing chain, which is: {_paths(disk.chain)}"
+    return None
+
+
+def _paths(images: Sequence[Image]) -> str:
+    return ", ".join(image.path for image in images)

@@ -1,0 +1,78 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Watch one job: woken by its events, with a slow poll for what has none, and no wait without an end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from ._errors import StreamFailed
+from ._job import Ending, Job
+from ._observe import Monitor
+from ._plan import News, Wish, news_of
+
+# Events tell when there is something to do. The poll is for what has no event, and for a QEMU that hangs.
+_POLL_SECONDS = 5.0
+# A cursor has no event. A stream without a speed limit moves some megabytes in this time.
+_CURSOR_POLL_SECONDS = 0.02
+# A job ends at once when it is told to, unless its storage hangs.
+_END_SECONDS = 60.0
+
+
+class JobWatch:
+    """The events of a job from now on, and the job itself whenever one asks."""
+
+    def __init__(self, monitor: Monitor, job_id: str, listeners: contextlib.ExitStack):
+        self._monitor = monitor
+        self._job_id = job_id
+        self._events = listeners.enter_context(monitor.listen(job_id))
+        self.last_seen: Job | None = None
+
+    async def look(self) -> Job | None:
+        """The job as it is now: as cheap as QMP gets, however deep the chain is."""
+        entries = await self._monitor.execute("query-block-jobs")
+        job = next((Job.from_qmp(entry) for entry in entries if entry["device"] == self._job_id), None)
+        self.last_seen = job or self.last_seen
+        return job
+
+    async def news(self, wish: Wish, deadline: float | None) -> News:
+        """Wait until there is a reason to do something.
+
+        :param deadline: the time of the event loop at which waiting ends.
+        """
+        while True:
+            job = await self.look()
+            remaining = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            news = news_of(job, wish, time_is_up=remaining is not None and remaining <= 0)
+            if news is not None:
+                return news
+            poll = _POLL_SECONDS if wish.mark is None else _CURSOR_POLL_SECONDS
+            await self._events.next(poll if remaining is None else min(poll, remaining))
+
+    async def end(self) -> None:
+        """Wait until a job that was told to end is gone.
+
+        :raise StreamFailed: it does not end.
+        """
+        patience = asyncio.get_running_loop().time() + _END_SECONDS
+        job = await self.look()
+        while job is not None:
+            if asyncio.get_running_loop().time() >= patience:
+                raise StreamFailed(
+                    f"{job.position} and does not end within {_END_SECONDS:g} s. Does the storage of its images answer?"
+                )
+            await self._events.next(_POLL_SECONDS)
+            job = await self.look()
+
+    async def ending(self) -> Ending | None:
+        """How the job ended; None if its event has not come, and then only the chain tells."""
+        while True:
+            event = await self._events.next(0)
+            if event is None:
+                return None
+            ending = Ending.from_qmp(event)
+            if ending is not None:
+                return ending
