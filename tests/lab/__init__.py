@@ -21,7 +21,8 @@ from __future__ import annotations
 from . import disks, images, peers, product
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
-from .process import LabError, lab_folder, open_files
+from .process import LabError, kill, lab_folder, open_files
+from .proxy import Proxy
 from .vm import Vm
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "Monitor",
     "MonitorError",
     "NbdServer",
+    "Proxy",
     "Vm",
     "disks",
     "images",
+    "kill",
     "lab_folder",
     "open_files",
     "peers",

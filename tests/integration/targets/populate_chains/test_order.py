@@ -1,0 +1,114 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The order of truth, seen from between the product and QEMU, and either side killed at each of its steps."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from lab import Proxy, Vm, disks, images, kill, product
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .conftest import Disk
+
+    Boot = Callable[..., Vm]
+
+MOMENTS = [
+    "greeting",
+    "command block-stream",
+    "return block-stream",
+    "event BLOCK_JOB_PENDING",
+    "command human-monitor-command",
+    "return human-monitor-command",
+    "command job-finalize",
+    "return job-finalize",
+    "event BLOCK_JOB_COMPLETED",
+]
+
+
+def test_flushed_before_finalized(disk: Disk, folder: Path) -> None:
+    """Pending, then a flush, then finalize; auto-dismiss is left alone; the query that kills QEMU 7.2 is never sent."""
+    with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
+        result = disk.stream(monitors=[proxy.path])
+    assert not result.failed, result
+    order = [
+        "command block-stream",
+        "event BLOCK_JOB_PENDING",
+        "command human-monitor-command",
+        "return human-monitor-command",
+        "command job-finalize",
+        "event BLOCK_JOB_COMPLETED",
+    ]
+    assert [proxy.said.index(name) for name in order] == sorted(proxy.said.index(name) for name in order)
+    assert "query-named-block-nodes" not in proxy.commands
+    (start,) = [message for message in proxy.messages if message.get("execute") == "block-stream"]
+    assert start["arguments"]["auto-finalize"] is False
+    assert start["arguments"].get("auto-dismiss", True) is True
+    assert "filter-node-name" not in start["arguments"]
+
+
+def test_a_second_run_only_looks(disk: Disk, folder: Path) -> None:
+    """A run that finds everything done sends nothing that changes anything but a flush."""
+    assert not disk.stream().failed
+    with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
+        assert disk.stream(monitors=[proxy.path])["changed"] is False
+    harmless = ("query-", "x-debug-query-", "qmp_capabilities", "human-monitor-command")
+    assert [command for command in proxy.commands if not command.startswith(harmless)] == []
+
+
+class Trap:
+    """Acts once, at the first message of one name, when it has been set."""
+
+    def __init__(self, moment: str) -> None:
+        self._moment = moment
+        self._act: Callable[[], None] | None = None
+        self._is_set = threading.Event()
+        self.has_sprung = False
+
+    def set(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._is_set.set()
+
+    def __call__(self, name: str) -> None:
+        self._is_set.wait(20)
+        if name == self._moment and not self.has_sprung and self._act:
+            self.has_sprung = True
+            self._act()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_qemu_killed_at_each_step(disk: Disk, folder: Path, boot: Boot, moment: str) -> None:
+    """QEMU killed at any step: the task fails soon, every byte is there, and after a restart the same task ends it."""
+    trap = Trap(moment)
+    with Proxy(disk.vm.monitor, folder / "proxy.qmp", trap) as proxy:
+        trap.set(disk.vm.kill)
+        result = disk.stream(monitors=[proxy.path], timeout=20)
+    assert trap.has_sprung, proxy.said
+    assert result.failed
+    assert images.differences(disk.chain.expected, images.content(disk.chain.top)) == []
+    again = boot(*disks.drive(disk.chain.top, id="drive0", qdev="vda"), name="again")
+    result = product.module("block_stream", monitors=[again.monitor], disks=["vda"])
+    assert (result.failed, result["finished"]) == (False, True), result
+    again.kill()
+    disk.assert_safe_after_kill()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_module_killed_at_each_step(disk: Disk, folder: Path, moment: str) -> None:
+    """The module killed at any step: QEMU goes on or waits, and the same task, run again, ends it."""
+    trap = Trap(moment)
+    with Proxy(disk.vm.monitor, folder / "proxy.qmp", trap) as proxy:
+        waiter = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"]})
+        trap.set(lambda: kill(waiter.pid))
+        with pytest.raises(AssertionError, match="no single JSON"):
+            waiter.result()
+    assert trap.has_sprung, proxy.said
+    result = disk.stream()
+    assert (result.failed, result["finished"], disk.vm.jobs()) == (False, True, {}), result
+    disk.assert_safe_after_kill()
