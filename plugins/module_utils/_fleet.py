@@ -122,7 +122,7 @@ async def bring_all_about(
             async with monitors[target.vm.identity.monitor].borrow() as monitor:
                 return await bring_about(monitor, host, target, wish, deadline)
         except QmpError as error:
-            return untouched(target, wish, explain(target.label, error, host))
+            return untouched(target, wish, explain(target.label, error, target.vm.identity.monitor, host))
 
     # Streams that run already take their slots first.
     ordered = sorted(lanes(targets), key=lambda lane: lane[0].job is None)

@@ -14,6 +14,7 @@ import subprocess
 from typing import Iterator, Mapping, Sequence
 
 from ._disk import Room
+from ._release import FileId, Traces
 
 
 class LinuxHost:
@@ -42,12 +43,11 @@ class LinuxHost:
 
     def room(self, file: str) -> Room | None:
         """The file system of a regular file."""
-        try:
-            status = os.stat(file)
-            free = os.statvfs(file)
-        except OSError:
+        status = _stat(file)
+        if status is None or not stat.S_ISREG(status.st_mode):
             return None
-        return Room(status.st_dev, free.f_bavail * free.f_frsize) if stat.S_ISREG(status.st_mode) else None
+        free = os.statvfs(file)
+        return Room(status.st_dev, free.f_bavail * free.f_frsize)
 
     def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
@@ -59,53 +59,89 @@ class LinuxHost:
             return ""
         return describe_socket(listing.stdout.decode(errors="replace"), address)
 
-    def holders(self, files: Sequence[str]) -> Mapping[str, tuple[int, ...] | None]:
-        """The processes that have each file open, whatever name they opened it by.
+    def file_id(self, file: str) -> FileId | None:
+        """The identity of a file."""
+        status = _stat(file)
+        return None if status is None else FileId(status.st_dev, status.st_ino)
 
-        Only root sees what other users' processes have open. For anybody else, and for a file that is gone, the answer
-        is None.
-        """
-        wanted: dict[tuple[int, int], set[int]] = {}
-        identities = {file: _identity(file) for file in files}
-        for identity in identities.values():
-            if identity is not None:
-                wanted[identity] = set()
-        for pid, identity in _open_files() if wanted else ():
-            if identity in wanted:
-                wanted[identity].add(pid)
+    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
+        """Who has the files open, in one walk through /proc. Only root sees what other users' processes have open."""
+        present = {file: each for file, each in files.items() if self.file_id(file) == each}
+        processes: dict[FileId, dict[int, str]] = {each: {} for each in present.values()}
+        for pid, each in _open_files() if present else ():
+            if each in processes:
+                processes[each][pid] = _process_name(pid)
         sees_all = os.geteuid() == 0
+        loops = {loop: self.file_id(file) for loop, file in _loop_devices()}
+        mounts = _mounts() if present else []
         return {
-            file: tuple(sorted(wanted[identity])) if identity and sees_all else None
-            for file, identity in identities.items()
+            file: Traces(
+                is_regular=os.path.isfile(file),
+                file_system=next((kind for point, kind in mounts if _is_below(file, point)), "unknown"),
+                processes=processes[each] if sees_all else None,
+                devices=[loop for loop, held in loops.items() if held == each],
+            )
+            for file, each in present.items()
         }
 
 
 def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return False
+    status = _stat(path)
+    return status is not None and stat.S_ISSOCK(status.st_mode)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _stat(path: str) -> os.stat_result | None:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
-def _open_files() -> Iterator[tuple[int, tuple[int, int]]]:
-    """Every open file of every process, as pid and identity; processes that end meanwhile are passed over."""
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _open_files() -> Iterator[tuple[int, FileId]]:
+    """Every open file of every process; processes that end meanwhile are passed over."""
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
-            descriptors: list[str] = os.listdir(f"/proc/{pid}/fd")
+            descriptors = os.listdir(f"/proc/{pid}/fd")
         except OSError:
             continue
         for descriptor in descriptors:
-            identity = _identity(f"/proc/{pid}/fd/{descriptor}")
-            if identity is not None:
-                yield pid, identity
+            status = _stat(f"/proc/{pid}/fd/{descriptor}")
+            if status is not None:
+                yield pid, FileId(status.st_dev, status.st_ino)
+
+
+def _process_name(pid: int) -> str:
+    return _read(f"/proc/{pid}/comm").strip() or "a process"
+
+
+def _loop_devices() -> Iterator[tuple[str, str]]:
+    """The loop devices and their files: the kernel has them open, no process does."""
+    for backing_file in glob.glob("/sys/block/loop*/loop/backing_file"):
+        yield backing_file.split("/")[3], _read(backing_file).strip()
+
+
+def _mounts() -> list[tuple[str, str]]:
+    """The mount points and the types of their file systems, those further down first.
+
+    A line of mountinfo is ``36 35 98:0 / /mnt/parent rw - ext4 /dev/root rw``, with octal escapes for blanks.
+    """
+    lines = [line.split(" ") for line in _read("/proc/self/mountinfo").splitlines()]
+    unescaped = ((re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), words[4]), words) for words in lines)
+    found = [(point, words[words.index("-") + 1]) for point, words in unescaped]
+    found.reverse()  # of two mounts on one point the later one is seen
+    return sorted(found, key=lambda mount: len(mount[0]), reverse=True)
+
+
+def _is_below(file: str, point: str) -> bool:
+    return file == point or file.startswith(point.rstrip("/") + "/")
 
 
 def describe_socket(listing: str, address: str) -> str:
@@ -122,6 +158,8 @@ def describe_socket(listing: str, address: str) -> str:
     )
     served = {peer for state, path, _inode, peer, user in rows if state == "ESTAB" and path == address and user}
     client = next((user for _state, _path, inode, _peer, user in rows if inode in served and user), "")
+    if client.endswith(f"(pid {os.getpid()})"):
+        client = ""
     if owner and client:
         return f"{owner} owns the socket and serves {client}"
     return f"{owner} owns the socket" if owner else ""

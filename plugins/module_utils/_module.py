@@ -21,6 +21,7 @@ from ._monitor import QEMU_QMP_IMPORT_ERROR, open_monitor
 from ._observe import Host, OpenMonitor, Sighting, observe, resolver
 from ._outcome import Outcome, forecast, untouched
 from ._plan import Wish
+from ._release import Release, judge
 from ._report import Rooms, diff_of, disk_to_result, has_changed, outcome_to_result, vm_to_result
 from ._schedule import refuse_crowded
 from ._select import EVERY_DISK, Target, refuse_unfit, select
@@ -112,14 +113,17 @@ async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
 
 
 def _told(sighting: Sighting, outcomes: Sequence[Outcome], errors: list[str], host: Host) -> dict[str, Any]:
-    holders = host.holders(
-        sorted({image.file for outcome in outcomes for image in outcome.left if image.file is not None})
-    )
+    ids = {file: each for outcome in outcomes for file, each in outcome.left_ids.items()}
+    traces = host.traces({image.file: ids[image.file] for o in outcomes for image in o.left if image.file in ids})
+
+    def releases(outcome: Outcome) -> list[Release]:
+        return [judge(image, traces.get(image.file or ""), sighting.vms) for image in outcome.left]
+
     rooms = _rooms([outcome.disk for outcome in outcomes], host)
     return {
         "changed": any(has_changed(outcome) for outcome in outcomes),
         "finished": not errors and all(outcome.is_finished for outcome in outcomes),
-        "disks": [outcome_to_result(outcome, rooms, holders) for outcome in outcomes],
+        "disks": [outcome_to_result(outcome, rooms, releases(outcome)) for outcome in outcomes],
         "diff": diff_of(outcomes),
         "warnings": [*sighting.skipped, *(note for outcome in outcomes for note in outcome.notes)],
         "errors": errors + [outcome.error for outcome in outcomes if outcome.error is not None],

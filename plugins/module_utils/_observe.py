@@ -24,7 +24,8 @@ from typing import (
 )
 
 from ._disk import Resolve, Room, is_local
-from ._errors import MonitorError, MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
+from ._errors import MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
+from ._release import FileId, Traces
 from ._vm import Identity, Vm, read_identity
 
 T = TypeVar("T")
@@ -79,8 +80,11 @@ class Host(Protocol):
     def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
-    def holders(self, files: Sequence[str]) -> Mapping[str, tuple[int, ...] | None]:
-        """The processes that have each file open, by pid; None where it cannot be told."""
+    def file_id(self, file: str) -> FileId | None:
+        """What a file is, whatever it is called; None where there is none."""
+
+    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
+        """What is known of files, by their name; one that is no longer what it was is missing."""
 
 
 OpenMonitor = Callable[[str], AsyncContextManager[Monitor]]
@@ -126,7 +130,7 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
         elif isinstance(outcome, QmpError):
-            failures.append(Failure(address, explain(address, outcome, host)))
+            failures.append(Failure(address, explain(address, outcome, address, host)))
         elif isinstance(outcome, BaseException):
             raise outcome
         elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
@@ -136,14 +140,10 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
     return Sighting(tuple(vms), tuple(skipped), tuple(failures))
 
 
-def explain(address: str, error: QmpError, host: Host) -> str:
-    """The whole sentence for an error of a monitor, with the processes involved where they can be found."""
+def explain(where: str, error: QmpError, address: str, host: Host) -> str:
+    """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
     words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
-    return (
-        f"{address}: {error}{f'. {words}' if words else ''}"
-        if isinstance(error, MonitorError)
-        else f"{address}: {error}"
-    )
+    return f"{where}: {error}. {words}" if words else f"{where}: {error}"
 
 
 _IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Mapping
 
 from ._disk import Disk, Image
 from ._job import Job
 from ._plan import ACTIONS, Wish, is_done, next_step, wished_chain
+from ._release import FileId
 from ._select import Target
 from ._vm import Vm
 
@@ -19,9 +21,9 @@ from ._vm import Vm
 class Outcome:
     """A disk as it was, as it is, and what was done between.
 
-    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain. ``error`` is a
-    whole sentence, ``notes`` are what the user should know beside it. ``forecast`` is the chain that a run would leave,
-    in check mode.
+    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain, ``left_ids`` the
+    files of the chain as they were when the work began. ``error`` is a whole sentence, ``notes`` are what the user
+    should know beside it. ``forecast`` is the chain that a run would leave, in check mode.
     """
 
     vm: Vm
@@ -31,6 +33,7 @@ class Outcome:
     action: str = "none"
     cursor: int = 0
     left: tuple[Image, ...] = ()
+    left_ids: Mapping[str, FileId] = field(default_factory=dict)
     released_nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None

@@ -6,16 +6,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence
 
 from ._disk import Disk, Image, Room
 from ._job import Job
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
+from ._release import Release
 from ._vm import Vm
 
 Rooms = Mapping[str, Optional[Room]]
-Holders = Mapping[str, Optional[Tuple[int, ...]]]
 
 
 def vm_to_result(vm: Vm) -> dict[str, Any]:
@@ -52,14 +52,14 @@ def disk_to_result(vm: Vm, disk: Disk, rooms: Rooms) -> dict[str, Any]:
     }
 
 
-def outcome_to_result(outcome: Outcome, rooms: Rooms, holders: Holders) -> dict[str, Any]:
+def outcome_to_result(outcome: Outcome, rooms: Rooms, releases: Sequence[Release]) -> dict[str, Any]:
     """One element of ``disks`` of block_stream."""
     return {
         **disk_to_result(outcome.vm, outcome.disk, rooms),
         "action": outcome.action,
         "finished": outcome.is_finished,
         "cursor": outcome.cursor,
-        "released": [_released_to_result(image, holders) for image in outcome.left],
+        "released": [_release_to_result(each) for each in releases],
         "error": outcome.error,
     }
 
@@ -84,10 +84,9 @@ def _image_to_result(image: Image) -> dict[str, Any]:
     return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
 
 
-def _released_to_result(image: Image, holders: Holders) -> dict[str, Any]:
-    """``pids`` is None where it cannot be told: no local file, or not the right to see all processes."""
-    pids = holders.get(image.file) if image.file is not None else None
-    return {"path": image.file or image.path, "pids": None if pids is None else list(pids)}
+def _release_to_result(release: Release) -> dict[str, Any]:
+    pids = None if release.pids is None else list(release.pids)
+    return {"path": release.path, "free": release.is_free, "pids": pids, "reason": release.reason}
 
 
 def _job_to_result(job: Job | None) -> dict[str, Any] | None:

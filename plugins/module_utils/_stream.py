@@ -20,6 +20,7 @@ from ._job import Job, job_id_for
 from ._observe import Host, Monitor, explain, identify, look, resolver
 from ._outcome import Outcome
 from ._plan import ACTIONS, News, Step, Wish, is_done, next_step, releasable, weightier
+from ._release import FileId
 from ._select import Target, base_place
 from ._vm import Vm
 from ._watch import JobWatch
@@ -65,6 +66,7 @@ class _Drive:
         self._action = "none"
         self._cursor = wish.cursor
         self._left: tuple[Image, ...] = ()
+        self._ids: dict[str, FileId] = {}
         self._deleted: tuple[str, ...] = ()
         self._notes: tuple[str, ...] = ()
 
@@ -79,7 +81,7 @@ class _Drive:
                 await self._flush()
             await self._release()
         except QmpError as failure:
-            error = explain(self._target.label, failure, self._host)
+            error = explain(self._target.label, failure, self._monitor.address, self._host)
             with contextlib.suppress(QmpError):  # it may be the monitor that failed
                 await self._look()
         return Outcome(
@@ -90,6 +92,7 @@ class _Drive:
             action=self._action,
             cursor=self._disk.virtual_size if is_done(self._disk, self._stays) else self._cursor,
             left=self._left,
+            left_ids=self._ids,
             released_nodes=self._deleted,
             notes=self._notes,
             error=error,
@@ -127,6 +130,8 @@ class _Drive:
             raise MonitorUnusable(f"another VM, {vm.identity.label}, answers at this monitor now. Run the task again")
         self._see(vm)
         self._before = self._disk
+        files = {image.file for image in self._disk.chain[1:] if image.file is not None}
+        self._ids = {file: each for file in files for each in [self._host.file_id(file)] if each is not None}
 
     async def _look(self) -> None:
         self._see(await look(self._monitor, self._vm.identity, self._host))
@@ -135,7 +140,8 @@ class _Drive:
     def _see(self, vm: Vm) -> None:
         disk = vm.disk(self._target.disk.key)
         if disk is None or not disk.chain:
-            raise StreamFailed("the disk is gone: it was unplugged, or its medium was ejected")
+            ours = [f"; job {job.id} is left in QEMU" for job in vm.jobs if job.id in self._watches]
+            raise StreamFailed(f"the disk is gone: it was unplugged, or its medium was ejected{''.join(ours)}")
         base = self._wish.base
         stays = base_place(disk, base, resolver(vm.identity, self._host)(base) if base else None)
         if base is not None and stays == len(disk.chain) > 1:

@@ -29,6 +29,7 @@ class JobWatch:
         self._monitor = monitor
         self._job_id = job_id
         self._events = listeners.enter_context(monitor.listen(job_id))
+        self._ending: Ending | None = None
         self.last_seen: Job | None = None
 
     async def look(self) -> Job | None:
@@ -50,29 +51,33 @@ class JobWatch:
             if news is not None:
                 return news
             poll = _POLL_SECONDS if wish.mark is None else _CURSOR_POLL_SECONDS
-            await self._events.next(poll if remaining is None else min(poll, remaining))
+            await self._hear(poll if remaining is None else min(poll, remaining))
 
     async def end(self) -> None:
-        """Wait until a job that was told to end is gone.
+        """Wait until a job that was told to end is gone, or concluded if it is one that must be dismissed.
 
         :raise StreamFailed: it does not end.
         """
         patience = asyncio.get_running_loop().time() + _END_SECONDS
         job = await self.look()
-        while job is not None:
+        while job is not None and not job.is_concluded:
             if asyncio.get_running_loop().time() >= patience:
                 raise StreamFailed(
                     f"{job.position} and does not end within {_END_SECONDS:g} s. Does the storage of its images answer?"
                 )
-            await self._events.next(_POLL_SECONDS)
+            await self._hear(_POLL_SECONDS)
             job = await self.look()
 
     async def ending(self) -> Ending | None:
         """How the job ended; None if its event has not come, and then only the chain tells."""
-        while True:
-            event = await self._events.next(0)
-            if event is None:
-                return None
-            ending = Ending.from_qmp(event)
-            if ending is not None:
-                return ending
+        while await self._hear(0):
+            pass
+        return self._ending
+
+    async def _hear(self, seconds: float) -> bool:
+        """Wait for an event, and remember it if it tells of the end; whether there was one."""
+        event = await self._events.next(seconds)
+        if event is None:
+            return False
+        self._ending = Ending.from_qmp(event) or self._ending
+        return True

@@ -215,7 +215,10 @@ disks:
       finished: true
       cursor: 32212254720
       released:
-        - {path: /golden/debian-12.qcow2, pids: []}
+        - path: /golden/debian-12.qcow2
+          free: false
+          pids: [813]
+          reason: it is still open in VM web02 (pid 813)
       error: null
   contains:
     action:
@@ -233,10 +236,12 @@ disks:
       type: int
     released:
       description:
-        - The images that left the chain. C(pids) are the processes of this host that still have the file open; none
-          means that it is safe to archive or delete it as far as this host can know.
-        - C(pids) is null where it cannot be told, because the image is no local file, or because the module does
-          not run as root.
+        - The images that left the chain.
+        - C(free) is only true where it is proven that nobody on this host has the file open, by whatever name.
+          C(reason) says why it is not, such as another VM that still uses it, or a file system that other hosts may
+          have mounted.
+        - C(pids) are the processes that have it open; null where that cannot be told, because the image is no local
+          file, or because the module does not run as root.
       type: list
       elements: dict
     error:

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""When is an image that left a chain free? Only when it is proven that nobody on this host has it open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+from ._disk import Image
+from ._vm import Vm
+
+# File systems that other hosts may have mounted, too. Of FUSE nobody knows what is behind it.
+_SHARED_FILE_SYSTEMS = frozenset(
+    {"9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "lustre", "nfs", "nfs4", "ocfs2", "smb3", "virtiofs"}
+)
+
+
+@dataclass(frozen=True)
+class FileId:
+    """A file whatever it is called: links, bind mounts and a new name change nothing."""
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What this host knows of a file.
+
+    ``file_system`` is the name of its type (``ext4``). ``processes`` are the names of those that have it open, by pid;
+    None where not all processes can be seen. ``devices`` are the kernel's own users (``loop0``).
+    """
+
+    is_regular: bool
+    file_system: str
+    processes: Mapping[int, str] | None
+    devices: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Release:
+    """The verdict on one image: ``reason`` says why it is not free; ``pids`` is None where they cannot be told."""
+
+    path: str
+    pids: tuple[int, ...] | None
+    reason: str | None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is proven that nobody on this host has it open."""
+        return self.reason is None
+
+
+def judge(image: Image, traces: Traces | None, vms: Sequence[Vm]) -> Release:
+    """Say whether an image may be archived or deleted, as far as this host can know.
+
+    :param traces: None where the image is no file of this host, or is gone.
+    :param vms: the VMs that were visited, to call a process by its VM.
+    """
+    path = image.file or image.path
+    if image.file is None:
+        return Release(path, None, "it is reached over a protocol, and only its server can know who uses it")
+    if traces is None:
+        return Release(path, None, "there is no such file any more")
+    if not traces.is_regular:
+        return Release(path, None, "it is not a regular file, and who uses a device cannot be told")
+    if traces.processes is None:
+        return Release(path, None, "only root can see the files that all processes have open")
+    pids = tuple(sorted(traces.processes))
+    if pids or traces.devices:
+        names = {vm.identity.pid: f"VM {vm.identity.label}" for vm in vms}
+        users = [f"{names.get(pid, traces.processes[pid])} (pid {pid})" for pid in pids]
+        return Release(path, pids, f"it is still open in {', '.join([*users, *traces.devices])}")
+    if traces.file_system in _SHARED_FILE_SYSTEMS or traces.file_system.startswith("fuse"):
+        return Release(path, pids, f"it lies on {traces.file_system}, and other hosts may use it")
+    return Release(path, pids, None)

@@ -1,0 +1,191 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What can honestly be said of a stream from a few looks at it, and the line that says it.
+
+A job's cursor is a position, not an amount copied: it passes over what need not be copied in no time. What is copied shows in
+the space that the active image takes up. So there are two bounds of what is still to come, and the smaller one holds: the space
+that the images below take up, less what was copied; and the rest of the disk behind the cursor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH = 80
+
+# QEMU copies so much at a time. A stream with a speed limit copies one step, and then sleeps until the limit allows the next.
+_STEP = 512 * 1024
+# A rate is taken over so many seconds, or over a third of the time that the stream was watched, or over some steps of a slow one.
+_RATE_SECONDS = 60.0
+_RATE_STEPS = 4
+# A stream whose cursor stands still for so long is stalled. A slow one is given the time of two steps.
+_PATIENCE_SECONDS = 10.0
+_PATIENCE_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Look:
+    """A stream at one moment. Sizes are bytes; ``allocated`` is what the active image takes up, None where QEMU cannot tell."""
+
+    time: float
+    cursor: int
+    end: int
+    allocated: int | None
+    needed: int
+    speed: int
+    paused: bool
+
+    @classmethod
+    def from_result(cls, disk: Mapping[str, Any], time: float) -> Look | None:
+        """Read an element of ``disks``; None where nothing streams."""
+        job = disk["job"]
+        if job is None:
+            return None
+        return cls(
+            time=time,
+            cursor=job["cur"],
+            end=job["end"],
+            allocated=disk["chain"][0]["allocated"],
+            needed=disk["space"]["needed"],
+            speed=job["speed"],
+            paused=job["paused"],
+        )
+
+    def copied_since(self, first: Look) -> int:
+        """What the stream copied; what the guest wrote meanwhile counts too, but never more than the cursor has passed."""
+        passed = max(0, self.cursor - first.cursor)
+        if self.allocated is None or first.allocated is None:
+            return passed
+        return min(passed, max(0, self.allocated - first.allocated))
+
+    def to_come_since(self, first: Look) -> int:
+        """The most that is still to be copied."""
+        behind_cursor = self.end - self.cursor
+        below = self.needed - self.copied_since(first)
+        # Compressed images take up less than they give: then their size is no bound at all.
+        return behind_cursor if below < 0 else min(below, behind_cursor)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the looks at a stream tell.
+
+    ``done`` of ``total`` bytes: at most ``total`` are to be copied in all, and ``done`` of them need no more copying. ``rate`` is bytes
+    copied per second and ``seconds_left`` the most that it takes at the present pace; None where two looks are too few to tell.
+    ``stalled_for`` is how long the cursor has not moved, in seconds, where that is too long even for the speed limit.
+    """
+
+    done: int
+    total: int
+    rate: float | None = None
+    seconds_left: float | None = None
+    stalled_for: float | None = None
+
+    @property
+    def percent(self) -> int:
+        """Rounded down, so that 100 means all of it."""
+        return 100 * self.done // self.total if self.total else 100
+
+
+def extend(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:
+    """Add a look; a stream whose cursor went back is another one."""
+    return (look,) if looks and look.cursor < looks[-1].cursor else (*looks, look)
+
+
+def measure(looks: Sequence[Look]) -> Figures:
+    """Tell what is known after the last of the looks, which are in the order of time."""
+    first, last = looks[0], looks[-1]
+    to_come = last.to_come_since(first)
+    total = max(last.needed, to_come)
+    figures = Figures(done=total - to_come, total=total)
+    if len(looks) == 1:
+        return figures
+    step_seconds = _STEP / last.speed if last.speed else 0.0
+    stood = last.time - next(look.time for look in looks if look.cursor == last.cursor)
+    is_stalled = not last.paused and stood >= max(_PATIENCE_SECONDS, _PATIENCE_STEPS * step_seconds)
+    window = max(_RATE_SECONDS, (last.time - first.time) / 3, _RATE_STEPS * step_seconds)
+    since = next(look for look in looks if look.time >= last.time - window or look is looks[-2])
+    seconds = last.time - since.time
+    went = since.to_come_since(first) - to_come
+    return Figures(
+        done=figures.done,
+        total=total,
+        rate=last.copied_since(since) / seconds,
+        seconds_left=to_come * seconds / went if went > 0 else None,
+        stalled_for=stood if is_stalled else None,
+    )
+
+
+def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> str:
+    """``hv1 web01 vda  41%  12.3 of 30.0 GiB  512 MiB/s  0:00:35 left``, in 80 columns."""
+    figures = measure(looks)
+    words = [f"{figures.percent:3}%", _amount(figures.done, figures.total), *_pace(figures, looks[-1])]
+    return _fit(_names(host, disk), "  ".join(words))
+
+
+def ending_line(host: str, disk: Mapping[str, Any]) -> str:
+    """What became of a disk, where others are still watched."""
+    ending = "failed" if disk["error"] else "populated" if disk["finished"] else "stopped"
+    return _fit(_names(host, disk), ending)
+
+
+def _pace(figures: Figures, look: Look) -> list[str]:
+    if look.paused:
+        return ["paused"]
+    if figures.stalled_for is not None:
+        return [f"stalled for {_duration(figures.stalled_for)}"]
+    rate = [] if figures.rate is None else [f"{_size(figures.rate)}/s"]
+    left = [] if figures.seconds_left is None else [f"{_duration(figures.seconds_left)} left"]
+    return rate + left
+
+
+def _names(host: str, disk: Mapping[str, Any]) -> list[str]:
+    """The host, the VM and the shortest name that a person gave the disk."""
+    qdev = re.sub(r"^/machine/peripheral/([^/]+)(/virtio-backend)?$", r"\1", disk["qdev"])
+    named = [qdev, disk["device"], disk["node_name"]]
+    label = next((name for name in named if name and not name.startswith(("/", "#"))), disk["path"])
+    return [host, disk["vm"], label]
+
+
+def _fit(names: Sequence[str], rest: str) -> str:
+    """Shorten the longest names, at their front, until the line fits."""
+    short = list(names)
+    room = WIDTH - len(rest) - 2
+    while len(" ".join(short)) > room:
+        longest = max(range(len(short)), key=lambda place: len(short[place]))
+        short[longest] = "~" + short[longest].removeprefix("~")[1:]
+    return f"{' '.join(short)}  {rest}"
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def _power(size: float) -> int:
+    """The place of the unit in which a size reads well: below 1000."""
+    return next((power for power in range(len(_UNITS)) if size < 999.5 * 1024**power), len(_UNITS) - 1)
+
+
+def _number(size: float, power: int) -> str:
+    scaled = size / 1024**power
+    return f"{scaled:.0f}" if power == 0 or scaled >= 99.95 else f"{scaled:.1f}"
+
+
+def _size(size: float) -> str:
+    power = _power(size)
+    return f"{_number(size, power)} {_UNITS[power]}"
+
+
+def _amount(done: int, total: int) -> str:
+    power = _power(total)
+    return f"{_number(done, power)} of {_number(total, power)} {_UNITS[power]}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours < 1000 else f"{hours // 24} days"

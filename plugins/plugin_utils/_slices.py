@@ -1,0 +1,129 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A long wait in slices: how long each is, what it is asked for, and one result out of all of theirs.
+
+A slice is a run of the module with a short ``wait_timeout`` that leaves the jobs to QEMU. Nothing is kept between two slices but
+the result so far: a controller that dies loses nothing that the next run of the task needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.common.validation import check_type_bool, check_type_int
+
+from ..module_utils._plan import weightier
+
+# A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
+_SHARE = 10
+_LONGEST_SECONDS = 300
+
+Result = dict[str, Any]
+Disk = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The waiting that the user asked for; times are seconds."""
+
+    progress: int
+    wait_timeout: int | None
+    on_timeout: str
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Watch | None:
+        """Read the options of a task; None where one run of the module is all: nothing to watch, or something it will refuse."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            progress = check_type_int(given.get("progress", 10))
+            wait_timeout = check_type_int(given["wait_timeout"]) if "wait_timeout" in given else None
+            waits = check_type_bool(given.get("wait", True))
+        except TypeError:
+            return None
+        on_timeout = given.get("on_timeout", "fail")
+        if not waits or given.get("state", "populated") != "populated" or on_timeout not in ("fail", "leave", "stop"):
+            return None
+        if progress <= 0 or (wait_timeout is not None and wait_timeout <= progress):
+            return None
+        return cls(progress, wait_timeout, on_timeout)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One run of the module: how long it waits, what happens then, and whether another one may follow."""
+
+    wait_timeout: int
+    on_timeout: str
+    is_last: bool
+
+
+def next_slice(watch: Watch, age: float) -> Slice:
+    """The slice that begins when the watch is ``age`` seconds old."""
+    seconds = max(watch.progress, min(int(age / _SHARE), _LONGEST_SECONDS))
+    if watch.wait_timeout is None or age + seconds < watch.wait_timeout:
+        return Slice(seconds, "leave", is_last=False)
+    return Slice(max(0, math.ceil(watch.wait_timeout - age)), watch.on_timeout, is_last=True)
+
+
+def call_arguments(arguments: Mapping[str, Any], part: Slice, watched: Sequence[Disk] | None) -> dict[str, Any]:
+    """What the module is called with: the user's own options, and from the second slice on only the disks still watched."""
+    call = {**arguments, "wait_timeout": part.wait_timeout, "on_timeout": part.on_timeout}
+    if watched is None:
+        return call
+    names = {"monitors": [disk["monitor"] for disk in watched], "disks": [_unmistakable_name(disk) for disk in watched]}
+    for option, values in names.items():
+        call.pop(option[:-1], None)  # its alias
+        call[option] = list(dict.fromkeys(values))
+    return call
+
+
+def _unmistakable_name(disk: Disk) -> str:
+    """A file belongs to one disk of one VM, whatever else is called ``vda``."""
+    candidates = (disk["path"], disk["qdev"], disk["device"], disk["node_name"])
+    return next(name for name in (*(name for name in candidates[:1] if name.startswith("/")), *candidates[1:]) if name)
+
+
+def key_of(disk: Disk) -> tuple[str, str]:
+    """What stays the same over all slices: the monitor, and the qdev, else the device, else the node."""
+    return disk["monitor"], disk["qdev"] or disk["device"] or disk["node_name"]
+
+
+def still_watched(told: Result) -> list[Disk]:
+    """The disks to go on with after a slice: neither finished nor failed, nor stopped where their increment ends."""
+    disks = told.get("disks", [])
+    if told.get("failed") and all(disk["action"] == "none" and disk["error"] is None for disk in disks):
+        return []  # the module refused to begin at all
+    return [
+        disk for disk in disks if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"
+    ]
+
+
+def merge(so_far: Result, told: Result) -> Result:
+    """Add the result of one more slice: nothing that was done, said or found is lost."""
+    merged = {**so_far, **told}
+    earlier = {key_of(disk): disk for disk in so_far.get("disks", [])}
+    later = {key_of(disk): disk for disk in told.get("disks", [])}
+    disks = [
+        _merge_disk(earlier[key], later[key]) if key in earlier and key in later else later.get(key) or earlier[key]
+        for key in {**earlier, **later}
+    ]
+    merged["disks"] = disks
+    merged["changed"] = bool(so_far.get("changed")) or bool(told.get("changed"))
+    merged["finished"] = not merged.get("failed") and all(disk["finished"] for disk in disks)
+    merged["diff"] = {
+        "before": {**told.get("diff", {}).get("before", {}), **so_far.get("diff", {}).get("before", {})},
+        "after": {**so_far.get("diff", {}).get("after", {}), **told.get("diff", {}).get("after", {})},
+    }
+    for name in ("warnings", "deprecations"):
+        said = [*so_far.get(name, []), *told.get(name, [])]
+        if said:
+            merged[name] = [each for place, each in enumerate(said) if each not in said[:place]]
+    messages = [each["msg"] for each in (so_far, told) if "msg" in each]
+    if messages:
+        merged["msg"] = "\n".join(dict.fromkeys(messages))
+    return merged
