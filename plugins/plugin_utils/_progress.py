@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ._slices import key_of
+
 WIDTH = 80
 
 # QEMU copies so much at a time. A stream with a speed limit copies one step, and then sleeps until the limit allows the next.
@@ -130,8 +132,39 @@ def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> 
 
 def ending_line(host: str, disk: Mapping[str, Any]) -> str:
     """What became of a disk, where others are still watched."""
-    ending = "failed" if disk["error"] else "populated" if disk["finished"] else "stopped"
+    job = disk["job"]
+    if disk["finished"]:
+        ending = "populated"
+    elif job is not None and job["paused"]:
+        ending = {"nospace": "held, no space left", "failed": "held by an I/O error"}.get(job["io_status"], "paused")
+    else:
+        ending = "failed" if disk["error"] else "stopped"
     return _fit(_names(host, disk), ending)
+
+
+class Progress:
+    """The lines about all disks of a task, slice by slice."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._looks: dict[tuple[str, str], tuple[Look, ...]] = {}
+
+    def lines(self, disks: Sequence[Mapping[str, Any]], watched: Sequence[Mapping[str, Any]], time: float) -> list[str]:
+        """One line on each running stream, and one on each that ended with this slice.
+
+        :param disks: what a slice told of.
+        :param watched: those of them that are watched further.
+        """
+        lines = []
+        for disk in disks:
+            look = Look.from_result(disk, time)
+            if disk not in watched:
+                lines += [] if disk["action"] == "none" else [ending_line(self._host, disk)]
+            elif look is not None:
+                key = key_of(disk)
+                self._looks[key] = extend(self._looks.get(key, ()), look)
+                lines.append(progress_line(self._host, disk, self._looks[key]))
+        return lines
 
 
 def _pace(figures: Figures, look: Look) -> list[str]:

@@ -98,32 +98,79 @@ def still_watched(told: Result) -> list[Disk]:
     disks = told.get("disks", [])
     if told.get("failed") and all(disk["action"] == "none" and disk["error"] is None for disk in disks):
         return []  # the module refused to begin at all
-    return [
-        disk for disk in disks if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"
-    ]
+    return [disk for disk in disks if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"]
+
+
+def settle(told: Result, watched: Sequence[Disk] | None, part: Slice, watch: Watch) -> Result:
+    """Say in the words of the whole wait what one slice of it found."""
+    before = {key_of(disk): disk for disk in watched or ()}
+    settled = {**told, "disks": [], "warnings": [*told.get("warnings", [])]}
+    for disk in told.get("disks", []):
+        label = f"{disk['vm']}: disk {disk['path']}"
+        error = disk["error"]
+        if error is None and not part.is_last and disk["job"] is not None and disk["job"]["paused"]:
+            error = f"{label}: somebody paused its stream while the task waited. Run the task again to resume it"
+            settled["failed"] = True
+            settled["msg"] = "\n".join([*([settled["msg"]] if "msg" in settled else []), error])
+        if disk["action"] == "started" and before.get(key_of(disk), {}).get("job") is not None:
+            settled["warnings"].append(
+                f"{label}: its stream was gone at the next look, because somebody cancelled it or because it failed. It was started again"
+            )
+        settled["disks"].append({**disk, "error": error})
+    if part.is_last:
+        # The module knows the wait of its slice only.
+        own, whole = (f"within {seconds} s (wait_timeout)" for seconds in (part.wait_timeout, watch.wait_timeout))
+        for holder in (settled, *settled["disks"]):
+            for name in ("msg", "error"):
+                if isinstance(holder.get(name), str):
+                    holder[name] = holder[name].replace(own, whole)
+    return settled
 
 
 def merge(so_far: Result, told: Result) -> Result:
-    """Add the result of one more slice: nothing that was done, said or found is lost."""
-    merged = {**so_far, **told}
-    earlier = {key_of(disk): disk for disk in so_far.get("disks", [])}
-    later = {key_of(disk): disk for disk in told.get("disks", [])}
-    disks = [
-        _merge_disk(earlier[key], later[key]) if key in earlier and key in later else later.get(key) or earlier[key]
-        for key in {**earlier, **later}
-    ]
-    merged["disks"] = disks
-    merged["changed"] = bool(so_far.get("changed")) or bool(told.get("changed"))
-    merged["finished"] = not merged.get("failed") and all(disk["finished"] for disk in disks)
-    merged["diff"] = {
-        "before": {**told.get("diff", {}).get("before", {}), **so_far.get("diff", {}).get("before", {})},
-        "after": {**so_far.get("diff", {}).get("after", {}), **told.get("diff", {}).get("after", {})},
+    """Add the result of one more slice: nothing that was done, found or said is lost."""
+    earlier = {key_of(disk): disk for disk in so_far["disks"]}
+    later = {key_of(disk): disk for disk in told["disks"]}
+    disks = [_merge_disk(earlier.get(key), later.get(key)) for key in {**earlier, **later}]
+    warnings = [*so_far["warnings"], *told["warnings"]]
+    merged = {
+        **so_far,
+        **told,
+        "invocation": so_far.get("invocation", {"module_args": {}}),
+        "changed": so_far.get("changed", False) or told.get("changed", False),
+        "disks": disks,
+        "diff": {
+            "before": {**_chains(told, "before"), **_chains(so_far, "before")},
+            "after": {**_chains(so_far, "after"), **_chains(told, "after")},
+        },
+        "warnings": [each for place, each in enumerate(warnings) if each not in warnings[:place]],
     }
-    for name in ("warnings", "deprecations"):
-        said = [*so_far.get(name, []), *told.get(name, [])]
-        if said:
-            merged[name] = [each for place, each in enumerate(said) if each not in said[:place]]
+    merged["finished"] = not merged.get("failed", False) and all(disk["finished"] for disk in disks)
     messages = [each["msg"] for each in (so_far, told) if "msg" in each]
     if messages:
         merged["msg"] = "\n".join(dict.fromkeys(messages))
     return merged
+
+
+def _merge_disk(earlier: Disk | None, later: Disk | None) -> Disk:
+    if earlier is None or later is None:
+        return earlier or later or {}
+    return {
+        **later,
+        "action": weightier(earlier["action"], later["action"]),
+        "released": [*earlier["released"], *later["released"]],
+    }
+
+
+def _chains(result: Result, moment: str) -> Mapping[str, Any]:
+    chains: Mapping[str, Any] = result.get("diff", {}).get(moment, {})
+    return chains
+
+
+def as_asked(merged: Result, watch: Watch) -> Result:
+    """The result as one run of the module would have given it: with the user's own wait, and without an empty list of warnings."""
+    shown = {name: value for name, value in merged.items() if name != "warnings" or value}
+    if "invocation" in merged:
+        own = {"wait_timeout": watch.wait_timeout, "on_timeout": watch.on_timeout}
+        shown["invocation"] = {"module_args": {**merged["invocation"]["module_args"], **own}}
+    return shown

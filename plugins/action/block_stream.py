@@ -1,0 +1,53 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Watch a long stream: the module of the same name in slices, with a line on each running stream between two of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ..plugin_utils._progress import Progress
+from ..plugin_utils._slices import Watch, as_asked, call_arguments, merge, next_slice, settle, still_watched
+
+
+class ActionModule(ActionBase):
+    """The action ``block_stream``."""
+
+    _supports_async = True
+    _now = staticmethod(time.monotonic)
+
+    def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        watch = Watch.from_arguments(self._task.args)
+        if watch is None or self._task.check_mode or self._task.async_val:
+            wrap_async = self._task.async_val and not self._connection.has_native_async
+            return self._call_module(task_vars=task_vars, wrap_async=wrap_async)
+        return self._watch(watch, task_vars or {})
+
+    def _watch(self, watch: Watch, task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        began = self._now()
+        progress = Progress(task_vars.get("inventory_hostname", "localhost"))
+        so_far: dict[str, Any] | None = None
+        watched: list[Mapping[str, Any]] | None = None
+        while True:
+            part = next_slice(watch, self._now() - began)
+            call = call_arguments(self._task.args, part, watched)
+            told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part, watch)
+            so_far = told if so_far is None else merge(so_far, told)
+            watched = still_watched(told)
+            if part.is_last or not watched:
+                return as_asked(so_far, watch)
+            if not self._task.no_log:
+                for line in progress.lines(told["disks"], watched, self._now()):
+                    # On stderr, so that what is on stdout stays what its callback prints.
+                    self._display.display(line, stderr=True)
+
+    def _call_module(self, **arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(**arguments)
+        return result
