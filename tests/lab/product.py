@@ -10,8 +10,10 @@ the product is loaded into the process of the tests.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,10 @@ NAME = "virtops.qmp"
 
 # What AnsiballZ does before it runs a module. Before ansible-core 2.19 there was no profile; naming one harms nothing.
 _LAUNCHER = """
-import runpy, sys
+import runpy, sys, types
+sys.modules["ansible"] = package = types.ModuleType("ansible")
+# The controller's ansible-core, also for a Python in which it is not installed.
+package.__path__, package.__file__ = [sys.argv[2]], sys.argv[2] + "/__init__.py"
 from ansible.module_utils import basic
 basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = sys.stdin.buffer.read(), "legacy"
 runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
@@ -44,6 +49,21 @@ def collections_path() -> Path:
     with contextlib.suppress(FileExistsError):
         link.symlink_to("../../../..")
     return root
+
+
+def target_python() -> str:
+    """The Python that runs modules: that of the tests, unless LAB_TARGET_PYTHON or ansible-test names another one."""
+    inventory = os.environ.get("INVENTORY_PATH")
+    written = re.search(r"ansible_python_interpreter=(\S+)", Path(inventory).read_text()) if inventory else None
+    return os.environ.get("LAB_TARGET_PYTHON") or (written.group(1) if written else sys.executable)
+
+
+def _ansible_folder() -> str:
+    """Where the controller's ansible-core is."""
+    found = importlib.util.find_spec("ansible")
+    assert found is not None
+    assert found.origin is not None
+    return str(Path(found.origin).parent)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -76,7 +96,13 @@ class Running:
             "_ansible_module_name": f"{NAME}.{module}",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCHER, f"ansible_collections.{NAME}.plugins.modules.{module}"],
+            [
+                target_python(),
+                "-c",
+                _LAUNCHER,
+                f"ansible_collections.{NAME}.plugins.modules.{module}",
+                _ansible_folder(),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -123,9 +149,6 @@ def module(name: str, /, *, check: bool = False, diff: bool = False, timeout: fl
     return Running(name, arguments, check=check, diff=diff).result(timeout)
 
 
-_LOCALLY = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
-
-
 @dataclass
 class AnsibleRun:
     """A finished run of the real Ansible: its exit code, its output, and the results by task name and host."""
@@ -139,6 +162,10 @@ class AnsibleRun:
     def result(self, task: str, host: str = "localhost") -> Result:
         assert task in self.results, f"no task {task!r} ran:\n{self.stdout}\n{self.stderr}"
         return self.results[task][host]
+
+
+def _locally() -> list[str]:
+    return ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={target_python()}"]
 
 
 def _ansible(command: list[str], timeout: float, environ: Mapping[str, str]) -> AnsibleRun:
@@ -164,7 +191,7 @@ def playbook(
         path = book if isinstance(book, Path) else Path(folder, "play.yml")
         if isinstance(book, str):
             path.write_text(book)
-        command = ["ansible.cli.playbook", *_LOCALLY, "-e", json.dumps(dict(extra or {})), *options, str(path)]
+        command = ["ansible.cli.playbook", *_locally(), "-e", json.dumps(dict(extra or {})), *options, str(path)]
         plugins = {
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "lab_results",
@@ -183,7 +210,7 @@ def adhoc(name: str, /, *options: str, timeout: float = 120, **arguments: Any) -
     """Run one module by the `ansible` command; its only result is that of the task named after the module."""
     command = [
         "ansible.cli.adhoc",
-        *_LOCALLY,
+        *_locally(),
         "-m",
         f"{NAME}.{name}",
         "-a",
