@@ -54,7 +54,7 @@ def collections_path() -> Path:
 def target_python() -> str:
     """The Python that runs modules: that of the tests, unless LAB_TARGET_PYTHON or ansible-test names another one."""
     inventory = os.environ.get("INVENTORY_PATH")
-    written = re.search(r"ansible_python_interpreter=(\S+)", Path(inventory).read_text()) if inventory else None
+    written = re.search(r"ansible_python_interpreter='?([^'\s]+)", Path(inventory).read_text()) if inventory else None
     return os.environ.get("LAB_TARGET_PYTHON") or (written.group(1) if written else sys.executable)
 
 
