@@ -46,9 +46,24 @@ interpreters = sorted(pyenv.glob("versions/3.*/bin"), key=lambda path: int(path.
 os.environ["PATH"] = os.pathsep.join([*map(str, reversed(interpreters)), os.environ["PATH"]])
 PYTHONS = [minor for minor in range(8, 15) if shutil.which(f"python3.{minor}")]
 
+
+def home_for(purpose: str) -> Path:
+    """Make a home in the checkout, with the user's own settings and cache of pip in it."""
+    home = ROOT / ".ansible" / "homes" / purpose
+    for name in (".config/pip", ".cache/pip"):
+        theirs, ours = Path.home() / name, home / name
+        ours.parent.mkdir(parents=True, exist_ok=True)
+        if theirs.is_dir() and not os.path.lexists(ours):
+            ours.symlink_to(theirs)
+    return home
+
+
+# ansible-lint, antsibull-docs and ansible itself write to the home of whoever runs them.
+os.environ["HOME"] = str(home_for("nox"))
 os.environ["LC_ALL"] = "C.UTF-8"
-os.environ["ANSIBLE_HOME"] = str(ROOT / ".ansible" / "home")
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
+# git refuses to read a checkout of somebody else, which is what a CI service may well give us.
+os.environ.update(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0=str(ROOT))
 
 # Ansible finds a collection only under its full name; this checkout may be called anything.
 CHECKOUT.parent.mkdir(parents=True, exist_ok=True)
@@ -113,18 +128,13 @@ sys.exit(main(["install", wheel] + [word for word in sys.argv[1:] if word not in
 
 
 def ansible_test_home(session: nox.Session, pip: str) -> Path:
-    """Make a home for ansible-test with GET_PIP and the user's own pip settings in it; the user's is not touched."""
-    home = ROOT / ".ansible" / "homes" / folder_of(session)
+    """Make a home for one run of ansible-test, with GET_PIP where it is looked for."""
+    home = home_for(folder_of(session))
     cache = home / ".ansible" / "test" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     if not (cache / f"pip-{pip}-py3-none-any.whl").exists():
         session.run("pip", "download", "--quiet", "--no-deps", "--dest", str(cache), f"pip=={pip}", silent=True)
     (cache / f"get_pip_{pip.replace('.', '_')}.py").write_text(GET_PIP.format(version=pip))
-    for name in (".config/pip", ".cache/pip"):
-        theirs, ours = Path.home() / name, home / name
-        if theirs.is_dir() and not ours.is_symlink():
-            ours.parent.mkdir(parents=True, exist_ok=True)
-            ours.symlink_to(theirs)
     return home
 
 
