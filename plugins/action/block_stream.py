@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Watch a long stream: the module of the same name in slices, with a line on each running stream between two of them."""
+"""Watch a long stream: the module of the same name in slices, with a line on each stream between two of them."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
 
 """What can honestly be said of a stream from a few looks at it, and the line that says it.
 
-A job's cursor is a position, not an amount copied: it passes over what need not be copied in no time. What is copied shows in
-the space that the active image takes up. So there are two bounds of what is still to come, and the smaller one holds: the space
-that the images below take up, less what was copied; and the rest of the disk behind the cursor.
+A job's cursor is a position, not an amount copied: it passes over what need not be copied in no time. What is copied
+shows in the space that the active image takes up. So there are two bounds of what is still to come, and the smaller one
+holds: the space that the images below take up, less what was copied; and the rest of the disk behind the cursor.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ._slices import key_of
 
 WIDTH = 80
 
-# QEMU copies so much at a time. A stream with a speed limit copies one step, and then sleeps until the limit allows the next.
+# QEMU copies so much at a time. A stream with a speed limit sleeps after each step until the limit allows the next.
 _STEP = 512 * 1024
-# A rate is taken over so many seconds, or over a third of the time that the stream was watched, or over some steps of a slow one.
+# A rate is taken over so many seconds, or a third of the time that the stream was watched, or some steps of a slow one.
 _RATE_SECONDS = 60.0
 _RATE_STEPS = 4
 # A stream whose cursor stands still for so long is stalled. A slow one is given the time of two steps.
@@ -32,7 +32,7 @@ _PATIENCE_STEPS = 2
 
 @dataclass(frozen=True)
 class Look:
-    """A stream at one moment. Sizes are bytes; ``allocated`` is what the active image takes up, None where QEMU cannot tell."""
+    """A stream at one moment, in bytes. ``allocated`` is what its image takes up, None where QEMU cannot tell."""
 
     time: float
     cursor: int
@@ -59,7 +59,7 @@ class Look:
         )
 
     def copied_since(self, first: Look) -> int:
-        """What the stream copied; what the guest wrote meanwhile counts too, but never more than the cursor has passed."""
+        """What the stream copied. What the guest wrote counts too, but never more than the cursor has passed."""
         passed = max(0, self.cursor - first.cursor)
         if self.allocated is None or first.allocated is None:
             return passed
@@ -77,9 +77,10 @@ class Look:
 class Figures:
     """What the looks at a stream tell.
 
-    ``done`` of ``total`` bytes: at most ``total`` are to be copied in all, and ``done`` of them need no more copying. ``rate`` is bytes
-    copied per second and ``seconds_left`` the most that it takes at the present pace; None where two looks are too few to tell.
-    ``stalled_for`` is how long the cursor has not moved, in seconds, where that is too long even for the speed limit.
+    ``done`` of ``total`` bytes: at most ``total`` are copied in all, and ``done`` of them need no copying now. ``rate``
+    is bytes copied per second, ``seconds_left`` the most that it takes at the present pace; None where that cannot
+    be told yet. ``stalled_for`` is for how many seconds the cursor has stood still, where that is too long, even for
+    the speed limit.
     """
 
     done: int
@@ -126,7 +127,7 @@ def measure(looks: Sequence[Look]) -> Figures:
 def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> str:
     """``hv1 web01 vda  41%  12.3 of 30.0 GiB  512 MiB/s  0:00:35 left``, in 80 columns."""
     figures = measure(looks)
-    words = [f"{figures.percent:3}%", _amount(figures.done, figures.total), *_pace(figures, looks[-1])]
+    words = [f"{figures.percent:2}%", _amount(figures.done, figures.total), *_pace(figures, looks[-1])]
     return _fit(_names(host, disk), "  ".join(words))
 
 

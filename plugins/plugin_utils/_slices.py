@@ -4,12 +4,13 @@
 
 """A long wait in slices: how long each is, what it is asked for, and one result out of all of theirs.
 
-A slice is a run of the module with a short ``wait_timeout`` that leaves the jobs to QEMU. Nothing is kept between two slices but
-the result so far: a controller that dies loses nothing that the next run of the task needs.
+A slice is a run of the module with a short ``wait_timeout`` that leaves the jobs to QEMU. Nothing is kept between two
+slices but the result so far: a controller that dies loses nothing that the next run of the task needs.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Watch:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Watch | None:
-        """Read the options of a task; None where one run of the module is all: nothing to watch, or something it will refuse."""
+        """The waiting of a task; None where one run of the module does it: no long wait, or an option it refuses."""
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             progress = check_type_int(given.get("progress", 10))
@@ -71,7 +72,7 @@ def next_slice(watch: Watch, age: float) -> Slice:
 
 
 def call_arguments(arguments: Mapping[str, Any], part: Slice, watched: Sequence[Disk] | None) -> dict[str, Any]:
-    """What the module is called with: the user's own options, and from the second slice on only the disks still watched."""
+    """What the module is called with: the user's options, and after the first slice only the disks still watched."""
     call = {**arguments, "wait_timeout": part.wait_timeout, "on_timeout": part.on_timeout}
     if watched is None:
         return call
@@ -84,8 +85,8 @@ def call_arguments(arguments: Mapping[str, Any], part: Slice, watched: Sequence[
 
 def _unmistakable_name(disk: Disk) -> str:
     """A file belongs to one disk of one VM, whatever else is called ``vda``."""
-    candidates = (disk["path"], disk["qdev"], disk["device"], disk["node_name"])
-    return next(name for name in (*(name for name in candidates[:1] if name.startswith("/")), *candidates[1:]) if name)
+    path: str = disk["path"]
+    return path if path.startswith("/") else key_of(disk)[1]
 
 
 def key_of(disk: Disk) -> tuple[str, str]:
@@ -95,43 +96,51 @@ def key_of(disk: Disk) -> tuple[str, str]:
 
 def still_watched(told: Result) -> list[Disk]:
     """The disks to go on with after a slice: neither finished nor failed, nor stopped where their increment ends."""
-    disks = told.get("disks", [])
+    disks = told["disks"]
     if told.get("failed") and all(disk["action"] == "none" and disk["error"] is None for disk in disks):
         return []  # the module refused to begin at all
     return [disk for disk in disks if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"]
 
 
 def settle(told: Result, watched: Sequence[Disk] | None, part: Slice, watch: Watch) -> Result:
-    """Say in the words of the whole wait what one slice of it found."""
-    before = {key_of(disk): disk for disk in watched or ()}
-    settled = {**told, "disks": [], "warnings": [*told.get("warnings", [])]}
-    for disk in told.get("disks", []):
+    """Say of a slice what it means for the whole wait.
+
+    :param watched: the disks as the slice before told of them.
+    """
+    if "disks" not in told:  # the module did not get to speak: it was refused, or killed
+        return {**told, "disks": [], "warnings": [*told.get("warnings", [])]}
+    ran = {key_of(disk) for disk in watched or () if disk["job"] is not None}
+    # The module knows the wait of its slice only. Its own copy of the message would show that, in place of `msg`.
+    settled = _reworded({name: value for name, value in told.items() if name != "exception"}, part, watch)
+    settled["disks"] = disks = [_reworded(disk, part, watch) for disk in told["disks"]]
+    settled["warnings"] = [*told.get("warnings", [])]
+    for disk in disks:
         label = f"{disk['vm']}: disk {disk['path']}"
-        error = disk["error"]
-        if error is None and not part.is_last and disk["job"] is not None and disk["job"]["paused"]:
-            error = f"{label}: somebody paused its stream while the task waited. Run the task again to resume it"
-            settled["failed"] = True
-            settled["msg"] = "\n".join([*([settled["msg"]] if "msg" in settled else []), error])
-        if disk["action"] == "started" and before.get(key_of(disk), {}).get("job") is not None:
+        if disk["error"] is None and not part.is_last and disk["job"] is not None and disk["job"]["paused"]:
+            error = f"{label}: somebody paused its stream during the task. Run the task again to resume it"
+            disk["error"] = error
+            settled |= {"failed": True, "msg": f"{settled['msg']}\n{error}" if "msg" in settled else error}
+        if disk["action"] == "started" and key_of(disk) in ran:
             settled["warnings"].append(
-                f"{label}: its stream was gone at the next look, because somebody cancelled it or because it failed. It was started again"
+                f"{label}: its stream was gone when the task looked again: it failed, or somebody cancelled it. "
+                "It was started anew"
             )
-        settled["disks"].append({**disk, "error": error})
-    if part.is_last:
-        # The module knows the wait of its slice only.
-        own, whole = (f"within {seconds} s (wait_timeout)" for seconds in (part.wait_timeout, watch.wait_timeout))
-        for holder in (settled, *settled["disks"]):
-            for name in ("msg", "error"):
-                if isinstance(holder.get(name), str):
-                    holder[name] = holder[name].replace(own, whole)
     return settled
+
+
+def _reworded(told: Mapping[str, Any], part: Slice, watch: Watch) -> Result:
+    own, whole = (f"within {seconds} s (wait_timeout)" for seconds in (part.wait_timeout, watch.wait_timeout))
+    words = {name: told[name].replace(own, whole) for name in ("msg", "error") if isinstance(told.get(name), str)}
+    return {**told, **words}
 
 
 def merge(so_far: Result, told: Result) -> Result:
     """Add the result of one more slice: nothing that was done, found or said is lost."""
     earlier = {key_of(disk): disk for disk in so_far["disks"]}
     later = {key_of(disk): disk for disk in told["disks"]}
-    disks = [_merge_disk(earlier.get(key), later.get(key)) for key in {**earlier, **later}]
+    # An image that several disks gave up is judged when the last of them has.
+    latest = {each["path"]: each for disk in told["disks"] for each in disk["released"]}
+    disks = [_merge_disk(earlier.get(key), later.get(key), latest) for key in {**earlier, **later}]
     warnings = [*so_far["warnings"], *told["warnings"]]
     merged = {
         **so_far,
@@ -152,13 +161,12 @@ def merge(so_far: Result, told: Result) -> Result:
     return merged
 
 
-def _merge_disk(earlier: Disk | None, later: Disk | None) -> Disk:
-    if earlier is None or later is None:
-        return earlier or later or {}
+def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, Any]) -> Disk:
+    known = [disk for disk in (earlier, later) if disk is not None]
     return {
-        **later,
-        "action": weightier(earlier["action"], later["action"]),
-        "released": [*earlier["released"], *later["released"]],
+        **known[-1],
+        "action": functools.reduce(weightier, (disk["action"] for disk in known)),
+        "released": [latest.get(each["path"], each) for disk in known for each in disk["released"]],
     }
 
 
@@ -168,7 +176,7 @@ def _chains(result: Result, moment: str) -> Mapping[str, Any]:
 
 
 def as_asked(merged: Result, watch: Watch) -> Result:
-    """The result as one run of the module would have given it: with the user's own wait, and without an empty list of warnings."""
+    """The result as one run of the module gives it: with the user's own wait, and no empty list of warnings."""
     shown = {name: value for name, value in merged.items() if name != "warnings" or value}
     if "invocation" in merged:
         own = {"wait_timeout": watch.wait_timeout, "on_timeout": watch.on_timeout}

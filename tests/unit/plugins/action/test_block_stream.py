@@ -1,0 +1,114 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.action.block_stream import ActionModule
+
+GIB = 1024**3
+
+
+def disk(copied: int, **members: Any) -> dict[str, Any]:
+    """The disk of a VM after so many GiB of 30."""
+    return {
+        "vm": "web01",
+        "monitor": "/run/web01.qmp",
+        "qdev": "vda",
+        "device": "",
+        "node_name": "top",
+        "path": "/vms/web01.qcow2",
+        "chain": [{"allocated": copied * GIB}],
+        "space": {"needed": 30 * GIB},
+        "job": {"cur": copied * GIB, "end": 30 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
+        "action": "started",
+        "finished": False,
+        "released": [],
+        "error": None,
+        **members,
+    }
+
+
+def told(*disks: dict[str, Any]) -> dict[str, Any]:
+    return {"changed": True, "finished": all(each["finished"] for each in disks), "disks": list(disks)}
+
+
+DONE = told(disk(30, job=None, finished=True))
+
+
+class FakeAction(ActionModule):
+    """The action over a module that gives the answers it was told; a slice takes the time it may take."""
+
+    def __init__(self, *answers: dict[str, Any], **task: Any) -> None:
+        values = {"args": {"monitor": "/run/web01.qmp", "disk": "vda"}, "async_val": 0, "check_mode": False}
+        self._task = SimpleNamespace(**{**values, "no_log": False, **task})
+        self._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/tmp/x"), has_native_async=False)
+        self._display = SimpleNamespace(display=lambda line, *, stderr: self.lines.append((line, stderr)))
+        self._answers = iter(answers)
+        self._clock = 0.0
+        self._now = lambda: self._clock
+        self.lines: list[tuple[str, bool]] = []
+        self.calls: list[dict[str, Any]] = []
+
+    def _execute_module(self, **arguments: Any) -> dict[str, Any]:
+        self.calls.append(arguments)
+        self._clock += arguments.get("module_args", {}).get("wait_timeout", 0)
+        return next(self._answers)
+
+
+TASK_VARS = {"inventory_hostname": "hv1"}
+
+
+def test_a_short_stream_is_one_run() -> None:
+    """A stream that ends within the first slice costs one run of the module, and no line is printed."""
+    action = FakeAction(DONE)
+    assert action.run(task_vars=TASK_VARS) == DONE
+    assert (len(action.calls), action.lines) == (1, [])
+
+
+def test_a_long_stream_is_watched() -> None:
+    """Between two slices a line goes to stderr; the result is that of all slices together."""
+    action = FakeAction(told(disk(10)), told(disk(20, action="joined")), DONE)
+    result = action.run(task_vars=TASK_VARS)
+    assert action.lines == [
+        ("hv1 web01 vda  33%  10.0 of 30.0 GiB", True),
+        ("hv1 web01 vda  66%  20.0 of 30.0 GiB  1.0 GiB/s  0:00:10 left", True),
+    ]
+    assert (result["finished"], result["disks"][0]["action"]) == (True, "started")
+    assert [call["module_args"]["on_timeout"] for call in action.calls] == ["leave"] * 3
+    assert action.calls[1]["module_args"]["disks"] == ["/vms/web01.qcow2"]
+
+
+def test_the_end_of_the_wait_is_the_users() -> None:
+    """The last slice waits for what remains, and does what the user wants at the end."""
+    args = {"monitor": "/run/web01.qmp", "disk": "vda", "wait_timeout": 25, "on_timeout": "stop"}
+    action = FakeAction(*[told(disk(number)) for number in range(3)], args=args)
+    assert action.run()["finished"] is False
+    waits = [(call["module_args"]["wait_timeout"], call["module_args"]["on_timeout"]) for call in action.calls]
+    assert waits == [(10, "leave"), (10, "leave"), (5, "stop")]
+    assert action.lines[0][0].startswith("localhost web01 vda")
+
+
+def test_a_secret_task_prints_nothing() -> None:
+    """`no_log` hides the names of VMs and disks, too."""
+    action = FakeAction(told(disk(10)), DONE, no_log=True)
+    action.run(task_vars=TASK_VARS)
+    assert (len(action.calls), action.lines) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("task", "wraps"),
+    [
+        pytest.param({"async_val": 60}, True, id="async"),
+        pytest.param({"check_mode": True}, 0, id="check"),
+        pytest.param({"args": {"disk": "vda", "wait": False}}, 0, id="no wait"),
+    ],
+)
+def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> None:
+    """Where nothing is watched the module runs once, with the options as they are."""
+    action = FakeAction(told(disk(10)), **task)
+    assert action.run(task_vars=TASK_VARS) == told(disk(10))
+    assert action.calls == [{"task_vars": TASK_VARS, "wrap_async": wraps}]
