@@ -158,8 +158,8 @@ def sanity(session: nox.Session, core: str) -> None:
 @each_core(everyday=EVERYDAY)
 def units(session: nox.Session, core: str) -> None:
     """ansible-test units, on every Python here that this ansible-core supports as controller or target."""
-    need_some(session, "tests/unit", "**/test_*.py")
     session.install(f"ansible-core~={core}.0")
+    need_some(session, "tests/unit", "**/test_*.py")
     ansible_test(session, core, "units", "--venv")
 
 
@@ -167,8 +167,8 @@ def units(session: nox.Session, core: str) -> None:
 @each_core(everyday=[NEWEST])
 def integration(session: nox.Session, core: str) -> None:
     """The targets in tests/integration, against a real QEMU on this machine."""
-    need_some(session, "tests/integration/targets", "*/runme.sh")
     session.install(f"ansible-core~={core}.0", "-r", "requirements.txt", "-r", "tests/integration/requirements.txt")
+    need_some(session, "tests/integration/targets", "*/runme.sh")
     ansible_test(session, core, "integration", "--local", "--allow-root", "--allow-destructive", "--continue-on-error")
 
 
@@ -184,8 +184,8 @@ def need_some(session: nox.Session, folder: str, pattern: str) -> None:
 @nox.session(tags=["everyday"])
 def unit(session: nox.Session) -> None:
     """The unit tests on one Python; without arguments also the gate: every branch is covered."""
-    need_some(session, "tests/unit", "**/test_*.py")
     session.install("ansible-core", "coverage[toml]~=7.17", "pytest~=9.2", "-r", "tests/unit/requirements.txt")
+    need_some(session, "tests/unit", "**/test_*.py")
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env={"PYTHONPATH": str(COLLECTIONS)})
     if not session.posargs:
         session.run("coverage", "report")
@@ -194,8 +194,8 @@ def unit(session: nox.Session) -> None:
 @nox.session(python=f"3.{python_of(NEWEST)}", tags=["everyday"])
 def molecule(session: nox.Session) -> None:
     """Every molecule scenario, or those named: `nox -Re molecule -- -s default`."""
-    need_some(session, "extensions/molecule", "*/molecule.yml")
     session.install(f"ansible-core~={NEWEST}.0", "molecule~=26.10", "-r", "requirements.txt")
+    need_some(session, "extensions/molecule", "*/molecule.yml")
     session.run("molecule", "test", *(session.posargs or ["--all"]))
 
 
@@ -296,24 +296,24 @@ NEEDED = {
 
 
 def built_tarball(session: nox.Session) -> Path:
-    """Build the collection return the tarball."""
+    """Build the collection, look at what is in it, return the tarball."""
     session.run("ansible-galaxy", "collection", "build", "--force", "--output-path", str(BUILD), str(ROOT))
     (version,) = re.findall(r"^version: (\S+)$", (ROOT / "galaxy.yml").read_text(), flags=re.MULTILINE)
-    return BUILD / f"virtops-qmp-{version}.tar.gz"
-
-
-@nox.session(tags=["everyday"])
-def package(session: nox.Session) -> None:
-    """Build the tarball, look into it, install it elsewhere, use it, and let Galaxy's own importer judge it."""
-    session.install("galaxy-importer~=0.4.44", "-r", "requirements.txt")
-    tarball = built_tarball(session)
+    tarball = BUILD / f"virtops-qmp-{version}.tar.gz"
     with tarfile.open(tarball) as archive:
         names = {member.name for member in archive if not member.isdir()}
     if wrong := sorted(name for name in names if not SHIPPED.fullmatch(name)):
         session.error(f"The tarball holds what no user needs: {', '.join(wrong)}")
     if missing := sorted(NEEDED - names):
         session.error(f"The tarball lacks what users need: {', '.join(missing)}")
+    return tarball
 
+
+@nox.session(tags=["everyday"])
+def package(session: nox.Session) -> None:
+    """Build the tarball, install it elsewhere, use it, and let Galaxy's own importer judge it."""
+    session.install("galaxy-importer~=0.4.44", "-r", "requirements.txt")
+    tarball = built_tarball(session)
     elsewhere = Path(session.create_tmp()) / "collections"
     env = {"ANSIBLE_COLLECTIONS_PATH": str(elsewhere)}
     session.run("ansible-galaxy", "collection", "install", "--offline", "--force", str(tarball), env=env)
