@@ -140,3 +140,22 @@ def test_a_disk_without_backing_image_is_done(disk: Disk) -> None:
     result = disk.stream()
     assert (result["changed"], result["finished"], result["disks"][0]["action"]) == (False, True, "none")
     assert (result["disks"][0]["populated"], result["disks"][0]["cursor"]) == (True, 16 * images.MiB)
+
+
+def test_guest_writes_while_the_task_runs(disk: Disk) -> None:
+    """What the guest writes during the stream, before and behind the cursor, is there after the task and a kill."""
+    options = {"monitors": [disk.vm.monitor], "disks": ["vda"], "speed": "1"}
+    waiter = product.Running("block_stream", options)
+    disk.vm.wait_event("JOB_STATUS_CHANGE", status="running")
+    model = bytearray(disk.chain.expected)
+    # In the first chunk, which is copied; inside data of the base that is not; in a hole; at the very end.
+    for number, offset in enumerate((4096, 5 * images.MiB + 512, 11 * images.MiB, 16 * images.MiB - 4096)):
+        disk.vm.guest_write("vda", offset, 4096, 0xA0 + number)
+        model[offset : offset + 4096] = bytes([0xA0 + number]) * 4096
+    (job,) = disk.vm.jobs()
+    disk.vm.command("block-job-set-speed", device=job, speed=0)
+    result = waiter.result()
+    disk.vm.kill()
+    assert (result.failed, result["finished"]) == (False, True), result
+    disk.chain.take_away()
+    assert images.differences(bytes(model), images.content(disk.chain.top)) == []

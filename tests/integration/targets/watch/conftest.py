@@ -1,0 +1,145 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A task that runs beside the test, and the processes that it consists of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lab import Vm, disks, images, product
+from lab.process import kill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LINE = re.compile(r"^localhost (?P<vm>\S+) (?P<disk>\S+)  (?P<words>.+)$")
+
+
+def parents() -> dict[int, int]:
+    """The parent of every process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended just now
+            continue
+        found[int(stat.parent.name)] = int(words[1])
+    return found
+
+
+def eventually(what: str, look: Callable[[], Any], timeout: float = 30) -> Any:
+    """The first true thing that `look` sees."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"within {timeout:g} s: no {what}")
+
+
+class Task:
+    """`ansible -m virtops.qmp.block_stream` in a process of its own; its output goes to two files."""
+
+    def __init__(self, folder: Path, arguments: dict[str, Any], **environ: str) -> None:
+        self._out, self._err = folder / "task.out", folder / "task.err"
+        command = [sys.executable, "-m", "ansible.cli.adhoc", "-i", "localhost,", "-c", "local"]
+        command += ["-e", f"ansible_python_interpreter={product.target_python()}"]
+        command += ["-m", f"{product.NAME}.block_stream", "-a", json.dumps(arguments), "localhost"]
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=product.environment(**environ)
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _descendants(self) -> list[int]:
+        tree = parents()
+        found = [self.pid]
+        for pid in found:
+            found += [child for child, parent in tree.items() if parent == pid]
+        return found[1:]
+
+    def module(self) -> int | None:
+        """The pid of the Python that runs the module now."""
+        for pid in self._descendants():
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            except OSError:
+                continue
+            if "python" in words[0] and any("AnsiballZ_block_stream" in word for word in words[1:3]):
+                return pid
+        return None
+
+    def worker(self) -> int:
+        """The pid of the controller's process for this host."""
+        return next(pid for pid, parent in parents().items() if parent == self.pid)
+
+    def signal(self, pid: int, number: int) -> None:
+        """Signal one process of this task."""
+        assert pid in self._descendants()
+        os.kill(pid, number)
+
+    def kill_controller(self) -> None:
+        """SIGKILL for the process that somebody started, and for no other."""
+        self._process.kill()
+        self._process.wait()
+
+    def kill_module(self) -> None:
+        """SIGKILL for the module, whichever slice it is in."""
+        kill(eventually("module", self.module))
+
+    @property
+    def lines(self) -> list[re.Match[str]]:
+        """The lines about streams so far, on stderr."""
+        return [match for match in map(LINE.match, self._err.read_text().splitlines()) if match]
+
+    def end(self, timeout: float = 120) -> tuple[str, product.Result]:
+        """Wait for the end: Ansible's word (CHANGED, FAILED!) and the result."""
+        self._process.wait(timeout)
+        text = self._out.read_text()
+        match = re.fullmatch(r"localhost \| (\S+) => (\{.*\})\s*", text, flags=re.DOTALL)
+        assert match, f"stdout is not the result alone:\n{text}\n{self._err.read_text()}"
+        return match[1], product.Result(json.loads(match[2]))
+
+    def stop(self) -> None:
+        """Leave nothing behind."""
+        for pid in [*self._descendants(), self.pid]:
+            kill(pid)
+        self._process.wait()
+
+
+@pytest.fixture
+def watch(folder: Path) -> Iterator[Callable[..., Task]]:
+    """Start tasks that end with the test."""
+    tasks: list[Task] = []
+
+    def start(vm: Vm, **arguments: Any) -> Task:
+        environ = arguments.pop("environ", {})
+        tasks.append(Task(folder, {"monitors": [vm.monitor], "disks": ["*"], "progress": 1, **arguments}, **environ))
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.stop()
+
+
+@pytest.fixture
+def chain(folder: Path) -> images.Chain:
+    return images.chain(folder, layers=2)
+
+
+@pytest.fixture
+def vm(chain: images.Chain, boot: Callable[..., Vm]) -> Vm:
+    return boot(*disks.drive(chain.top, id="drive0", qdev="vda"), name="web01")
