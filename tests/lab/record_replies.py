@@ -169,6 +169,13 @@ def running(stage: Stage) -> Vm:
     return vm
 
 
+def running_under_filters(stage: Stage) -> Vm:
+    """A stream that runs under two filters: QEMU puts a filter of its own between them and the image."""
+    vm = filters(stage)
+    vm.command("block-stream", job_id="job0", device="node-a", **SLOWLY)
+    return vm
+
+
 def paused(stage: Stage) -> Vm:
     """A stream that somebody paused."""
     vm = running(stage)
@@ -246,6 +253,7 @@ SCENES: tuple[Callable[[Stage], Vm], ...] = (
     relative_names,
     shared_base,
     running,
+    running_under_filters,
     paused,
     held,
     pending,

@@ -50,6 +50,8 @@ class FakeAction(ActionModule):
         self._answers = iter(answers)
         self._clock = 0.0
         self._now = lambda: self._clock
+        self._parent = lambda: self.controller
+        self.controller = 7
         self.lines: list[tuple[str, bool]] = []
         self.calls: list[dict[str, Any]] = []
 
@@ -112,3 +114,16 @@ def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> Non
     action = FakeAction(told(disk(10)), **task)
     assert action.run(task_vars=TASK_VARS) == told(disk(10))
     assert action.calls == [{"task_vars": TASK_VARS, "wrap_async": wraps}]
+
+
+def test_an_orphan_watches_no_further() -> None:
+    """A worker whose controller was killed leaves the monitor to the next run, and the job to QEMU."""
+
+    class Orphaned(FakeAction):
+        def _execute_module(self, **arguments: Any) -> dict[str, Any]:
+            self.controller = 1
+            return super()._execute_module(**arguments)
+
+    action = Orphaned(told(disk(10)))
+    assert action.run()["finished"] is False
+    assert (len(action.calls), action.lines) == (1, [])

@@ -293,7 +293,7 @@ USERS = {"mid-file": ("node mid",), "base": ("node mid",), "base-file": ("node b
     ],
 )
 def test_releasable(left: list[Image], graph: Graph, delete: list[str], kept: list[str]) -> None:
-    """Named nodes that nothing else uses can be deleted, users before what they use; the rest is named with its users."""
+    """Named nodes that nothing else uses can be deleted, users first; the rest is named with its users."""
     assert releasable(left, graph) == (delete, kept)
 
 

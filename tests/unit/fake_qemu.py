@@ -1,0 +1,583 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A QEMU and its host at the seams of `_observe`: it streams in virtual time, and refuses what QEMU 7.2 refuses.
+
+It knows what a crash would cost: clusters that a stream copied are only in memory until somebody flushes the image, and
+so is a header whose backing link was removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.virtops.qmp.plugins.module_utils._disk import Room
+from ansible_collections.virtops.qmp.plugins.module_utils._errors import (
+    CommandRefused,
+    MonitorLost,
+    MonitorMissing,
+    MonitorSilent,
+    QmpError,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._release import FileId, Traces
+
+MIB = 1024 * 1024
+SIZE = 64 * MIB
+# A stream without a limit copies SIZE in 6.4 s, a tenth of a second at a time.
+TICK = 0.1
+CHUNK = MIB
+NO_SPACE = "No space left on device"
+IO_ERROR = "Input/output error"
+
+
+class Node:
+    """A block node."""
+
+    def __init__(self, name: str, driver: str, filename: str, **children: str):
+        self.name, self.driver, self.filename, self.children = name, driver, filename, children
+
+
+class FakeJob:
+    """A block job; `nodes` is what it holds, the one that it writes to first."""
+
+    def __init__(self, arguments: Mapping[str, Any], nodes: Sequence[str], *, type: str = "stream"):
+        self.id, self.type = arguments["job-id"], type
+        self.nodes, self.filter = list(nodes), f"#filter-{arguments['job-id']}"
+        self.base: str | None = arguments.get("base-node")
+        self.speed: int = arguments.get("speed", 0)
+        self.on_error: str = arguments.get("on-error", "report")
+        self.auto_finalize: bool = arguments.get("auto-finalize", True)
+        self.auto_dismiss: bool = arguments.get("auto-dismiss", True)
+        self.status, self.offset, self.len = "running", 0, SIZE
+        self.paused, self.io_status = False, "ok"
+        self.error: str | None = None
+
+    @property
+    def top(self) -> str:
+        return self.nodes[0]
+
+    @property
+    def streams(self) -> bool:
+        return self.status == "running" and not self.paused
+
+    def reply(self) -> dict[str, Any]:
+        own = {"error": self.error} if self.error else {}
+        return {
+            "device": self.id,
+            "type": self.type,
+            "status": self.status,
+            "offset": self.offset,
+            "len": self.len,
+            "speed": self.speed,
+            "paused": self.paused,
+            "io-status": self.io_status,
+            "auto-finalize": self.auto_finalize,
+            "auto-dismiss": self.auto_dismiss,
+            "busy": self.streams,
+            "ready": False,
+            **own,
+        }
+
+
+class FakeQemu:
+    """One VM. `log` holds its commands, `harm` what a client did that could cost data."""
+
+    def __init__(self, name: str = "vm0", pid: int = 100, uuid: str = "00000000-0000-0000-0000-000000000000"):
+        self.name, self.pid, self.uuid = name, pid, uuid
+        self.address = f"/vms/{name}.qmp"
+        self.status = "running"
+        self.nodes: dict[str, Node] = {}
+        self.disks: list[dict[str, Any]] = []
+        self.jobs: dict[str, FakeJob] = {}
+        self.log: list[tuple[str, dict[str, Any]]] = []
+        self.harm: list[str] = []
+        self.only_in_memory: dict[str, str] = {}
+        self.faults: dict[str, tuple[int, str]] = {}
+        self.before: dict[str, list[Callable[[], object]]] = {}
+        self.refuses: dict[str, str] = {}
+        self.losing: tuple[int, bool] | None = None
+        self.alive = True
+        self.deaf = False
+        self.listeners: list[FakeEvents] = []
+        self.on_change: Callable[[], None] = lambda: None
+
+    # Building
+
+    def add(self, qdev: str, *files: str, named: bool = False, read_only: bool = False, device: str = "") -> str:
+        """A disk over these files of /vms, the top first; returns its top node."""
+        below: str | None = None
+        for depth, file in reversed(list(enumerate(files))):
+            stem = file.split(".")[0]
+            name = stem if named or depth == 0 else f"#{stem}"
+            if name not in self.nodes:
+                protocol = f"{name}-file" if named or depth == 0 else f"#{stem}-file"
+                self.nodes[protocol] = Node(protocol, "file", f"/vms/{file}")
+                backing = {"backing": below} if below else {}
+                self.nodes[name] = Node(name, "qcow2", f"/vms/{file}", file=protocol, **backing)
+            below = name
+        path = f"/machine/peripheral/{qdev}/virtio-backend"
+        self.disks.append({"device": device, "qdev": path, "root": below, "ro": read_only})
+        return below or ""
+
+    def remove(self, qdev: str) -> None:
+        self.disks = [disk for disk in self.disks if qdev not in disk["qdev"]]
+
+    def put_filter(self, qdev: str, driver: str) -> None:
+        """Put a filter node on top of a disk."""
+        disk = self._disk(qdev)
+        name = f"{driver}-{qdev}"
+        self.nodes[name] = Node(name, driver, "json:{}", file=disk["root"])
+        disk["root"] = name
+
+    def _disk(self, qdev: str) -> dict[str, Any]:
+        return next(disk for disk in self.disks if qdev in disk["qdev"])
+
+    def stream(self, device: str, job_id: str = "theirs", **options: Any) -> FakeJob:
+        """A stream that somebody else starts, with QEMU's defaults."""
+        words = {key.replace("_", "-"): value for key, value in options.items()}
+        self._block_stream({"job-id": job_id, "device": device, **words})
+        return self.jobs[job_id]
+
+    def other_job(self, node: str, type: str = "mirror") -> FakeJob:
+        self.jobs["theirs"] = job = FakeJob({"job-id": "theirs"}, [node], type=type)
+        return job
+
+    # What the world shows
+
+    @property
+    def commands(self) -> list[str]:
+        return [command for command, _arguments in self.log]
+
+    @property
+    def acts(self) -> list[str]:
+        """The commands that do something."""
+        return [command for command in self.commands if not command.startswith(("query-", "x-debug-"))]
+
+    def chain(self, qdev: str = "vda") -> list[str]:
+        node: str | None = self._disk(qdev)["root"]
+        names = []
+        while node is not None:
+            each = self.nodes[node]
+            names += [posixpath.basename(each.filename)] if each.driver == "qcow2" else []
+            node = each.children.get("backing" if each.driver == "qcow2" else "file")
+        return names
+
+    def act_before(self, command: str, act: Callable[[], object]) -> None:
+        """Let something happen just before the next such command is executed."""
+        self.before.setdefault(command, []).append(act)
+
+    def lose_at(self, number: int, *, executed: bool) -> None:
+        """Break the connection at the so-many-th command from now, before or after it takes effect."""
+        self.losing = (len(self.log) + number, executed)
+
+    def die(self) -> None:
+        self.alive = False
+        self.tell_all(None)
+
+    # Commands
+
+    def serve(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        if not self.alive:
+            raise MonitorLost(f"the connection ended at {command}")
+        for act in self.before.pop(command, []):
+            act()
+        self.log.append((command, dict(arguments)))
+        is_last = self.losing is not None and len(self.log) == self.losing[0]
+        if is_last and self.losing is not None and not self.losing[1]:
+            self.die()
+            raise MonitorLost(f"the connection ended at {command}")
+        if command in self.refuses:
+            raise CommandRefused(command, self.refuses[command])
+        handler = getattr(self, "_" + command.replace("-", "_"), None)
+        if handler is None:
+            raise CommandRefused(command, f"The command {command} has not been found")
+        reply = handler(arguments)
+        if is_last:
+            self.die()
+            raise MonitorLost(f"the connection ended at {command}")
+        return {} if reply is None else reply
+
+    def _query_name(self, arguments: Any) -> Any:
+        return {"name": self.name}
+
+    def _query_uuid(self, arguments: Any) -> Any:
+        return {"UUID": self.uuid}
+
+    def _query_version(self, arguments: Any) -> Any:
+        return {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
+
+    def _query_chardev(self, arguments: Any) -> Any:
+        return [{"label": "compat_monitor0", "filename": f"unix:{self.address}", "frontend-open": True}]
+
+    def _query_status(self, arguments: Any) -> Any:
+        return {"status": self.status, "running": self.status == "running", "singlestep": False}
+
+    def _query_block(self, arguments: Any) -> Any:
+        return [self._block(disk) for disk in self.disks]
+
+    def _block(self, disk: Mapping[str, Any]) -> dict[str, Any]:
+        entry = {"device": disk["device"], "qdev": disk["qdev"], "type": "unknown", "removable": False, "locked": False}
+        if disk["root"] is None:
+            return entry
+        root = self.nodes[disk["root"]]
+        medium = {"node-name": root.name, "drv": root.driver, "ro": disk["ro"], "file": root.filename}
+        return {**entry, "inserted": {**medium, "image": self._image(root.name)}}
+
+    def _image(self, name: str) -> dict[str, Any]:
+        node = self.nodes[name]
+        values: dict[str, Any] = {"filename": node.filename, "format": node.driver, "virtual-size": SIZE}
+        values["actual-size"] = 10 * MIB
+        below = node.children.get("backing" if node.driver == "qcow2" else "file")
+        return {**values, "backing-image": self._image(below)} if below else values
+
+    def _query_block_jobs(self, arguments: Any) -> Any:
+        return [job.reply() for job in self.jobs.values()]
+
+    def _x_debug_query_block_graph(self, arguments: Any) -> Any:
+        # A stream has a filter of its own between the image and all that uses it.
+        streams = [job for job in self.jobs.values() if job.type == "stream" and job.status != "concluded"]
+        filters = {job.top: job.filter for job in streams}
+        graph = _Graph([*self.nodes, *(job.filter for job in self.jobs.values())])
+        for node in self.nodes.values():
+            for role, child in node.children.items():
+                graph.edge(node.name, role, filters.get(child, child))
+        for job in streams:
+            graph.edge(job.filter, "file", job.top)
+        for job in self.jobs.values():
+            graph.member(job.id, "block-job")
+            graph.edge(job.id, "main node", job.filter)
+            for place, name in enumerate(job.nodes):
+                graph.edge(job.id, "intermediate node" if place else "active node", name)
+        for disk in self.disks:
+            device = graph.member(disk["device"] or disk["qdev"], "block-backend")
+            if disk["root"] is not None:
+                graph.edge(device, "root", filters.get(disk["root"], disk["root"]))
+        return {"nodes": graph.nodes, "edges": graph.edges}
+
+    def _block_stream(self, arguments: Mapping[str, Any]) -> None:
+        known = {"job-id", "device", "base-node", "speed", "on-error", "auto-finalize", "auto-dismiss"}
+        for word in arguments:
+            self._refuse_unless(word in known, f"Parameter '{word}' is unexpected")
+        device, job_id = arguments["device"], arguments["job-id"]
+        self._refuse_unless(
+            device in self.nodes, f"Cannot find device='{device}' nor node-name='{device}'", "block-stream"
+        )
+        self._refuse_unless(bool(re.match(r"[A-Za-z][\w.-]*$", job_id)), f"Invalid job ID '{job_id}'")
+        self._refuse_unless(self.nodes[device].driver == "qcow2", f"Permission conflict on node '{device}'")
+        held = [device, *self._between(device, arguments.get("base-node"))]
+        for job in self.jobs.values():
+            busy = next((name for name in held if name in job.nodes), None)
+            self._refuse_unless(busy is None, f"Node '{busy}' is busy: block device is in use by block job: {job.type}")
+        self._refuse_unless(job_id not in self.jobs, f"Job ID '{job_id}' already in use")
+        self.jobs[job_id] = job = FakeJob(arguments, held)
+        job.len = SIZE if len(held) > 1 else 0
+        self._change(job, "running")
+        asyncio.get_running_loop().call_later(TICK, self._tick, job)
+
+    def _between(self, top: str, base: str | None) -> Iterator[str]:
+        node = self.nodes[top].children.get("backing")
+        while node is not None and node != base:
+            yield node
+            node = self.nodes[node].children.get("backing")
+        self._refuse_unless(node == base, f"Node '{base}' is not a backing image of '{top}'")
+
+    def _refuse_unless(self, good: bool, reason: str, command: str = "block-stream") -> None:
+        if not good:
+            raise CommandRefused(command, reason)
+
+    def _job(self, arguments: Mapping[str, Any], command: str, *able: str) -> FakeJob:
+        job = self.jobs.get(arguments["id"])
+        if job is None:
+            raise CommandRefused(command, "Job not found")
+        verb = command.split("-")[1]
+        self._refuse_unless(
+            job.status in able, f"Job '{job.id}' in state '{job.status}' cannot accept command verb '{verb}'", command
+        )
+        return job
+
+    def _job_pause(self, arguments: Any) -> None:
+        job = self._job(arguments, "job-pause", "created", "running", "paused")
+        self._refuse_unless(not job.paused, "Job is already paused", "job-pause")
+        job.paused = True
+        self._change(job, "paused")
+
+    def _job_resume(self, arguments: Any) -> None:
+        job = self._job(arguments, "job-resume", "created", "running", "paused")
+        self._refuse_unless(job.paused, "Can't resume a job that was not paused", "job-resume")
+        job.paused, job.io_status = False, "ok"
+        self._change(job, "running")
+
+    def _block_job_set_speed(self, arguments: Any) -> None:
+        job = self.jobs.get(arguments["device"])
+        self._refuse_unless(job is not None, f"Block job '{arguments['device']}' not found", "block-job-set-speed")
+        assert job is not None
+        job.speed = arguments["speed"]
+
+    def _job_finalize(self, arguments: Any) -> None:
+        job = self._job(arguments, "job-finalize", "pending")
+        if job.top in self.only_in_memory:
+            self.harm.append(f"{job.id} was finalized, and what it copied was only in memory")
+        self._finish(job)
+
+    def _job_cancel(self, arguments: Any) -> None:
+        job = self._job(arguments, "job-cancel", "created", "running", "paused", "pending")
+        job.error = "Operation canceled"
+        self._conclude(job, "BLOCK_JOB_CANCELLED")
+
+    def _job_dismiss(self, arguments: Any) -> None:
+        self._forget(self._job(arguments, "job-dismiss", "concluded"))
+
+    def _human_monitor_command(self, arguments: Any) -> str:
+        words = arguments["command-line"].split()
+        if words[0] != "qemu-io" or words[2:] != ["flush"]:
+            return f"unknown command: '{words[0]}'\r\n"
+        tops = {job.filter: job.top for job in self.jobs.values()}
+        node = tops.get(words[1], words[1])
+        if node not in self.nodes:
+            return f"Error: Cannot find device='' nor node-name='{node}'\r\n"
+        self.only_in_memory.pop(node, None)
+        return ""
+
+    def _blockdev_del(self, arguments: Any) -> None:
+        name = arguments["node-name"]
+        self._refuse_unless(name in self.nodes, f"Failed to find node with node-name='{name}'", "blockdev-del")
+        for node in self.nodes.values():
+            for role, child in node.children.items():
+                words = f"Node {name} is in use: node is used as {role} of '{node.name}'"
+                self._refuse_unless(child != name, words, "blockdev-del")
+        del self.nodes[name]
+
+    # Jobs in time
+
+    def _tick(self, job: FakeJob) -> None:
+        if self.jobs.get(job.id) is not job or job.status not in ("running", "paused") or not self.alive:
+            return
+        asyncio.get_running_loop().call_later(TICK, self._tick, job)
+        if job.paused or job.type != "stream":
+            return
+        where, reason = self.faults.get(job.top, (SIZE + 1, ""))
+        if job.len:
+            self.only_in_memory[job.top] = "copied clusters"
+        job.offset = min(job.offset + (int(job.speed * TICK) if job.speed else CHUNK), job.len)
+        if job.offset >= where and self._fails(job, where, reason):
+            return
+        if job.offset == job.len:
+            self._end(job)
+
+    def _fails(self, job: FakeJob, where: int, reason: str) -> bool:
+        """An I/O error; whether it is the end of the job, or holds it."""
+        holds = job.on_error == "stop" or (job.on_error == "enospc" and reason == NO_SPACE)
+        action = "stop" if holds else "ignore" if job.on_error == "ignore" else "report"
+        self._tell(job, "BLOCK_JOB_ERROR", device=job.id, operation="read", action=action)
+        if action != "ignore":
+            job.offset = where
+        if holds:
+            job.paused, job.io_status = True, "nospace" if reason == NO_SPACE else "failed"
+            self._change(job, "paused")
+            return True
+        job.error = reason
+        if action == "ignore" and job.offset < job.len:
+            return False
+        self._conclude(job, "BLOCK_JOB_COMPLETED", error=reason)
+        return True
+
+    def _end(self, job: FakeJob) -> None:
+        self._change(job, "waiting")
+        self._change(job, "pending")
+        if job.auto_finalize:
+            self._finish(job)
+        else:
+            self._tell(job, "BLOCK_JOB_PENDING", type=job.type, id=job.id)
+
+    def _finish(self, job: FakeJob) -> None:
+        """Remove the backing link."""
+        children = self.nodes[job.top].children
+        children.pop("backing", None)
+        if job.base is not None:
+            children["backing"] = job.base
+        if job.len:
+            self.only_in_memory.setdefault(job.top, "the header")
+        self._conclude(job, "BLOCK_JOB_COMPLETED")
+
+    def _conclude(self, job: FakeJob, event: str, **error: str) -> None:
+        job.paused = False
+        self._tell(job, event, device=job.id, type=job.type, len=job.len, offset=job.offset, speed=job.speed, **error)
+        self._change(job, "concluded")
+        if job.auto_dismiss:
+            self._forget(job)
+
+    def _forget(self, job: FakeJob) -> None:
+        """What nobody named and nobody uses any more goes with the job."""
+        del self.jobs[job.id]
+        for name in job.nodes[1:]:
+            users = [node for node in self.nodes.values() if name in node.children.values()]
+            if name.startswith("#") and not users:
+                del self.nodes[self.nodes.pop(name).children["file"]]
+        self._change(job, "null")
+
+    def _change(self, job: FakeJob, status: str) -> None:
+        job.status = status
+        self._tell(job, "JOB_STATUS_CHANGE", id=job.id, status=status)
+        self.on_change()
+
+    def _tell(self, job: FakeJob, event: str, **details: Any) -> None:
+        if not self.deaf:
+            self.tell_all({"event": event, "data": details})
+
+    def tell_all(self, event: dict[str, Any] | None) -> None:
+        """Send an event to everybody who listens; None tells of the end of the connection."""
+        for listener in self.listeners:
+            listener.hear(event)
+
+
+class _Graph:
+    """A reply of `x-debug-query-block-graph` in the making."""
+
+    def __init__(self, drivers: Sequence[str]):
+        self.nodes: list[dict[str, Any]] = []
+        self.edges: list[dict[str, Any]] = []
+        for name in drivers:
+            self.member(name, "block-driver")
+
+    def member(self, name: str, kind: str) -> str:
+        self.nodes.append({"id": len(self.nodes) + 1, "name": name, "type": kind})
+        return name
+
+    def edge(self, parent: str, role: str, child: str) -> None:
+        ids = {node["name"]: node["id"] for node in self.nodes}
+        ends = {"parent": ids[parent], "child": ids[child]}
+        self.edges.append({**ends, "name": role, "perm": [], "shared-perm": []})
+
+
+class FakeEvents:
+    """The events of one job, as `_observe.Events`."""
+
+    KINDS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
+
+    def __init__(self, qemu: FakeQemu, job_id: str):
+        self._qemu, self._job_id = qemu, job_id
+        self._unread: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def hear(self, event: dict[str, Any] | None) -> None:
+        if event is None or (
+            event["event"] in self.KINDS and self._job_id in (event["data"].get("id"), event["data"].get("device"))
+        ):
+            self._unread.put_nowait(event)
+
+    async def next(self, timeout: float) -> Mapping[str, Any] | None:
+        if self._unread.empty() and not self._qemu.alive:
+            raise MonitorLost("the connection ended")
+        try:
+            event = (
+                self._unread.get_nowait()
+                if timeout <= 0 or not self._unread.empty()
+                else await asyncio.wait_for(self._unread.get(), timeout)
+            )
+        except (asyncio.TimeoutError, asyncio.QueueEmpty):
+            return None
+        if event is None:
+            raise MonitorLost("the connection ended")
+        return event
+
+
+class FakeMonitor:
+    """An open connection, as `_observe.Monitor`."""
+
+    def __init__(self, qemu: FakeQemu):
+        self._qemu = qemu
+        self.address = qemu.address
+        self.pid: int | None = qemu.pid
+        self.is_open = True
+
+    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        assert self.is_open, f"{command} was sent to a monitor that is closed"
+        await asyncio.sleep(0)
+        return self._qemu.serve(command, arguments or {})
+
+    @contextlib.contextmanager
+    def listen(self, job_id: str) -> Iterator[FakeEvents]:
+        events = FakeEvents(self._qemu, job_id)
+        self._qemu.listeners.append(events)
+        try:
+            yield events
+        finally:
+            self._qemu.listeners.remove(events)
+
+
+class FakeHost:
+    """The hypervisor of some VMs, as `_observe.Host`, and the way to their monitors, as `_observe.OpenMonitor`."""
+
+    def __init__(self, *qemus: FakeQemu):
+        self.qemus = {qemu.address: qemu for qemu in qemus}
+        self.globs: dict[str, list[str]] = {}
+        self.unopenable: dict[str, QmpError] = {}
+        self.free = 1000 * MIB
+        self.open: list[str] = []
+        self.most_open = 0
+        self.opened: list[str] = []
+        self.most_streams = 0
+        for qemu in qemus:
+            qemu.on_change = self._count
+
+    def begin_to_count(self) -> None:
+        """Forget what was opened so far; what runs counts."""
+        self.opened.clear()
+        self.most_open = self.most_streams = 0
+        self._count()
+
+    def _count(self) -> None:
+        now = sum(job.streams for qemu in self.qemus.values() for job in qemu.jobs.values())
+        self.most_streams = max(self.most_streams, now)
+
+    @contextlib.asynccontextmanager
+    async def open_monitor(self, address: str) -> AsyncIterator[FakeMonitor]:
+        """One client at a time."""
+        await asyncio.sleep(0)
+        if address in self.unopenable:
+            raise self.unopenable[address]
+        if address not in self.qemus or not self.qemus[address].alive:
+            raise MonitorMissing("nobody is there")
+        if address in self.open:
+            raise MonitorSilent("no greeting")
+        self.opened.append(address)
+        self.open.append(address)
+        self.most_open = max(self.most_open, len(self.open))
+        monitor = FakeMonitor(self.qemus[address])
+        try:
+            yield monitor
+        finally:
+            monitor.is_open = False
+            self.open.remove(address)
+
+    def expand(self, pattern: str) -> Sequence[str] | None:
+        return self.globs.get(pattern, [] if "*" in pattern else None)
+
+    def working_directory(self, pid: int | None) -> str | None:
+        return "/vms"
+
+    def real_path(self, path: str, directory: str | None) -> str | None:
+        return posixpath.normpath(posixpath.join(directory or "/", path))
+
+    def room(self, file: str) -> Room | None:
+        return Room(1, self.free)
+
+    def who_serves(self, address: str) -> str:
+        return f"pid 100 owns {address}"
+
+    def file_id(self, file: str) -> FileId | None:
+        return FileId(1, sum(file.encode()))
+
+    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
+        return {file: Traces(True, "ext4", self._holders(file)) for file in files}
+
+    def _holders(self, file: str) -> dict[int, str]:
+        return {
+            qemu.pid: "qemu"
+            for qemu in self.qemus.values()
+            if any(node.driver == "file" and node.filename == file for node in qemu.nodes.values())
+        }
