@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,32 +121,26 @@ def guest_at_work(vm: Vm, models: dict[str, Model]) -> Iterator[list[str]]:
     disk that is done, so that none of these flushes makes the copied data durable in the product's stead.
     """
     written: list[str] = []
-    errors: list[BaseException] = []
     over = threading.Event()
 
     def write_on() -> None:
-        try:
-            while not over.wait(0.02):
-                for disk in DISKS:
-                    is_copied = any(job["status"] == "pending" and disk in name for name, job in vm.jobs().items())
-                    if vm.inserted(disk)["backing_file_depth"] and not is_copied:
-                        offset, pattern = random.randrange(0, SIZE, BLOCK), random.randrange(1, 256)
-                        vm.guest_write(disk, offset, BLOCK, pattern)
-                        vm.hmp(f"qemu-io -d {vm.disk(disk)['qdev']} flush")
-                        models[disk][offset] = digest(bytes([pattern]) * BLOCK)
-                        written.append(disk)
-        except BaseException as error:  # noqa: BLE001: it is raised below, where somebody sees it
-            errors.append(error)
+        while not over.wait(0.02):
+            for disk in DISKS:
+                is_copied = any(job["status"] == "pending" and disk in name for name, job in vm.jobs().items())
+                if vm.inserted(disk)["backing_file_depth"] and not is_copied:
+                    offset, pattern = random.randrange(0, SIZE, BLOCK), random.randrange(1, 256)
+                    vm.guest_write(disk, offset, BLOCK, pattern)
+                    vm.hmp(f"qemu-io -d {vm.disk(disk)['qdev']} flush")
+                    models[disk][offset] = digest(bytes([pattern]) * BLOCK)
+                    written.append(disk)
 
-    writer = threading.Thread(target=write_on)
-    writer.start()
-    try:
-        yield written
-    finally:
-        over.set()
-        writer.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_on)
+        try:
+            yield written
+        finally:
+            over.set()
+        writing.result()  # raises what went wrong in it
 
 
 # -- The parts of the story --------------------------------------------------------------------------------------------
@@ -213,9 +208,8 @@ def play(folder: Path) -> None:
                 populate(folder)
             counts = {disk: written.count(disk) for disk in DISKS}
             must(all(counts.values()), "the disks were populated before anything could be written to them")
-            say(
-                f"Meanwhile {len(written)} blocks of 64 KiB were written: {counts['vda']} to vda, {counts['vdb']} to vdb."
-            )
+            each = " and ".join(f"{counts[disk]} to {disk}" for disk in DISKS)
+            say(f"    Meanwhile {len(written)} blocks of 64 KiB were written to the disks, {each}.")
 
             heading("4. The disks stand on their own")
             show_disks(vm)
