@@ -272,7 +272,7 @@ def changelog(session: nox.Session) -> None:
 @nox.session(tags=["everyday"])
 def licences(session: nox.Session) -> None:
     """Every file says whose it is and under which licence."""
-    session.install("reuse~=6.2")
+    session.install("reuse[charset-normalizer]~=6.2")
     session.run("reuse", "lint")
 
 

@@ -9,6 +9,7 @@ session, and the sessions that are not part of the everyday run: nothing is left
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> tuple[int, Counter[str]]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env={**os.environ, "NO_COLOR": "1"},
         text=True,
         errors="backslashreplace",
     ) as nox:
