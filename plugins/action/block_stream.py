@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ class ActionModule(ActionBase):
 
     _supports_async = True
     _now = staticmethod(time.monotonic)
+    _parent = staticmethod(os.getppid)
 
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -31,7 +33,7 @@ class ActionModule(ActionBase):
         return self._watch(watch, task_vars or {})
 
     def _watch(self, watch: Watch, task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        began = self._now()
+        began, controller = self._now(), self._parent()
         progress = Progress(task_vars.get("inventory_hostname", "localhost"))
         so_far: dict[str, Any] | None = None
         watched: list[Mapping[str, Any]] | None = None
@@ -41,7 +43,8 @@ class ActionModule(ActionBase):
             told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part, watch)
             so_far = told if so_far is None else merge(so_far, told)
             watched = still_watched(told)
-            if part.is_last or not watched:
+            # A worker outlives a controller that is killed; the monitor belongs to the next run then.
+            if part.is_last or not watched or self._parent() != controller:
                 return as_asked(so_far, watch)
             if not self._task.no_log:
                 for line in progress.lines(told["disks"], watched, self._now()):

@@ -24,6 +24,12 @@ from ..module_utils._plan import weightier
 _SHARE = 10
 _LONGEST_SECONDS = 300
 
+# What a slice does to a stream that ran when the slice before ended, against what somebody else did meanwhile.
+_CONTRADICTIONS = {
+    "started": "its stream was gone when the task looked again: it failed, or was cancelled. It was started anew",
+    "resumed": "its stream was held when the task looked again. It was resumed",
+}
+
 Result = dict[str, Any]
 Disk = Mapping[str, Any]
 
@@ -120,11 +126,8 @@ def settle(told: Result, watched: Sequence[Disk] | None, part: Slice, watch: Wat
             error = f"{label}: somebody paused its stream during the task. Run the task again to resume it"
             disk["error"] = error
             settled |= {"failed": True, "msg": f"{settled['msg']}\n{error}" if "msg" in settled else error}
-        if disk["action"] == "started" and key_of(disk) in ran:
-            settled["warnings"].append(
-                f"{label}: its stream was gone when the task looked again: it failed, or somebody cancelled it. "
-                "It was started anew"
-            )
+        if disk["action"] in _CONTRADICTIONS and key_of(disk) in ran:
+            settled["warnings"].append(f"{label}: {_CONTRADICTIONS[disk['action']]}")
     return settled
 
 

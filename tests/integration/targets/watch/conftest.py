@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -36,6 +35,14 @@ def parents() -> dict[int, int]:
     return found
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def eventually(what: str, look: Callable[[], Any], timeout: float = 30) -> Any:
     """The first true thing that `look` sees."""
     deadline = time.monotonic() + timeout
@@ -52,6 +59,7 @@ class Task:
 
     def __init__(self, folder: Path, arguments: dict[str, Any], **environ: str) -> None:
         self._out, self._err = folder / "task.out", folder / "task.err"
+        self._orphans: list[int] = []
         command = [sys.executable, "-m", "ansible.cli.adhoc", "-i", "localhost,", "-c", "local"]
         command += ["-e", f"ansible_python_interpreter={product.target_python()}"]
         command += ["-m", f"{product.NAME}.block_stream", "-a", json.dumps(arguments), "localhost"]
@@ -86,38 +94,52 @@ class Task:
         """The pid of the controller's process for this host."""
         return next(pid for pid, parent in parents().items() if parent == self.pid)
 
-    def signal(self, pid: int, number: int) -> None:
-        """Signal one process of this task."""
-        assert pid in self._descendants()
-        os.kill(pid, number)
-
     def kill_controller(self) -> None:
         """SIGKILL for the process that somebody started, and for no other."""
+        self._orphans = self._descendants()
         self._process.kill()
         self._process.wait()
 
     def kill_module(self) -> None:
-        """SIGKILL for the module, whichever slice it is in."""
-        kill(eventually("module", self.module))
+        """SIGKILL for the module, or for that of the next slice if this one has just ended by itself."""
+        while self._process.poll() is None:
+            pid = self.module()
+            if pid is None:
+                time.sleep(0.01)
+            else:
+                kill(pid)
 
     @property
     def lines(self) -> list[re.Match[str]]:
         """The lines about streams so far, on stderr."""
-        return [match for match in map(LINE.match, self._err.read_text().splitlines()) if match]
+        return [match for match in map(LINE.match, self.stderr.splitlines()) if match]
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    def wait(self, timeout: float = 120) -> None:
+        """Wait for the end."""
+        self._process.wait(timeout)
 
     def end(self, timeout: float = 120) -> tuple[str, product.Result]:
-        """Wait for the end: Ansible's word (CHANGED, FAILED!) and the result."""
-        self._process.wait(timeout)
-        text = self._out.read_text()
-        match = re.fullmatch(r"localhost \| (\S+) => (\{.*\})\s*", text, flags=re.DOTALL)
-        assert match, f"stdout is not the result alone:\n{text}\n{self._err.read_text()}"
+        """Wait for the end: Ansible's word (CHANGED, FAILED!) and the result, with which stdout ends."""
+        self.wait(timeout)
+        text = self.stdout
+        match = re.search(r"^localhost \| (\S+) => (\{.*\})\s*\Z", text, flags=re.DOTALL | re.MULTILINE)
+        assert match, f"stdout does not end with the result:\n{text}\n{self.stderr}"
         return match[1], product.Result(json.loads(match[2]))
 
     def stop(self) -> None:
-        """Leave nothing behind."""
-        for pid in [*self._descendants(), self.pid]:
+        """Leave nothing behind. What a killed controller left ends by itself."""
+        for pid in [*self._descendants(), self.pid] if self._process.poll() is None else []:
             kill(pid)
         self._process.wait()
+        eventually("end of the orphans", lambda: not any(is_alive(pid) for pid in self._orphans))
 
 
 @pytest.fixture

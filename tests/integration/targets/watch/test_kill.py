@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from typing import TYPE_CHECKING
@@ -20,22 +21,47 @@ if TYPE_CHECKING:
 
 def kill_in_the_middle(task: Task, vm: Vm, victim: str, cursor: int) -> None:
     """Kill once the stream has come so far."""
-    eventually(f"cursor at {cursor}", lambda: next(iter(vm.jobs().values()))["offset"] >= cursor)
-    task.kill_module() if victim == "module" else task.kill_controller()
+    eventually(f"cursor at {cursor}", lambda: any(job["offset"] >= cursor for job in vm.jobs().values()))
+    if victim == "module":
+        task.kill_module()
+    else:
+        task.kill_controller()
 
 
 def kill_at_pending(task: Task, vm: Vm, victim: str) -> None:
-    """Hold the module, let QEMU copy everything, and kill when the job waits to be finalized."""
+    """Hold the module, let QEMU copy everything, and kill while the job waits to be finalized."""
+    vm.wait_event("JOB_STATUS_CHANGE", status="running")
     module = eventually("module", task.module)
-    task.signal(module, signal.SIGSTOP)
+    os.kill(module, signal.SIGSTOP)
     vm.command("block-job-set-speed", device=next(iter(vm.jobs())), speed=0)
     vm.wait_event("BLOCK_JOB_PENDING")
     if victim == "controller":
-        worker = task.worker()
-        task.signal(worker, signal.SIGSTOP)
-        task.signal(module, signal.SIGKILL)
         task.kill_controller()
-        # Stopped, it would hold nothing but its memory; gone on, it finds that its controller is gone.
-        images.os_kill = None
+    os.kill(module, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stage", ["running", "pending"])
+@pytest.mark.parametrize("victim", ["controller", "module"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_waiter_loses_nothing(
+    watch: Callable[..., Task], vm: Vm, chain: images.Chain, victim: str, stage: str, seed: int
+) -> None:
+    """The job is there after the kill, block_stream_info shows it as it is, a rerun ends it, and every byte is kept."""
+    cursor = random.Random(f"{victim}{seed}").randrange(512 * images.KiB, 4 * images.MiB)
+    task = watch(vm, speed="512K")
+    if stage == "pending":
+        kill_at_pending(task, vm, victim)
     else:
-        task.signal(module, signal.SIGKILL)
+        kill_in_the_middle(task, vm, victim, cursor)
+    assert [job["status"] for job in vm.jobs().values()] == [stage]
+    found = product.module("block_stream_info", monitors=[vm.monitor])
+    assert [disk["job"]["status"] for disk in found["disks"]] == [stage], found
+    created = len([event for event in vm.judge.events if event.get("data", {}).get("status") == "created"])
+    again = product.adhoc("block_stream", monitors=[vm.monitor], disks=["vda"], speed="0")
+    assert "CHANGED" in again.stdout, again.stdout + again.stderr
+    assert (vm.jobs(), vm.inserted("vda")["backing_file_depth"], created) == ({}, 0, 1)
+    starts = [event for event in vm.judge.events if event.get("data", {}).get("status") == "created"]
+    assert len(starts) == 1, "the job was not joined, but started anew"
+    vm.kill()
+    chain.take_away()
+    assert images.differences(chain.expected, images.content(chain.top)) == []

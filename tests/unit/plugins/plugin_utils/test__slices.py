@@ -171,14 +171,16 @@ def test_a_time_out_is_told_in_the_words_of_the_task() -> None:
     [
         pytest.param(None, disk(action="started"), ON, False, id="the first slice"),
         pytest.param([disk()], disk(action="started"), ON, True, id="it ran before"),
+        pytest.param([disk()], disk(action="resumed"), ON, True, id="it was paused meanwhile"),
+        pytest.param(None, disk(action="resumed"), ON, False, id="it was paused before the task"),
         pytest.param([disk(job=None)], disk(action="started"), ON, False, id="its turn came"),
         pytest.param([disk()], disk(), ON, False, id="it runs on"),
     ],
 )
-def test_a_stream_that_began_anew_is_told(
+def test_what_somebody_else_did_meanwhile_is_told(
     before: list[dict[str, Any]] | None, now: dict[str, Any], part: Slice, is_told: bool
 ) -> None:
-    """A stream that was gone between two slices is not started again in silence."""
+    """A stream that was gone or held between two slices does not go on in silence."""
     warnings = settle(told(now), before, part, FOREVER)["warnings"]
     assert [("/vms/web01-vda.qcow2" in text) for text in warnings] == [True] * is_told
 
