@@ -87,6 +87,8 @@ async def serving(talk: Talk, path: str | None = None) -> AsyncIterator[str]:
         yield address
     finally:
         server.close()
+        for _step in range(5):
+            await asyncio.sleep(0)  # what was just accepted begins, so that it can be ended
         for conversation in conversations:
             conversation.cancel()
         await asyncio.gather(*conversations, return_exceptions=True)
