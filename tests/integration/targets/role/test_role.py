@@ -1,0 +1,157 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The role, through its playbook: what it selects, refuses, verifies and revokes. QEMU and the files are the judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lab import Vm, disks, images, product
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PLAYBOOK = product.COLLECTION / "playbooks" / "populate.yml"
+NEW, DONE = 2, 0  # how many images lie below a disk
+
+
+@pytest.fixture
+def vms(folder: Path, boot: Callable[..., Vm]) -> list[Vm]:
+    """Two VMs with the disks vda and vdb, each on a snapshot of its own, on the golden image that all share."""
+    golden = images.create(folder / "golden.qcow2", 16 * images.MiB, writes=images.layer_writes(0, 16 * images.MiB, 1))
+    started = []
+    for vm in ("web01", "web02"):
+        words = []
+        for disk in ("vda", "vdb"):
+            snapshot = images.create(folder / f"{vm}-{disk}-snapshot.qcow2", backing=golden)
+            top = images.create(folder / f"{vm}-{disk}.qcow2", backing=snapshot)
+            words += disks.drive(top, id=f"drive-{disk}", qdev=disk)
+        started.append(boot(*words, *disks.empty_cdrom(), name=vm))
+    return started
+
+
+def depths(vms: list[Vm]) -> list[int]:
+    return [vm.inserted(disk)["backing_file_depth"] for vm in vms for disk in ("vda", "vdb")]
+
+
+def populate(folder: Path, *options: str, **variables: Any) -> tuple[product.AnsibleRun, dict[str, Any]]:
+    """Run the playbook over all VMs in the folder; return the run and `populate_result`."""
+    extra = {"populate_hosts": "all", "populate_monitors": [f"{folder}/*.qmp"], "populate_progress": 0}
+    run = product.playbook(PLAYBOOK, *options, extra={**extra, **variables})
+    left = run.result("virtops.qmp.populate : Leave the result")["ansible_facts"]["populate_result"]
+    assert (run.code == 0) == (left["failures"] == []), run.stdout + run.stderr
+    return run, left
+
+
+def test_every_disk_and_again(folder: Path, vms: list[Vm]) -> None:
+    """Check mode changes nothing, a run populates every disk, the next one changes nothing."""
+    checked, left = populate(folder, "--check", "--diff")
+    assert (checked.stats["localhost"]["changed"], left["finished"], depths(vms)) == (1, False, [NEW] * 4)
+    _, left = populate(folder)
+    assert (left["changed"], left["finished"], depths(vms)) == (True, True, [DONE] * 4)
+    again, left = populate(folder)
+    assert (again.stats["localhost"]["changed"], left["changed"], left["finished"]) == (0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "expected"),
+    [
+        pytest.param("vdb", [DONE, NEW, DONE, NEW], id="qdev id"),
+        pytest.param("/machine/peripheral/vdb/virtio-backend", [DONE, NEW, DONE, NEW], id="qdev"),
+        pytest.param("drive-vda", [NEW, DONE, NEW, DONE], id="device"),
+        pytest.param("FOLDER/web01-vda.qcow2", [NEW, DONE, DONE, DONE], id="path"),
+    ],
+)
+def test_excluded_disks_stay_as_they_are(folder: Path, vms: list[Vm], exclude: str, expected: list[int]) -> None:
+    """An excluded disk is left alone, by whichever name; a path means the disk of one VM only."""
+    _, left = populate(folder, populate_exclude=[exclude.replace("FOLDER", str(folder))])
+    assert (depths(vms), left["finished"]) == (expected, True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        pytest.param({"populate_disks": ["vda", "vdc"]}, "vdc", id="disk"),
+        pytest.param({"populate_disks": ["vda", "cd0"]}, "cd0", id="empty drive"),
+        pytest.param({"populate_exclude": ["vdb", "vdc"]}, "vdc", id="exclude"),
+        pytest.param({"populate_exclude": [""]}, "populate_exclude", id="empty exclude"),
+        pytest.param({"populate_base": "/no/such.qcow2"}, "/no/such.qcow2", id="base"),
+    ],
+)
+def test_what_is_wrong_starts_nothing(folder: Path, vms: list[Vm], variables: dict[str, Any], told: str) -> None:
+    """A name that fits nothing fails the role before any disk is touched, and is told."""
+    _, left = populate(folder, **variables)
+    assert told in "\n".join(left["failures"])
+    assert (depths(vms), [vm.jobs() for vm in vms]) == ([NEW] * 4, [{}, {}])
+
+
+def test_base_stays(folder: Path, vms: list[Vm]) -> None:
+    """With a base the snapshots go and the golden image stays; the second run changes nothing; golden is not free."""
+    golden = f"{folder}/golden.qcow2"
+    _, left = populate(folder, populate_base=golden)
+    assert [vm.chain(disk)[1:] for vm in vms for disk in ("vda", "vdb")] == [[golden]] * 4
+    assert sorted(left["free"]) == sorted(
+        f"{folder}/{vm.name}-{disk}-snapshot.qcow2" for vm in vms for disk in ("vda", "vdb")
+    )
+    _, left = populate(folder, populate_base=golden)
+    assert (left["changed"], left["finished"]) == (False, True)
+
+
+def test_rights_are_revoked_of_free_images_only(folder: Path, vms: list[Vm]) -> None:
+    """Of the released images, those that nothing needs lose their rights, and the shared one keeps them."""
+    before = (folder / "golden.qcow2").stat().st_mode
+    snapshot = folder / "web01-vda-snapshot.qcow2"
+    _, left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], populate_revoke={"mode": "0000"})
+    assert (left["free"], left["revoked"]) == ([str(snapshot)], [str(snapshot)])
+    assert (snapshot.stat().st_mode & 0o777, (folder / "golden.qcow2").stat().st_mode) == (0, before)
+
+
+def test_a_silent_vm(folder: Path, vms: list[Vm]) -> None:
+    """A VM that does not answer stops no other; the role fails, and nothing is free, as it may need anything."""
+    mode = (folder / "web01-vda-snapshot.qcow2").stat().st_mode
+    os.kill(vms[1].pid, signal.SIGSTOP)
+    _, left = populate(folder, populate_connect_timeout=1, populate_revoke={"mode": "0000"})
+    assert depths(vms[:1]) == [DONE, DONE]
+    assert "web02.qmp" in "\n".join(left["failures"])
+    assert (left["free"], left["revoked"]) == ([], [])
+    assert (folder / "web01-vda-snapshot.qcow2").stat().st_mode == mode
+
+
+def test_a_maintenance_window(folder: Path, vms: list[Vm]) -> None:
+    """With `on_timeout: stop` the role succeeds with work left, and the next run goes on to the end."""
+    window = {"populate_speed": "1M", "populate_wait_timeout": 1, "populate_on_timeout": "stop"}
+    _, left = populate(folder, **window)
+    assert (left["finished"], [vm.jobs() for vm in vms], NEW in depths(vms)) == (False, [{}, {}], True)
+    _, left = populate(folder)
+    assert (left["finished"], depths(vms)) == (True, [DONE] * 4)
+
+
+def test_a_claim_is_not_believed(folder: Path, vms: list[Vm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A block_stream that claims to have populated what it has not makes the role fail, for each such disk."""
+    claims = product.module("block_stream_info", monitors=[vm.monitor for vm in vms], disks=["*"])["disks"]
+    for disk in claims:
+        disk.update(action="started", finished=True, populated=True, released=[], error=None, cursor=0)
+    liar = tmp_path / "ansible_collections" / "virtops" / "qmp"
+    (liar / "plugins" / "modules").mkdir(parents=True)
+    for path in (
+        "roles",
+        "playbooks",
+        "meta",
+        "galaxy.yml",
+        "plugins/module_utils",
+        "plugins/modules/block_stream_info.py",
+    ):
+        (liar / path).symlink_to(product.COLLECTION / path)
+    answer = json.dumps({"changed": True, "finished": True, "disks": claims})
+    (liar / "plugins" / "modules" / "block_stream.py").write_text(
+        f"#!/usr/bin/python\n# WANT_JSON\nprint({answer!r})\n"
+    )
+    monkeypatch.setattr(product, "collections_path", lambda: tmp_path)
+    _, left = populate(folder)
+    assert (len(left["failures"]), left["finished"]) == (4, False)
