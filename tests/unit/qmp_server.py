@@ -86,9 +86,9 @@ async def serving(talk: Talk, path: str | None = None) -> AsyncIterator[str]:
     try:
         yield address
     finally:
+        for _step in range(9):
+            await asyncio.sleep(0)  # who is about to be accepted comes in, so as to be sent away
         server.close()
-        for _step in range(5):
-            await asyncio.sleep(0)  # what was just accepted begins, so that it can be ended
         for conversation in conversations:
             conversation.cancel()
         await asyncio.gather(*conversations, return_exceptions=True)
