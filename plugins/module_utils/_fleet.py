@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import AsyncIterator, Sequence
 
 from ._errors import QmpError
@@ -17,6 +18,11 @@ from ._plan import Wish
 from ._schedule import Turn, lanes, turn
 from ._select import Target
 from ._stream import bring_about
+
+
+def _until(deadline: float | None, seconds: float) -> float:
+    """So many seconds, or fewer if the deadline comes first."""
+    return seconds if deadline is None else max(0.0, min(seconds, deadline - asyncio.get_running_loop().time()))
 
 
 class _Slots:
@@ -85,52 +91,70 @@ async def bring_all_about(
 
     What fails for one disk stops no other.
     """
-    now = asyncio.get_running_loop().time()
-    deadline = now if not wish.wait else None if wish.wait_timeout is None else now + wish.wait_timeout
-    slots = _Slots(wish.parallel)
-    monitors = {address: _SharedMonitor(address, open_monitor) for address in {t.vm.identity.monitor for t in targets}}
-    outcomes: dict[int, Outcome] = {}
+    return await _Fleet(targets, wish, open_monitor, host).run()
 
-    async def run_lane(lane: Sequence[Target]) -> None:
+
+class _Fleet:
+    """All disks of a call on their way."""
+
+    def __init__(self, targets: Sequence[Target], wish: Wish, open_monitor: OpenMonitor, host: Host):
+        now = asyncio.get_running_loop().time()
+        self._targets = targets
+        self._wish = wish
+        self._host = host
+        self._deadline = now if not wish.wait else None if wish.wait_timeout is None else now + wish.wait_timeout
+        self._slots = _Slots(wish.parallel)
+        addresses = {target.vm.identity.monitor for target in targets}
+        self._monitors = {address: _SharedMonitor(address, open_monitor) for address in addresses}
+        self._outcomes: dict[int, Outcome] = {}
+
+    async def run(self) -> list[Outcome]:
+        """Every lane by itself; streams that run already take their slots first."""
+        ordered = sorted(lanes(self._targets), key=lambda lane: lane[0].job is None)
+        await asyncio.gather(*(self._run_lane(lane) for lane in ordered))
+        return [self._outcomes[id(target)] for target in self._targets]
+
+    async def _run_lane(self, lane: Sequence[Target]) -> None:
         # The disks of a lane share nodes: a stream can begin only when that of the one before is gone.
         holder: Target | None = None
         for target in lane:
-            if holder is not None and turn(target, wish) is Turn.WAITS:
-                reason = (
-                    f"not started: it shares a backing node with disk {holder.disk.label}, whose job is still there"
-                )
-                outcomes[id(target)] = _not_begun(target, wish, reason)
+            if holder is not None and turn(target, self._wish) is Turn.WAITS:
+                reason = f"it shares a backing node with disk {holder.disk.label}, whose job is still there"
+                self._outcomes[id(target)] = _not_begun(target, self._wish, reason)
                 continue
-            outcome = outcomes[id(target)] = await run(target)
+            outcome = self._outcomes[id(target)] = await self._take_turn(target)
             holder = holder or (target if outcome.job is not None else None)
 
-    async def run(target: Target) -> Outcome:
-        kind = turn(target, wish)
+    async def _take_turn(self, target: Target) -> Outcome:
+        kind = turn(target, self._wish)
         if kind is Turn.NEEDS_NONE:
-            return await visit(target)
-        if not await slots.take(deadline, runs_already=kind is Turn.COUNTS):
-            return _not_begun(
-                target, wish, f"not started: its turn did not come within {wish.wait_timeout} s (wait_timeout)"
-            )
-        outcome = await visit(target)
+            return await self._see_through(target)
+        if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
+            reason = f"its turn did not come within {self._wish.wait_timeout} s (wait_timeout)"
+            return _not_begun(target, self._wish, reason)
+        outcome = await self._see_through(target)
         if outcome.job is None or outcome.job.paused:
-            await slots.give_back()
+            await self._slots.give_back()
         return outcome
 
-    async def visit(target: Target) -> Outcome:
-        try:
-            async with monitors[target.vm.identity.monitor].borrow() as monitor:
-                return await bring_about(monitor, host, target, wish, deadline)
-        except QmpError as error:
-            return untouched(target, wish, explain(target.label, error, target.vm.identity.monitor, host))
-
-    # Streams that run already take their slots first.
-    ordered = sorted(lanes(targets), key=lambda lane: lane[0].job is None)
-    await asyncio.gather(*(run_lane(lane) for lane in ordered))
-    return [outcomes[id(target)] for target in targets]
+    async def _see_through(self, target: Target) -> Outcome:
+        """One long visit to the monitor; or short ones, with a ``poll_interval``, until the job is done with."""
+        outcome: Outcome | None = None
+        while True:
+            is_last = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+            try:
+                async with self._monitors[target.vm.identity.monitor].borrow() as monitor:
+                    outcome = await bring_about(monitor, self._host, target, self._wish, self._deadline, outcome)
+            except QmpError as error:
+                message = explain(target.label, error, target.vm.identity.monitor, self._host)
+                return replace(outcome or untouched(target, self._wish), error=message)
+            is_left = outcome.error is None and outcome.job is not None
+            if is_last or not is_left or not self._wish.poll_interval or self._wish.state != "populated":
+                return outcome
+            await asyncio.sleep(_until(self._deadline, self._wish.poll_interval))
 
 
 def _not_begun(target: Target, wish: Wish, reason: str) -> Outcome:
     """A disk whose turn did not come: an error only if the user wanted to wait for it, and for nothing less."""
     is_failure = wish.wait and wish.on_timeout == "fail"
-    return untouched(target, wish, f"{target.label}: {reason}" if is_failure else None)
+    return untouched(target, wish, f"{target.label}: not started: {reason}" if is_failure else None)

@@ -138,6 +138,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
     if not params["disks"]:
         raise WrongRequest(f"disks is empty. Name disks, or {EVERY_DISK!r} for every disk that can be populated")
     _check_range("wait_timeout", params["wait_timeout"], least=0, most=_MOST_BYTES)
+    _check_range("poll_interval", params["poll_interval"], least=0, most=86400)
     _check_range("cursor", params["cursor"], least=0, most=_MOST_BYTES)
     _check_range("parallel", params["parallel"], least=1, most=_MOST_BYTES)
     _check_range("progress", params["progress"], least=0, most=_MOST_BYTES)
@@ -157,6 +158,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         wait=params["wait"],
         wait_timeout=params["wait_timeout"],
         on_timeout=params["on_timeout"],
+        poll_interval=params["poll_interval"],
         increment=increment,
         cursor=params["cursor"],
         speed=None if params["speed"] is None else to_bytes("speed", re.sub(r"/s$", "", params["speed"])),

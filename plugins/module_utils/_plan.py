@@ -28,6 +28,7 @@ class Wish:
     wait: bool = True
     wait_timeout: int | None = None
     on_timeout: str = "fail"
+    poll_interval: int = 0
     increment: int | None = None
     cursor: int = 0
     speed: int | None = None
@@ -102,7 +103,7 @@ class News(Enum):
     GONE = "it ended"
     READY = "it has copied everything"
     HELD = "an error stopped it"
-    LEFT = "nobody wants to wait"
+    LEFT = "nobody wants to wait, or to hold the monitor meanwhile"
     FAR_ENOUGH = "the cursor arrived"
     TIME_IS_UP = "the time is over"
 
@@ -122,7 +123,9 @@ def news_of(job: Job | None, wish: Wish, *, time_is_up: bool) -> News | None:
         return News.LEFT
     if wish.mark is not None and job.offset >= wish.mark:
         return News.FAR_ENOUGH
-    return News.TIME_IS_UP if time_is_up else None
+    if time_is_up:
+        return News.TIME_IS_UP
+    return News.LEFT if wish.poll_interval else None
 
 
 # What a step is called in the result.

@@ -12,13 +12,12 @@ finalized, which removes the link; then the chain is read again, and the header 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Awaitable, Callable, Mapping
+from typing import Any, Awaitable, Callable, Mapping, cast
 
-from ._disk import Image
 from ._errors import CommandRefused, MonitorUnusable, QmpError, StreamFailed, TimeIsUp
 from ._job import Job, job_id_for
 from ._observe import Host, Monitor, explain, identify, look, resolver
-from ._outcome import Outcome
+from ._outcome import Outcome, untouched
 from ._plan import ACTIONS, News, Step, Wish, is_done, next_step, releasable, weightier
 from ._release import FileId
 from ._select import Target, base_place
@@ -29,14 +28,17 @@ from ._watch import JobWatch
 _MOST_STEPS = 40
 
 
-async def bring_about(monitor: Monitor, host: Host, target: Target, wish: Wish, deadline: float | None) -> Outcome:
+async def bring_about(
+    monitor: Monitor, host: Host, target: Target, wish: Wish, deadline: float | None, earlier: Outcome | None = None
+) -> Outcome:
     """Do what is wished with one disk of the VM behind ``monitor``.
 
     :param deadline: the time of the event loop at which the wish's ``wait_timeout`` is over.
+    :param earlier: the outcome of an earlier visit, which left a job to QEMU.
     :return: the outcome; what went wrong is in its ``error``.
     """
     with contextlib.ExitStack() as listeners:
-        return await _Drive(monitor, host, target, wish, deadline, listeners).run()
+        return await _Drive(monitor, host, target, wish, deadline, listeners, earlier).run()
 
 
 class _Drive:
@@ -50,6 +52,7 @@ class _Drive:
         wish: Wish,
         deadline: float | None,
         listeners: contextlib.ExitStack,
+        earlier: Outcome | None,
     ):
         self._monitor = monitor
         self._host = host
@@ -58,17 +61,21 @@ class _Drive:
         self._deadline = deadline
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
-        self._vm = target.vm
-        self._disk = self._before = target.disk
-        self._stays = target.stays
+        self._is_first_visit = earlier is None
+        so_far = earlier or untouched(target, wish)
+        self._vm = so_far.vm
+        self._disk = so_far.disk
+        self._before = so_far.before
+        self._stays = so_far.stays
         self._job: Job | None = None
-        self._has_started = False
-        self._action = "none"
+        # A stream that an earlier visit left is not started anew: if it is gone and its work is not done, it failed.
+        self._has_started = earlier is not None
+        self._action = so_far.action
         self._cursor = wish.cursor
-        self._left: tuple[Image, ...] = ()
-        self._ids: dict[str, FileId] = {}
-        self._deleted: tuple[str, ...] = ()
-        self._notes: tuple[str, ...] = ()
+        self._left = so_far.left
+        self._ids: Mapping[str, FileId] = so_far.left_ids
+        self._deleted = so_far.released_nodes
+        self._notes = so_far.notes
 
     async def run(self) -> Outcome:
         """Step by step, until the wish is true, is left to QEMU, or failed."""
@@ -129,6 +136,8 @@ class _Drive:
         if (vm.identity.name, vm.identity.uuid) != (self._vm.identity.name, self._vm.identity.uuid):
             raise MonitorUnusable(f"another VM, {vm.identity.label}, answers at this monitor now. Run the task again")
         self._see(vm)
+        if not self._is_first_visit:
+            return
         self._before = self._disk
         files = {image.file for image in self._disk.chain[1:] if image.file is not None}
         self._ids = {file: each for file in files for each in [self._host.file_id(file)] if each is not None}
@@ -160,16 +169,18 @@ class _Drive:
 
     @property
     def _present_job(self) -> Job:
-        """The job, in steps that are only taken where there is one."""
-        assert self._job is not None
-        return self._job
+        """The job, in steps that ``next_step`` only names where there is one."""
+        return cast("Job", self._job)
 
     # -- Acting: each step returns whether to go on; False leaves the job to QEMU --------------------------------------
 
     async def _start(self) -> bool:
         if self._has_started:
             chain = ", ".join(self._disk.chain_paths)
-            raise StreamFailed(f"the stream ended without a word, and the chain still is {chain}. Run the task again")
+            raise StreamFailed(
+                "the stream ended while nobody listened: it failed, or somebody cancelled it. The chain still is "
+                f"{chain}, and what was copied is kept. Run the task again"
+            )
         self._has_started = True
         job_id = job_id_for(self._disk, [job.id for job in self._vm.jobs])
         arguments: dict[str, Any] = {

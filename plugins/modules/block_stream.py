@@ -76,6 +76,14 @@ options:
     type: str
     choices: [fail, leave, stop]
     default: fail
+  poll_interval:
+    description:
+      - How often to look at a running stream, in seconds. Between two looks the monitor is left to others.
+      - With V(0) the monitor is held while the task waits, and the end of a stream is noticed at once.
+      - Set it where other programs use the same monitor all the time, such as Proxmox VE. The reason of a stream that
+        fails between two looks is then not known.
+    type: int
+    default: 0
   increment:
     description:
       - Stop each stream once its cursor has moved so many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
@@ -264,6 +272,7 @@ def main() -> None:
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int"},
             "on_timeout": {"type": "str", "choices": ["fail", "leave", "stop"], "default": "fail"},
+            "poll_interval": {"type": "int", "default": 0},
             "increment": {"type": "str"},
             "cursor": {"type": "int", "default": 0},
             "speed": {"type": "str"},
