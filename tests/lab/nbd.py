@@ -30,7 +30,7 @@ class NbdServer:
         self._command = [
             tool("QEMU_NBD", "qemu-nbd"),
             "--persistent",
-            "--shared=0",
+            "--shared=16",  # QEMU 5.2 has no word for "any number"
             f"--socket={path}",
             f"--format={format}",
         ]

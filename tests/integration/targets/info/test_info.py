@@ -146,8 +146,10 @@ def test_a_running_job(vm: Vm) -> None:
 
 def test_a_pending_job(vm: Vm) -> None:
     """A job that waits to be finalized is shown as that: not populated yet, though the cursor is at the end."""
-    product.module("block_stream", monitors=[vm.monitor], disks=["vda"], wait=False)
+    # Limited at first: a fast QEMU may otherwise have copied all, and the task finished it, at the first look.
+    product.module("block_stream", monitors=[vm.monitor], disks=["vda"], wait=False, speed="1")
     (job,) = vm.jobs()
+    vm.command("block-job-set-speed", device=job, speed=0)
     vm.wait_event("BLOCK_JOB_PENDING", id=job)
     found = one(vm, "vda")
     assert (found["populated"], found["job"]["status"], found["job"]["percent"]) == (False, "pending", 100)

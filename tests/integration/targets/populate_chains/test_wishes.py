@@ -45,10 +45,12 @@ def test_base_then_everything(disk: Disk) -> None:
 
 def test_without_wait_the_job_goes_on_and_a_rerun_ends_it(disk: Disk) -> None:
     """`wait: false` returns while QEMU copies; all copied, the job waits; the rerun finalizes it, safe after a kill."""
-    result = disk.stream(wait=False)
+    # The limit holds QEMU after its first step: without it a fast one may have copied all before the first look.
+    result = disk.stream(wait=False, speed="1")
     assert (result.failed, result["changed"], result["finished"]) == (False, True, False), result
     assert result["disks"][0]["action"] == "started"
     (job,) = disk.vm.jobs()
+    disk.vm.command("block-job-set-speed", device=job, speed=0)
     disk.vm.wait_event("BLOCK_JOB_PENDING", id=job)
     assert disk.depth == 2
     again = disk.stream()
@@ -125,8 +127,9 @@ def test_aborted_ends_a_running_job(disk: Disk) -> None:
 
 def test_aborted_ends_a_pending_job_of_which_nothing_is_final(disk: Disk) -> None:
     """A job that has copied everything and waits can still be aborted, and its disk be populated after all."""
-    disk.stream(wait=False)
+    disk.stream(wait=False, speed="1")
     (job,) = disk.vm.jobs()
+    disk.vm.command("block-job-set-speed", device=job, speed=0)
     disk.vm.wait_event("BLOCK_JOB_PENDING", id=job)
     result = disk.stream(state="aborted")
     assert (result["changed"], disk.vm.jobs(), disk.depth) == (True, {}, 2)
