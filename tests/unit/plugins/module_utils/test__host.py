@@ -1,0 +1,260 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils import _host
+from ansible_collections.virtops.qmp.plugins.module_utils._host import LinuxHost, describe_socket
+from ansible_collections.virtops.qmp.plugins.module_utils._release import FileId
+
+# Recorded: pid 812 made the socket and serves pid 931; pid 940 waits in the queue.
+SERVED = """\
+u_str ESTAB  0      0                                  * 1276   * 1277
+u_str ESTAB  0      0                  /run/vms/vm0.qmp 577337 * 577336 users:(("qemu-system-x86",pid=812,fd=4))
+u_str ESTAB  0      0                                  * 577336 * 577337 users:(("pvestatd",pid=931,fd=3))
+u_str ESTAB  0      0                                  * 577338 * 0      users:(("python3",pid=940,fd=7))
+u_str LISTEN 1      2                  /run/vms/vm0.qmp 577329 * 0      users:(("qemu-system-x86",pid=812,fd=3))
+"""
+OWNED = SERVED.splitlines()[-1]
+HOST = LinuxHost()
+NOBODY = 2**22 + 1
+
+
+@pytest.mark.parametrize(
+    ("listing", "address", "words"),
+    [
+        pytest.param(
+            SERVED,
+            "/run/vms/vm0.qmp",
+            "qemu-system-x86 (pid 812) owns the socket and serves pvestatd (pid 931)",
+            id="owner and client",
+        ),
+        pytest.param(OWNED, "/run/vms/vm0.qmp", "qemu-system-x86 (pid 812) owns the socket", id="no client"),
+        pytest.param(SERVED, "/run/vms/vm1.qmp", "", id="another socket"),
+        pytest.param("", "/run/vms/vm0.qmp", "", id="nothing"),
+        pytest.param("u_str LISTEN 0 2\n\n", "/run/vms/vm0.qmp", "", id="half a line"),
+        pytest.param(
+            "u_str LISTEN 1 2 /run/vms/vm0.qmp 577329 * 0", "/run/vms/vm0.qmp", "", id="processes that must not be seen"
+        ),
+        pytest.param(
+            SERVED.replace("pid=931", f"pid={os.getpid()}"),
+            "/run/vms/vm0.qmp",
+            "qemu-system-x86 (pid 812) owns the socket",
+            id="the client is this very process",
+        ),
+    ],
+)
+def test_describe_socket(listing: str, address: str, words: str) -> None:
+    """Who owns a monitor and whom it serves is read from ss, and who merely waits is not taken for a client."""
+    assert describe_socket(listing, address) == words
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(FileNotFoundError("ss"), id="not installed"),
+        pytest.param(subprocess.CalledProcessError(1, "ss"), id="it fails"),
+        pytest.param(subprocess.TimeoutExpired("ss", 5), id="it hangs"),
+    ],
+)
+def test_without_ss_nothing_is_told(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """Who serves a socket is a help and no need."""
+
+    def run(*_words: Any, **_options: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert HOST.who_serves("/run/vms/vm0.qmp") == ""
+
+
+def test_ss_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ss prints is read, also where it is no text."""
+    asked = []
+
+    def run(words: Any, **_options: Any) -> Any:
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 0, stdout=b"\xff\n" + SERVED.encode())
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert HOST.who_serves("/run/vms/vm0.qmp").startswith("qemu-system-x86 (pid 812) owns")
+    assert asked == [["ss", "-xanpH"]]
+
+
+def test_expand(folder: Path) -> None:
+    """A glob finds the sockets, sorted, and nothing else; what is no glob is None."""
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        one.bind(str(folder / "b.qmp"))
+        other.bind(str(folder / "a.qmp"))
+        (folder / "file.qmp").write_text("")
+        (folder / "dangling.qmp").symlink_to("nosuch")
+        assert HOST.expand(f"{folder}/*.qmp") == [f"{folder}/a.qmp", f"{folder}/b.qmp"]
+    assert HOST.expand(f"{folder}/*.none") == []
+    assert HOST.expand(f"{folder}/a.qmp") is None
+
+
+@pytest.mark.parametrize(
+    ("pid", "directory"),
+    [
+        pytest.param(os.getpid(), os.getcwd(), id="a process"),
+        pytest.param(NOBODY, None, id="no such process"),
+        pytest.param(None, None, id="unknown"),
+    ],
+)
+def test_working_directory(pid: int | None, directory: str | None) -> None:
+    """The directory of a process, where it can be told."""
+    assert HOST.working_directory(pid) == directory
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "real"),
+    [
+        pytest.param("link", "{folder}", "{folder}/file", id="relative, through a link"),
+        pytest.param("{folder}/../{name}/file", None, "{folder}/file", id="absolute with dots"),
+        pytest.param("{folder}/link", "/elsewhere", "{folder}/file", id="absolute: the directory does not matter"),
+        pytest.param("file", None, None, id="relative to nobody knows what"),
+    ],
+)
+def test_real_path(folder: Path, path: str, directory: str | None, real: str | None) -> None:
+    """Names become absolute and without links, unless nobody knows what they are relative to."""
+    (folder / "file").write_text("")
+    (folder / "link").symlink_to("file")
+    words = {"folder": folder, "name": folder.name}
+    given = None if directory is None else directory.format(**words)
+    assert HOST.real_path(path.format(**words), given) == (None if real is None else real.format(**words))
+
+
+def test_room(folder: Path) -> None:
+    """The file system of a regular file and what is free on it; None for what is none."""
+    (folder / "file").write_text("")
+    free = os.statvfs(str(folder))
+    room = HOST.room(str(folder / "file"))
+    assert room is not None
+    assert room.device == os.stat(str(folder)).st_dev
+    assert 0 <= room.free <= free.f_blocks * free.f_frsize
+    assert [HOST.room(str(folder)), HOST.room(str(folder / "nosuch")), HOST.room("/dev/null")] == [None] * 3
+
+
+def test_a_file_is_the_same_by_any_name(folder: Path) -> None:
+    """Links and a new name change nothing; a file that is gone has no identity."""
+    (folder / "file").write_text("")
+    (folder / "link").symlink_to("file")
+    os.link(str(folder / "file"), str(folder / "hard"))
+    found = {HOST.file_id(str(folder / name)) for name in ("file", "link", "hard")}
+    assert len(found) == 1
+    assert None not in found
+    assert HOST.file_id(str(folder / "nosuch")) is None
+
+
+def ids(*files: Path) -> dict[str, FileId]:
+    found = {str(file): HOST.file_id(str(file)) for file in files}
+    return {file: each for file, each in found.items() if each is not None}
+
+
+def test_who_has_a_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that have a file open are found by whatever name they opened it, and none where it is closed."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("open", "closed"):
+        (folder / name).write_text("")
+    os.link(str(folder / "open"), str(folder / "other-name"))
+    with (folder / "other-name").open():
+        found = HOST.traces(ids(folder / "open", folder / "closed"))
+    assert found[str(folder / "open")].processes == {os.getpid(): Path("/proc/self/comm").read_text().strip()}
+    assert (found[str(folder / "closed")].processes, found[str(folder / "closed")].is_regular) == ({}, True)
+
+
+def test_only_root_knows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not root sees only its own processes, and therefore says nothing."""
+    (folder / "file").write_text("")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].processes is None
+
+
+def test_a_file_that_is_another_now_is_not_told(folder: Path) -> None:
+    """A file that was replaced under its name, or is gone, is not the one that was asked for."""
+    for name in ("replaced", "gone"):
+        (folder / name).write_text("")
+    asked = ids(folder / "replaced", folder / "gone")
+    (folder / "new").write_text("")
+    (folder / "new").rename(folder / "replaced")
+    (folder / "gone").unlink()
+    assert HOST.traces(asked) == {}
+
+
+def test_no_file_needs_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file to look for /proc is left alone."""
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} was read"))
+    assert HOST.traces({}) == {}
+
+
+def test_processes_that_end_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process or a descriptor that is gone when it is looked at is passed over."""
+    (folder / "file").write_text("")
+    listed = {"/proc": ["self", str(NOBODY), str(os.getpid())], f"/proc/{os.getpid()}/fd": ["999999"]}
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.get(path) or real(path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].processes == {}
+
+
+def test_a_process_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose name cannot be read any more is a process all the same."""
+    assert _host._process_name(NOBODY) == "a process"
+
+
+def test_a_loop_device_has_its_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own users are found, too: no process has their files open."""
+    (folder / "loop3").write_text(f"{folder}/file\n")
+    (folder / "file").write_text("")
+    monkeypatch.setattr(_host.glob, "glob", lambda pattern: ["/sys/block/loop3/loop/backing_file"])
+    real = _host._read
+    monkeypatch.setattr(_host, "_read", lambda path: real(str(folder / "loop3") if path.startswith("/sys/") else path))
+    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].devices == ["loop3"]
+
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:44 / /vms rw - nfs4 server:/vms rw
+31 30 0:45 / /vms/fast rw - xfs /dev/sdb rw
+32 22 0:46 / /with\\040blank rw shared:9 master:2 - fuse.sshfs x rw
+33 22 0:47 / /vms/twice rw - ext4 /dev/sdc rw
+34 33 0:48 / /vms/twice rw - ceph x rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        pytest.param("/vms/base.qcow2", "nfs4", id="on a mount"),
+        pytest.param("/vms/fast/base.qcow2", "xfs", id="on the mount further down"),
+        pytest.param("/vmsother/base.qcow2", "ext4", id="only whole names count"),
+        pytest.param("/with blank/x", "fuse.sshfs", id="a blank"),
+        pytest.param("/vms/twice/x", "ceph", id="the later of two on one point"),
+        pytest.param("/vms", "nfs4", id="the point itself"),
+    ],
+)
+def test_file_systems(monkeypatch: pytest.MonkeyPatch, file: str, kind: str) -> None:
+    """The type of the file system that a file lies on, as the kernel lists the mounts."""
+    monkeypatch.setattr(_host, "_read", lambda path: MOUNTS if path == "/proc/self/mountinfo" else "")
+    monkeypatch.setattr(LinuxHost, "file_id", lambda self, path: FileId(1, 2))
+    assert HOST.traces({file: FileId(1, 2)})[file].file_system == kind
+
+
+def test_a_file_system_that_cannot_be_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the list of mounts the type is unknown."""
+    (folder / "file").write_text("")
+    monkeypatch.setattr(_host, "_read", lambda path: "")
+    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].file_system == "unknown"
+
+
+def test_a_device_is_no_regular_file() -> None:
+    """A device is told as what it is."""
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert not HOST.traces(ids(Path("/dev/null")))["/dev/null"].is_regular
