@@ -18,11 +18,12 @@ that the code under test does not know of, open files in /proc. Put the folder a
 
 from __future__ import annotations
 
-from . import disks, images, peers, product
+from . import disks, host, images, peers, product
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
-from .process import LabError, kill, lab_folder, open_files
+from .process import LabError, kill, lab_folder, open_files, wait_until
 from .proxy import Proxy
+from .scene import Scene
 from .vm import Vm
 
 __all__ = [
@@ -31,12 +32,15 @@ __all__ = [
     "MonitorError",
     "NbdServer",
     "Proxy",
+    "Scene",
     "Vm",
     "disks",
+    "host",
     "images",
     "kill",
     "lab_folder",
     "open_files",
     "peers",
     "product",
+    "wait_until",
 ]

@@ -83,6 +83,11 @@ def map_of(path: Path) -> list[dict[str, Any]]:
     return extents
 
 
+def read_from_below(path: Path, end: int) -> list[dict[str, Any]]:
+    """The extents among the first `end` bytes whose data an image that nobody runs reads from its backing images."""
+    return [extent for extent in map_of(path) if extent["data"] and extent["depth"] > 0 and extent["start"] < end]
+
+
 def last_data_sector(path: Path) -> int:
     """The sector of an image *file* that holds the end of the guest's data: a read of it is a good one to fail."""
     extents = [extent for extent in map_of(path) if extent["data"] and extent["depth"] == 0]

@@ -13,11 +13,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +70,14 @@ def kill(pid: int, number: int = signal.SIGKILL, timeout: float = 10) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def wait_until(is_so: Callable[[], bool], what: str, timeout: float = 20) -> None:
+    """Look again and again until something is so that has no event."""
+    deadline = time.monotonic() + timeout
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.01)
 
 
 def run(command: Sequence[str | Path], *, timeout: float = 60) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 COLLECTION = Path(__file__).resolve().parents[2]
 NAME = "virtops.qmp"
@@ -88,7 +88,16 @@ class Result(dict[str, Any]):
 class Running:
     """A module that runs in a process of its own; `result` waits for its end."""
 
-    def __init__(self, module: str, arguments: Mapping[str, Any], *, check: bool = False, diff: bool = False) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Mapping[str, Any],
+        *,
+        check: bool = False,
+        diff: bool = False,
+        under: Sequence[str] = (),
+    ) -> None:
+        """Start it; `under` are the first words of the command, such as those of setpriv."""
         values = {
             **arguments,
             "_ansible_check_mode": check,
@@ -97,6 +106,7 @@ class Running:
         }
         self._process = subprocess.Popen(
             [
+                *under,
                 target_python(),
                 "-c",
                 _LAUNCHER,
@@ -144,9 +154,18 @@ class Running:
         return found
 
 
-def module(name: str, /, *, check: bool = False, diff: bool = False, timeout: float = 60, **arguments: Any) -> Result:
+def module(
+    name: str,
+    /,
+    *,
+    check: bool = False,
+    diff: bool = False,
+    under: Sequence[str] = (),
+    timeout: float = 60,
+    **arguments: Any,
+) -> Result:
     """Run a module to its end and return what it said, whether it failed or not."""
-    return Running(name, arguments, check=check, diff=diff).result(timeout)
+    return Running(name, arguments, check=check, diff=diff, under=under).result(timeout)
 
 
 @dataclass
