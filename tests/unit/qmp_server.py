@@ -108,7 +108,11 @@ def acting_as(qemu: FakeQemu) -> Talk:
 
     class Listener:
         def __init__(self, client: Client):
-            self.hear = client.send
+            self._client = client
+
+        def hear(self, event: dict[str, Any] | None) -> None:
+            if event is not None:
+                self._client.send({**event, "timestamp": {"seconds": 1, "microseconds": 2}})
 
     async def talk(client: Client) -> None:
         listener = Listener(client)

@@ -284,3 +284,89 @@ def test_what_starts_nothing_needs_no_place(state: str) -> None:
     assert [outcome.error for outcome in outcomes] == [None] * 3
     assert lasts[0] < 1
     assert sum(job.streams for qemu in qemus for job in qemu.jobs.values()) == 0
+
+
+# -- Short visits ------------------------------------------------------------------------------------------------------
+
+
+def at(*seconds: float, act: Act) -> Act:
+    return lambda: [asyncio.get_running_loop().call_later(each, act) for each in seconds]
+
+
+def test_between_short_visits_the_monitor_is_free() -> None:
+    """With a poll_interval the monitor is left to others while the stream runs, and the disk is populated."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    held: list[int] = []
+    times = [0.5 + second for second in range(6)]
+    outcomes = all_about(host, Wish(poll_interval=2), then=at(*times, act=lambda: held.append(len(host.open))))
+    assert told(outcomes) == ["vm0 vda started"]
+    assert (outcomes[0].error, held, len(host.opened)) == (None, [0] * 6, 5)
+    assert [image.path for image in outcomes[0].left] == ["/vms/vm0-base0.qcow2"]
+    assert sorted(outcomes[0].left_ids) == ["/vms/vm0-base0.qcow2"]
+
+
+def test_short_visits_of_many_disks() -> None:
+    """Places are kept between visits: never more streams than asked for, and all disks are populated."""
+    host = FakeHost(*vms(2, disks=2))
+    outcomes = all_about(host, Wish(poll_interval=3, parallel=2))
+    assert (len(told(outcomes)), host.most_streams) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "action", "failed"),
+    [
+        pytest.param("fail", "started", True, id="fail"),
+        pytest.param("leave", "started", False, id="leave"),
+        pytest.param("stop", "stopped", False, id="stop"),
+    ],
+)
+def test_when_time_is_up_between_two_visits(on_timeout: str, action: str, failed: bool) -> None:
+    """The last visit comes when the time is up, and does what was wished for then."""
+    (qemu,) = vms(1)
+    lasts: list[float] = []
+    wish = Wish(poll_interval=60, wait_timeout=3, on_timeout=on_timeout)
+    (outcome,) = all_about(FakeHost(qemu), wish, lasts=lasts)
+    assert (outcome.action, outcome.error is not None, outcome.is_finished) == (action, failed, False)
+    assert lasts[0] == pytest.approx(3)
+    assert bool(qemu.jobs) == (on_timeout != "stop")
+
+
+@pytest.mark.parametrize("wish", [Wish(poll_interval=5, wait=False), Wish(poll_interval=5, state="paused")])
+def test_who_does_not_wait_visits_once(wish: Wish) -> None:
+    """Without waiting, or to pause, there is nothing to come back for."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    all_about(host, wish, first=lambda: qemu.stream("vm0-top0"))
+    assert len(host.opened) == 1
+
+
+def test_a_stream_that_fails_while_nobody_listens_is_no_success() -> None:
+    """Between two visits no event is heard: the chain tells that the stream is gone and its work not done."""
+    (qemu,) = vms(1)
+    qemu.faults["vm0-top0"] = (8 * MIB, IO_ERROR)
+    (outcome,) = all_about(FakeHost(qemu), Wish(poll_interval=3))
+    assert outcome.error is not None
+    assert "ended while nobody listened" in outcome.error
+    assert (outcome.is_finished, outcome.action, qemu.acts.count("block-stream")) == (False, "started", 1)
+
+
+def test_a_monitor_that_is_busy_at_a_later_visit() -> None:
+    """What was done before is told with the reason why it is not known how it ended."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    busy = at(1, act=lambda: host.unopenable.update({qemu.address: MonitorSilent("no greeting")}))
+    (outcome,) = all_about(host, Wish(poll_interval=3), then=busy)
+    assert (outcome.action, outcome.is_finished) == ("started", False)
+    assert outcome.error == "vm0: disk vda: no greeting. pid 100 owns /vms/vm0.qmp"
+
+
+@pytest.mark.parametrize("executed", [False, True])
+@pytest.mark.parametrize("number", range(1, 45, 2))
+def test_a_connection_lost_at_every_command_of_short_visits(number: int, executed: bool) -> None:
+    """Wherever the connection ends: an error, or a disk that is populated, and never an exception."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    (outcome,) = all_about(host, Wish(poll_interval=2), then=lambda: qemu.lose_at(number, executed=executed))
+    assert not outcome.is_finished or len(qemu.chain()) == 1
+    assert outcome.is_finished or outcome.error is not None

@@ -137,6 +137,9 @@ FAR = Wish(increment=10, cursor=30)
         pytest.param(job(offset=41), FAR, True, News.FAR_ENOUGH, id="beyond the mark when time is up"),
         pytest.param(job(offset=39), FAR, True, News.TIME_IS_UP, id="time is up before the mark"),
         pytest.param(job(), Wish(), True, News.TIME_IS_UP, id="time is up"),
+        pytest.param(job(), Wish(poll_interval=9), False, News.LEFT, id="between two visits nobody listens"),
+        pytest.param(job(), Wish(poll_interval=9), True, News.TIME_IS_UP, id="time is up at a visit"),
+        pytest.param(job("pending"), Wish(poll_interval=9), False, News.READY, id="pending at a visit"),
         pytest.param(job("paused"), Wish(), True, News.TIME_IS_UP, id="time is up for a paused one"),
         pytest.param(job(offset=100), Wish(), False, None, id="offset equals len and it still runs"),
         *[

@@ -352,6 +352,20 @@ def test_a_failure_is_told_with_its_position() -> None:
     assert (f"failed at {8 * MIB} of {SIZE} bytes" in outcome.error, outcome.cursor) == (True, 8 * MIB)
 
 
+def test_a_stream_that_is_gone_before_it_is_looked_at_is_told() -> None:
+    """A stream that ends between its start and the first look is known by its event."""
+    qemu = vm_with()
+
+    def cancel() -> None:
+        qemu._job_cancel({"id": "populate-vda"})
+
+    qemu.act_before("block-stream", lambda: qemu.act_before("query-block-jobs", cancel))
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "job populate-vda was cancelled by somebody else" in outcome.error
+    assert (outcome.is_finished, qemu.acts.count("block-stream")) == (False, 1)
+
+
 def test_a_stream_that_somebody_cancels_while_it_is_pending_is_told() -> None:
     """A cancel that comes between the end of the copy and our finalize is seen for what it is."""
     qemu = vm_with()
@@ -377,7 +391,7 @@ def test_a_stream_that_vanishes_without_a_word_is_no_success() -> None:
     qemu.deaf = True
     outcome = bring(qemu, then=later(1, lambda: qemu._job_cancel({"id": "populate-vda"})))
     assert outcome.error is not None
-    assert "ended without a word" in outcome.error
+    assert "it failed, or somebody cancelled it" in outcome.error
     assert "/vms/top.qcow2, /vms/mid.qcow2, /vms/base.qcow2" in outcome.error
 
 
