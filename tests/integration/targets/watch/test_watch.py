@@ -180,7 +180,7 @@ def play(folder: Path, vm: Vm, **options: Any) -> product.AnsibleRun:
       register: result
       until: result is success
 """
-    return product.playbook(text, "-i", "hv1,", extra={"monitor": vm.monitor, **options})
+    return product.playbook(text, "-i", "hv1,", "--limit", "hv1", extra={"monitor": vm.monitor, **options})
 
 
 def test_loops_until_and_delegation(folder: Path, boot: Callable[..., Vm]) -> None:
