@@ -6,11 +6,12 @@
 export LC_ALL := C.UTF-8
 JOBS ?= auto
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test matrix clean
 
 help:
 	@echo "make demo          show a running VM's disks being populated, on this machine"
 	@echo "make test          run every test there is (JOBS=1: one after the other)"
+	@echo "make matrix        the integration targets on QEMU 5.2 to 11.1, through the oldest and the newest Python"
 	@echo "make setup         only what both need: packages of the distribution, .venv"
 	@echo "make clean         remove whatever these made"
 
@@ -22,6 +23,9 @@ demo: setup
 
 test: setup
 	@.venv/bin/python .ci/suite.py --parallel $(JOBS)
+
+matrix: setup
+	@.venv/bin/nox -Re matrix
 
 clean:
 	rm -rf .ansible .nox .venv build tests/output

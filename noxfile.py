@@ -199,6 +199,16 @@ def molecule(session: nox.Session) -> None:
     session.run("molecule", "test", *(session.posargs or ["--all"]))
 
 
+@nox.session(venv_backend="none")
+def matrix(session: nox.Session) -> None:
+    """The integration targets on each QEMU, through the oldest and the newest Python: `nox -Re matrix -- 5.2`."""
+    if not RUNNABLE:
+        session.skip("there is no Python that any ansible-core's controller runs on")
+    pairs = dict.fromkeys([(PYTHONS[0], RUNNABLE[0]), (PYTHONS[-1], RUNNABLE[-1])])
+    words = [f"--python=3.{target}:3.{python_of(core)}:{core}" for target, core in pairs]
+    session.run("python3", "-m", "matrix", *words, *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
+
+
 # --- the text of the code ---------------------------------------------------------------------------------------
 
 

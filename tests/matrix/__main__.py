@@ -1,0 +1,177 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run the integration targets against each QEMU and through each Python, and print the table of what passed.
+
+python -m matrix --python 3.8:3.10:2.17 --python 3.13:3.13:2.21 [--jobs 2] [--target info]... [5.2 11.1]
+
+A --python names the target's Python, the controller's, and the ansible-core of the controller. Everything that is made
+is kept: trees in .ansible/qemu, environments in .nox/matrix-*; the output of each run is in build/matrix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .trees import ROOT, SUITES, Qemu, Unavailable, qemu
+
+TARGETS = ROOT / "tests" / "integration" / "targets"
+REPORTS = ROOT / "build" / "matrix"
+TARGET_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The Python that runs the modules, and the Python and ansible-core that send them."""
+
+    target: str
+    controller: str
+    core: str
+
+    @classmethod
+    def parse(cls, text: str) -> Pair:
+        return cls(*text.split(":"))
+
+    @property
+    def label(self) -> str:
+        return f"Python {self.target}, ansible-core {self.core}"
+
+    def make(self) -> tuple[Path, Path]:
+        """The controller's and the target's interpreter, each in an environment with what it needs and nothing else."""
+        needed = [f"ansible-core~={self.core}.0", "-r", str(ROOT / "tests" / "integration" / "requirements.txt")]
+        controller = _environment(f"matrix-controller-{self.controller}-{self.core}", self.controller, needed)
+        target = _environment(f"matrix-target-{self.target}", self.target, ["-r", str(ROOT / "requirements.txt")])
+        return controller, target
+
+
+def _environment(name: str, python: str, requirements: list[str]) -> Path:
+    folder = ROOT / ".nox" / name
+    complete = folder / "complete"
+    if not complete.exists():
+        subprocess.run([f"python{python}", "-m", "venv", "--clear", str(folder)], check=True)
+        install = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *requirements]
+        subprocess.run(install, check=True)
+        complete.touch()
+    return folder / "bin" / "python"
+
+
+@dataclass
+class Cell:
+    """One QEMU with one pair of Pythons: what its tests came to."""
+
+    qemu: Qemu
+    pair: Pair
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0
+
+    @property
+    def words(self) -> str:
+        return f"{self.counts['passed']} passed, {self.counts['failed']} failed, {self.counts['skipped']} skipped"
+
+    def run(self, targets: list[Path]) -> Cell:
+        began = time.monotonic()
+        controller, target = self.pair.make()
+        for folder in targets:
+            self._run_target(folder, controller, target)
+        self.seconds = time.monotonic() - began
+        print(f"QEMU {self.qemu.version}, {self.pair.label}: {self.words}, {self.seconds:.0f} s", flush=True)
+        return self
+
+    def _run_target(self, folder: Path, controller: Path, target: Path) -> None:
+        stem = REPORTS / f"{self.qemu.name}-{self.pair.target}-{folder.name}"
+        report, log = stem.with_name(f"{stem.name}.xml"), stem.with_name(f"{stem.name}.log")
+        report.unlink(missing_ok=True)
+        command = [str(controller), "-m", "pytest", "--confcutdir=../..", f"--junit-xml={report}", "."]
+        environ = {**os.environ, **self.qemu.environ, "LAB_TARGET_PYTHON": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+        with log.open("wb") as output:
+            code = self._wait(command, folder, environ, output)
+        if not report.exists():
+            self.counts["failed"] += 1
+            self.notes.append(f"{folder.name}: no report, exit {code}: {log}")
+            return
+        for case in ElementTree.parse(report).iter("testcase"):
+            found = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+            outcome = "passed" if found is None else "skipped" if found.tag == "skipped" else "failed"
+            self.counts[outcome] += 1
+            if found is not None:
+                reason = (found.get("message") or "").splitlines()[:1]
+                self.notes.append(f"{outcome}: {folder.name}::{case.get('name')}: {' '.join(reason)[:160]}")
+
+    @staticmethod
+    def _wait(command: list[str], folder: Path, environ: dict[str, str], output: object) -> int | str:
+        try:
+            return subprocess.run(
+                command,
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,  # type: ignore[arg-type]
+                stderr=subprocess.STDOUT,
+                timeout=TARGET_SECONDS,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return f"killed after {TARGET_SECONDS} s"
+
+
+def table(cells: list[Cell], pairs: list[Pair], missing: dict[str, str]) -> str:
+    """QEMUs down, Pythons across; a QEMU that could not be had says why."""
+    rows = [["QEMU", *(pair.label for pair in pairs)]]
+    for name in dict.fromkeys(cell.qemu.name for cell in cells):
+        own = [cell for cell in cells if cell.qemu.name == name]
+        rows.append([own[0].qemu.version, *(cell.words for cell in own)])
+    rows += [[name, *["NOT RUN: " + reason] * len(pairs)] for name, reason in missing.items()]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="matrix", description="The integration targets on every QEMU and Python.")
+    parser.add_argument("qemu", nargs="*", help=f"which QEMUs: {', '.join(SUITES)}; all of them if none is named")
+    parser.add_argument("--python", type=Pair.parse, action="append", required=True, metavar="TARGET:CONTROLLER:CORE")
+    parser.add_argument("--target", action="append", help="only these targets")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.qemu) - set(SUITES)):
+        parser.error(f"no such QEMU: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    targets = [script.parent for script in sorted(TARGETS.glob("*/runme.sh")) if any(script.parent.glob("test_*.py"))]
+    targets = [folder for folder in targets if not options.target or folder.name in options.target]
+    if not targets:
+        parser.error(f"no such target: {', '.join(options.target)}")
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    qemus: list[Qemu] = []
+    missing: dict[str, str] = {}
+    for name in options.qemu or SUITES:
+        try:
+            qemus.append(qemu(name))
+        except Unavailable as reason:
+            missing[name] = str(reason)
+            print(f"SKIPPED: QEMU {name}: {reason}", flush=True)
+    for pair in options.python:
+        pair.make()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        cells = list(pool.map(lambda cell: cell.run(targets), [Cell(q, p) for q in qemus for p in options.python]))
+    for cell in cells:
+        print(
+            f"\nQEMU {cell.qemu.version}, {cell.pair.label}",
+            *(cell.notes or ["nothing failed or was skipped"]),
+            sep="\n  ",
+        )
+    result = table(cells, options.python, missing)
+    (REPORTS / "table.md").write_text(result + "\n")
+    print(f"\n{result}")
+    return 0 if cells and not any(cell.counts["failed"] for cell in cells) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
