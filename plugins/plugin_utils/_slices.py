@@ -157,7 +157,10 @@ def merge(so_far: Result, told: Result) -> Result:
         },
         "warnings": [each for place, each in enumerate(warnings) if each not in warnings[:place]],
     }
-    merged["finished"] = not merged.get("failed", False) and all(disk["finished"] for disk in disks)
+    has_failed = any(each.get("failed", False) for each in (so_far, told))
+    if has_failed:
+        merged["failed"] = True
+    merged["finished"] = not has_failed and all(disk["finished"] for disk in disks)
     messages = [each["msg"] for each in (so_far, told) if "msg" in each]
     if messages:
         merged["msg"] = "\n".join(dict.fromkeys(messages))

@@ -235,7 +235,8 @@ def test_slices_make_one_result() -> None:
 def test_a_failure_of_any_slice_fails_the_task_once() -> None:
     """Every message is told once, in order, and `finished` is false however the others ended."""
     first = told(disk("vda", job=None, error="bad"), disk("vdb"), failed=True, msg="bad")
-    second = told(disk("vdb", job=None, finished=True), finished=True)
+    second = told(disk("vdb", job=None, finished=True), finished=True, failed=False)
+    assert merge(first, second)["failed"] is True
     third = told(disk("vdb", job=None, finished=True), failed=True, msg="worse")
     merged = merge(merge(first, second), third)
     assert (merged["failed"], merged["finished"], merged["msg"]) == (True, False, "bad\nworse")
