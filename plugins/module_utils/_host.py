@@ -10,15 +10,20 @@ import glob
 import os
 import re
 import stat
-import subprocess
-from typing import Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence, Tuple
 
 from ._disk import Room
 from ._release import FileId, Traces
 
+# Runs a command, and returns its exit code, stdout and stderr.
+RunCommand = Callable[[Sequence[str]], Tuple[int, str, str]]
+
 
 class LinuxHost:
     """The machine that this runs on, through the calls of the system and /proc; see ``_observe.Host``."""
+
+    def __init__(self, run_command: RunCommand):
+        self._run_command = run_command
 
     def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds."""
@@ -52,12 +57,10 @@ class LinuxHost:
     def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
         try:
-            listing = subprocess.run(
-                ["ss", "-xanpH"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
+            _code, listing, _stderr = self._run_command(["ss", "-xanpH"])
+        except OSError:
             return ""
-        return describe_socket(listing.stdout.decode(errors="replace"), address)
+        return describe_socket(listing, address)
 
     def file_id(self, file: str) -> FileId | None:
         """The identity of a file."""

@@ -50,7 +50,8 @@ def run(
             raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
         opener = functools.partial(open_monitor, timeout=module.params["connect_timeout"])
-        result = asyncio.run(work(module, opener, LinuxHost()))
+        host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
+        result = asyncio.run(work(module, opener, host))
     except QmpError as error:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings"):
