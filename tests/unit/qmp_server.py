@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, AsyncIterator, Awaitable, Callable  # noqa: UP035  # Python 3.8
 
 from ansible_collections.virtops.qmp.plugins.module_utils._errors import CommandRefused
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeQemu

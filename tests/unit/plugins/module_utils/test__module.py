@@ -7,9 +7,8 @@ import asyncio
 import contextlib
 import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible.module_utils import basic

@@ -9,9 +9,8 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Awaitable, Callable, Iterator  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils import _monitor
