@@ -94,6 +94,10 @@ class Task:
         """The pid of the controller's process for this host."""
         return next(pid for pid, parent in parents().items() if parent == self.pid)
 
+    def has_children(self, pid: int) -> bool:
+        """Whether a process has children that run."""
+        return any(parent == pid and is_alive(child) for child, parent in parents().items())
+
     def kill_controller(self) -> None:
         """SIGKILL for the process that somebody started, and for no other."""
         self._orphans = self._descendants()

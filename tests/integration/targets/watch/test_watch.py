@@ -137,7 +137,7 @@ def test_a_stream_that_was_cancelled_between_two_looks_is_told(watch: Callable[.
     worker = task.worker()
     os.kill(worker, signal.SIGSTOP)
     try:
-        eventually("end of the slice", lambda: task.module() is None)
+        eventually("end of the slice", lambda: not task.has_children(worker))
         (job,) = vm.jobs()
         vm.command("job-cancel", id=job)
     finally:
