@@ -20,9 +20,9 @@ from ._select import Target
 from ._stream import bring_about
 
 
-def _until(deadline: float | None, seconds: float) -> float:
-    """So many seconds, or fewer if the deadline comes first."""
-    return seconds if deadline is None else max(0.0, min(seconds, deadline - asyncio.get_running_loop().time()))
+def _until(deadline: float | None) -> float | None:
+    """The seconds until the deadline, 0 behind it; None without one."""
+    return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
 
 
 class _Slots:
@@ -34,13 +34,14 @@ class _Slots:
         self._freed = asyncio.Condition()
 
     async def take(self, deadline: float | None, *, runs_already: bool) -> bool:
-        """Wait for a slot; False when the deadline came first."""
+        """Wait for a slot; False when the deadline came first, or together with it."""
         async with self._freed:
             if not runs_already and not self._has_room():
-                seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
                 try:
-                    await asyncio.wait_for(self._freed.wait_for(self._has_room), seconds)
+                    await asyncio.wait_for(self._freed.wait_for(self._has_room), _until(deadline))
                 except asyncio.TimeoutError:
+                    return False
+                if _until(deadline) == 0:
                     return False
             self._taken += 1
             return True
@@ -132,8 +133,11 @@ class _Fleet:
         if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
             reason = f"its turn did not come within {self._wish.wait_timeout} s (wait_timeout)"
             return _not_begun(target, self._wish, reason)
+        began = asyncio.get_running_loop().time()
         outcome = await self._see_through(target)
-        if outcome.job is None or outcome.job.paused:
+        outcome = replace(outcome, seconds=asyncio.get_running_loop().time() - began)
+        # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back the others.
+        if outcome.job is None or outcome.job.paused or outcome.error is not None:
             await self._slots.give_back()
         return outcome
 
@@ -141,7 +145,7 @@ class _Fleet:
         """One long visit to the monitor; or short ones, with a ``poll_interval``, until the job is done with."""
         outcome: Outcome | None = None
         while True:
-            is_last = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+            is_last = _until(self._deadline) == 0
             try:
                 async with self._monitors[target.vm.identity.monitor].borrow() as monitor:
                     outcome = await bring_about(monitor, self._host, target, self._wish, self._deadline, outcome)
@@ -151,7 +155,9 @@ class _Fleet:
             is_left = outcome.error is None and outcome.job is not None
             if is_last or not is_left or not self._wish.poll_interval or self._wish.state != "populated":
                 return outcome
-            await asyncio.sleep(_until(self._deadline, self._wish.poll_interval))
+            remaining = _until(self._deadline)
+            pause = self._wish.poll_interval
+            await asyncio.sleep(pause if remaining is None else min(pause, remaining))
 
 
 def _not_begun(target: Target, wish: Wish, reason: str) -> Outcome:

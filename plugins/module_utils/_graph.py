@@ -22,11 +22,13 @@ class Graph:
     ``below``: node name to its children by role (``file``, ``backing``...).
     ``users``: node name to all that uses it, in words (``node top``, ``device vda``, ``job j1``).
     ``jobs``: job id to the nodes it works on, the one it writes to first.
+    ``inserted``: the filters that QEMU itself put above the nodes that streams write to; ``query-block`` hides them.
     """
 
     below: Mapping[str, Mapping[str, str]]
     users: Mapping[str, tuple[str, ...]]
     jobs: Mapping[str, tuple[str, ...]]
+    inserted: frozenset[str] = frozenset()
 
     @classmethod
     def from_qmp(cls, reply: Mapping[str, Any]) -> Graph:
@@ -34,25 +36,26 @@ class Graph:
         members = {member["id"]: member for member in reply["nodes"]}
         below: dict[str, dict[str, str]] = {m["name"]: {} for m in members.values() if m["type"] == "block-driver"}
         users: dict[str, list[str]] = {name: [] for name in below}
-        jobs: dict[str, list[str]] = {m["name"]: [] for m in members.values() if m["type"] == "block-job"}
+        jobs: dict[str, list[tuple[str, str]]] = {m["name"]: [] for m in members.values() if m["type"] == "block-job"}
         for edge in reply["edges"]:
             parent, child = members[edge["parent"]], members[edge["child"]]["name"]
             users.setdefault(child, []).append(_in_words(parent["type"], parent["name"]))
             if parent["type"] == "block-driver":
                 below[parent["name"]][edge["name"]] = child
             elif parent["type"] == "block-job":
-                # QEMU 5.2 calls the written node "main node"; later ones put a filter there and call it "active node".
-                written = edge["name"] == "active node"
-                jobs[parent["name"]].insert(0 if written else len(jobs[parent["name"]]), child)
+                jobs[parent["name"]].append((edge["name"], child))
+        roles = [dict(nodes) for nodes in jobs.values()]
         return cls(
             below=below,
             users={name: tuple(sorted(set(words))) for name, words in users.items()},
-            jobs={job_id: tuple(nodes) for job_id, nodes in jobs.items()},
+            jobs={job_id: _written_first(nodes) for job_id, nodes in jobs.items()},
+            inserted=frozenset(nodes["main node"] for nodes in roles if {"main node", "active node"} <= nodes.keys()),
         )
 
     def child(self, node: str | None, role: str) -> str | None:
-        """The node that ``node`` uses as ``role``, if there is one."""
-        return self.below.get(node, {}).get(role) if node is not None else None
+        """The node that ``node`` uses as ``role``, if there is one, under what QEMU inserted."""
+        found = self.below.get(node, {}).get(role) if node is not None else None
+        return self.child(found, "file") if found in self.inserted else found
 
     def descendants(self, node: str) -> Iterator[str]:
         """The nodes that make up the image of ``node``: all below it but its backing chain, top down."""
@@ -60,6 +63,11 @@ class Graph:
             if role != "backing":
                 yield child
                 yield from self.descendants(child)
+
+
+def _written_first(uses: list[tuple[str, str]]) -> tuple[str, ...]:
+    """QEMU 5.2 calls the written node "main node". Later ones put a filter there, and call it "active node"."""
+    return tuple(node for _role, node in sorted(uses, key=lambda use: use[0] != "active node"))
 
 
 def _in_words(kind: str, name: str) -> str:

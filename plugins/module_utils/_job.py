@@ -84,17 +84,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Ending:
-    """The event of a job's end. ``error`` is QEMU's reason; a failed job *completes*, with an error."""
+    """The event of a job's end, at ``offset``. ``error`` is QEMU's reason; a failed job *completes*, with an error."""
 
     cancelled: bool
     error: str | None
+    offset: int | None = None
 
     @classmethod
     def from_qmp(cls, event: Mapping[str, Any]) -> Ending | None:
         """Read an event; None where it does not tell of an end."""
         if event["event"] not in ENDINGS:
             return None
-        return cls(cancelled=event["event"] == "BLOCK_JOB_CANCELLED", error=event["data"].get("error"))
+        told = event.get("data", {})
+        return cls(event["event"] == "BLOCK_JOB_CANCELLED", error=told.get("error"), offset=told.get("offset"))
 
 
 def job_id_for(disk: Disk, taken: Collection[str]) -> str:

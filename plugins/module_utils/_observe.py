@@ -147,14 +147,16 @@ def explain(where: str, error: QmpError, address: str, host: Host) -> str:
 
 
 _IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
-_STATE = ("query-status", "query-block", "query-block-jobs", "x-debug-query-block-graph")
+# The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
+# round: an old chain without its job would be streamed again.
+_STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
 
 
 async def identify(monitor: Monitor, host: Host) -> Vm:
     """Read who the VM is, and look at it."""
     replies = await asyncio.gather(*(monitor.execute(command) for command in _IDENTITY + _STATE))
     who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
-    identity = _understood(lambda: read_identity(monitor.address, monitor.pid, *who, blocks=state[1]))
+    identity = understood(lambda: read_identity(monitor.address, monitor.pid, *who, blocks=state[-1]))
     return _read(identity, state, host)
 
 
@@ -164,7 +166,8 @@ async def look(monitor: Monitor, identity: Identity, host: Host) -> Vm:
 
 
 def _read(identity: Identity, state: Sequence[Any], host: Host) -> Vm:
-    return _understood(lambda: Vm.from_qmp(identity, *state, resolve=resolver(identity, host)))
+    status, jobs, graph, blocks = state
+    return understood(lambda: Vm.from_qmp(identity, status, blocks, jobs, graph, resolve=resolver(identity, host)))
 
 
 def resolver(identity: Identity, host: Host) -> Resolve:
@@ -173,7 +176,7 @@ def resolver(identity: Identity, host: Host) -> Resolve:
     return lambda path: host.real_path(path, directory) if is_local(path) else None
 
 
-def _understood(read: Callable[[], T]) -> T:
+def understood(read: Callable[[], T]) -> T:
     """Turn a reply that lacks what every QEMU sends into an error that says so."""
     try:
         return read()

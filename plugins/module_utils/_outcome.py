@@ -23,7 +23,8 @@ class Outcome:
 
     ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain, ``left_ids`` the
     files of the chain as they were when the work began. ``error`` is a whole sentence, ``notes`` are what the user
-    should know beside it. ``forecast`` is the chain that a run would leave, in check mode.
+    should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
+    check mode.
     """
 
     vm: Vm
@@ -37,6 +38,7 @@ class Outcome:
     released_nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None
+    seconds: float = 0.0
     forecast: tuple[str, ...] | None = None
 
     @property
@@ -48,6 +50,12 @@ class Outcome:
     def is_finished(self) -> bool:
         """Whether nothing is left to copy."""
         return is_done(self.disk, self.stays)
+
+    @property
+    def grew_by(self) -> int | None:
+        """By how many bytes the active image grew, the guest's own writes included; None where QEMU does not tell."""
+        sizes = [disk.top.allocated if disk.chain else None for disk in (self.before, self.disk)]
+        return None if sizes[0] is None or sizes[1] is None else sizes[1] - sizes[0]
 
     @property
     def chain_after(self) -> tuple[str, ...]:

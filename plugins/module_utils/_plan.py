@@ -67,7 +67,7 @@ def is_done(disk: Disk, stays: int) -> bool:
 
     :param stays: the place in the chain of the image that stays as the backing image; its length where none does.
     """
-    return stays <= 1 and disk.hidden_backing is None
+    return bool(disk.chain) and stays <= 1 and disk.hidden_backing is None
 
 
 def next_step(disk: Disk, job: Job | None, wish: Wish, stays: int) -> Step:

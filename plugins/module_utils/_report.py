@@ -38,6 +38,7 @@ def disk_to_result(vm: Vm, disk: Disk, rooms: Rooms) -> dict[str, Any]:
     return {
         "vm": vm.identity.label,
         "monitor": vm.identity.monitor,
+        "names": list(disk.names),
         "device": disk.device,
         "qdev": disk.qdev,
         "node_name": disk.node_name,
@@ -59,6 +60,8 @@ def outcome_to_result(outcome: Outcome, rooms: Rooms, releases: Sequence[Release
         "action": outcome.action,
         "finished": outcome.is_finished,
         "cursor": outcome.cursor,
+        "seconds": round(outcome.seconds, 1),
+        "grew_by": outcome.grew_by,
         "released": [_release_to_result(each) for each in releases],
         "error": outcome.error,
     }

@@ -12,6 +12,7 @@ finalized, which removes the link; then the chain is read again, and the header 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any, Awaitable, Callable, Mapping, cast
 
 from ._errors import CommandRefused, MonitorUnusable, QmpError, StreamFailed, TimeIsUp
@@ -62,6 +63,7 @@ class _Drive:
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
         self._is_first_visit = earlier is None
+        self._has_arrived = False
         so_far = earlier or untouched(target, wish)
         self._vm = so_far.vm
         self._disk = so_far.disk
@@ -82,6 +84,7 @@ class _Drive:
         error: str | None = None
         try:
             await self._arrive()
+            self._has_arrived = True
             await self._advance()
             if self._job is None and is_done(self._disk, self._stays):
                 # Whoever streamed this disk, now or before: "populated" means that a crash cannot undo it.
@@ -89,8 +92,7 @@ class _Drive:
             await self._release()
         except QmpError as failure:
             error = explain(self._target.label, failure, self._monitor.address, self._host)
-            with contextlib.suppress(QmpError):  # it may be the monitor that failed
-                await self._look()
+            await self._look_once_more()
         return Outcome(
             vm=self._vm,
             disk=self._disk,
@@ -104,6 +106,13 @@ class _Drive:
             notes=self._notes,
             error=error,
         )
+
+    async def _look_once_more(self) -> None:
+        """See what a failure left behind. Where the VM cannot be asked any more, no job is known of."""
+        self._vm = replace(self._vm, jobs=())
+        if self._has_arrived:
+            with contextlib.suppress(QmpError):  # it may be the monitor that failed
+                await self._look()
 
     async def _advance(self) -> None:
         take: Mapping[Step, Callable[[], Awaitable[bool]]] = {
@@ -310,6 +319,7 @@ class _Drive:
         ending = await self._watch(job_id).ending()
         if ending is None:
             return
+        self._cursor = self._cursor if ending.offset is None else ending.offset
         if ending.cancelled:
             raise StreamFailed(
                 f"job {job_id} was cancelled by somebody else. What was copied is kept; run the task again"

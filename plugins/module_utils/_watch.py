@@ -11,7 +11,7 @@ import contextlib
 
 from ._errors import StreamFailed
 from ._job import Ending, Job
-from ._observe import Monitor
+from ._observe import Monitor, understood
 from ._plan import News, Wish, news_of
 
 # Events tell when there is something to do. The poll is for what has no event, and for a QEMU that hangs.
@@ -35,7 +35,8 @@ class JobWatch:
     async def look(self) -> Job | None:
         """The job as it is now: as cheap as QMP gets, however deep the chain is."""
         entries = await self._monitor.execute("query-block-jobs")
-        job = next((Job.from_qmp(entry) for entry in entries if entry["device"] == self._job_id), None)
+        jobs = understood(lambda: [Job.from_qmp(entry) for entry in entries])
+        job = next((job for job in jobs if job.id == self._job_id), None)
         self.last_seen = job or self.last_seen
         return job
 

@@ -207,6 +207,7 @@ disks:
   sample:
     - vm: web01
       monitor: /run/vms/web01.qmp
+      names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
       node_name: "#block146"
@@ -222,6 +223,8 @@ disks:
       action: started
       finished: true
       cursor: 32212254720
+      seconds: 41.3
+      grew_by: 13207024640
       released:
         - path: /golden/debian-12.qcow2
           free: false
@@ -241,6 +244,14 @@ disks:
       type: bool
     cursor:
       description: Where the next increment begins, in bytes; the virtual size when the disk is populated.
+      type: int
+    seconds:
+      description: How long the stream was waited for, in seconds.
+      type: float
+    grew_by:
+      description:
+        - By how many bytes the active image grew meanwhile, which is what was copied and what the guest wrote to new
+          places; null where QEMU does not know it.
       type: int
     released:
       description:

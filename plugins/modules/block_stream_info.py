@@ -91,6 +91,7 @@ disks:
   sample:
     - vm: web01
       monitor: /run/vms/web01.qmp
+      names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
       node_name: "#block146"
@@ -121,6 +122,10 @@ disks:
     monitor:
       description: The monitor through which the VM was found.
       type: str
+    names:
+      description: Every name that the disk answers to, the absolute path of its active image among them.
+      type: list
+      elements: str
     device:
       description: The device name (C(-drive id=)); empty for C(-blockdev).
       type: str
@@ -160,7 +165,7 @@ disks:
       type: dict
     job:
       description:
-        - The block job that works on the disk; null if there is none.
+        - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.
         - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
           second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
       type: dict

@@ -150,7 +150,6 @@ def test_read_only(name: str, read_only: bool) -> None:
     assert find("qemu-7.2-drive", name).read_only is read_only
 
 
-@pytest.mark.xfail(strict=True, reason="the filter of the running stream is taken for the format node")
 def test_under_filters_a_running_stream_changes_no_node() -> None:
     """QEMU puts a filter of the job between the user's filters and the image: the nodes are read as without it."""
     running, before = find("qemu-7.2-running-under-filters", "vda"), find("qemu-7.2-filters", "vda")

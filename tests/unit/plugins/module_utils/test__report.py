@@ -40,6 +40,7 @@ def test_a_disk() -> None:
     assert disk_to_result(running, subject, {"/vms/top.qcow2": Room(1, 77)}) == {
         "vm": "vm0",
         "monitor": "/vms/vm0.qmp",
+        "names": list(subject.names),
         "device": "drive0",
         "qdev": "/machine/peripheral/vda/virtio-backend",
         "node_name": "top",

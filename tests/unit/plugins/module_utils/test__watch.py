@@ -127,9 +127,11 @@ def test_a_lost_connection_ends_the_wait_at_once() -> None:
     ("act", "expected"),
     [
         pytest.param(lambda qemu: None, None, id="it runs"),
-        pytest.param(lambda qemu: qemu._job_cancel({"id": "job0"}), Ending(True, None), id="cancelled"),
-        pytest.param(lambda qemu: qemu._finish(qemu.jobs["job0"]), Ending(False, None), id="completed"),
-        pytest.param(lambda qemu: qemu._fails(qemu.jobs["job0"], MIB, IO_ERROR), Ending(False, IO_ERROR), id="failed"),
+        pytest.param(lambda qemu: qemu._job_cancel({"id": "job0"}), Ending(True, None, 0), id="cancelled"),
+        pytest.param(lambda qemu: qemu._finish(qemu.jobs["job0"]), Ending(False, None, 0), id="completed"),
+        pytest.param(
+            lambda qemu: qemu._fails(qemu.jobs["job0"], MIB, IO_ERROR), Ending(False, IO_ERROR, MIB), id="failed"
+        ),
     ],
 )
 def test_ending(act: Callable[[FakeQemu], object], expected: Ending | None) -> None:
@@ -149,7 +151,7 @@ def test_an_ending_that_woke_the_wait_is_not_forgotten() -> None:
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
         asyncio.get_running_loop().call_later(1, lambda: qemu._job_cancel({"id": "job0"}))
         assert await watch.news(Wish(), None) is News.GONE
-        assert await watch.ending() == Ending(True, None)
+        assert await watch.ending() == Ending(True, None, 10 * MIB)
 
     watching(work)
 
