@@ -169,9 +169,12 @@ def merge(so_far: Result, told: Result) -> Result:
 
 def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, Any]) -> Disk:
     known = [disk for disk in (earlier, later) if disk is not None]
+    growth = [disk["grew_by"] for disk in known]
     return {
         **known[-1],
         "action": functools.reduce(weightier, (disk["action"] for disk in known)),
+        "seconds": sum(disk["seconds"] for disk in known),
+        "grew_by": None if None in growth else sum(growth),
         "released": [latest.get(each["path"], each) for disk in known for each in disk["released"]],
     }
 

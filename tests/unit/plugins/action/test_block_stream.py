@@ -26,6 +26,8 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "job": {"cur": copied * GIB, "end": 30 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
         "action": "started",
         "finished": False,
+        "seconds": 10.0,
+        "grew_by": 10 * GIB,
         "released": [],
         "error": None,
         **members,

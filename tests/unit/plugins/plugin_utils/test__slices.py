@@ -37,6 +37,8 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
         "job": RUNNING,
         "action": "joined",
         "finished": False,
+        "seconds": 10.5,
+        "grew_by": 100,
         "released": [],
         "error": None,
         **members,
@@ -248,3 +250,11 @@ def test_one_slice_is_told_as_it_is() -> None:
     result = told(disk(finished=True))
     assert as_asked(result, FOREVER) == {name: value for name, value in result.items() if name != "warnings"}
     assert as_asked({**result, "warnings": ["one"]}, FOREVER)["warnings"] == ["one"]
+
+
+@pytest.mark.parametrize(("growth", "expected"), [((100, 50), 150), ((100, None), None), ((None, None), None)])
+def test_slices_add_up(growth: tuple[int | None, int | None], expected: int | None) -> None:
+    """The time that was waited and what was copied are those of all slices."""
+    first, second = (told(disk(grew_by=each)) for each in growth)
+    (merged,) = merge(first, second)["disks"]
+    assert (merged["seconds"], merged["grew_by"]) == (21.0, expected)
