@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a disk must read: the golden data, under all that the guest wrote, of which a crash may undo what nobody flushed."""
+"""What a disk must read: the golden data under all that the guest wrote. A crash may undo what nobody flushed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SECTOR = 512
 class Model:
     """The content of a disk by blocks.
 
-    `latest` is what a guest reads while QEMU lives. After a crash each sector of a block that was written since the last
-    flush may be any that it has been since then; every other sector must be the latest. Nothing else is ever right.
+    `latest` is what a guest reads while QEMU lives. After a crash each sector of a block that was written since the
+    last flush may be any that it has been since then; every other one must be the latest. Nothing else is ever right.
     """
 
     def __init__(self, golden: bytes) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One round: a VM, a guest that writes, a task that populates, a kill, a restart, the same task again, the judgement."""
+"""One round: a VM, a guest that writes, a task that populates, a kill, the same task again, the judgement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .guest import Guest, monitor_words
 from .model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 VICTIMS = ("qemu", "qemu", "module", "controller")
 # A moment is what is said between the task and QEMU just before the kill, or a time that has no word.
@@ -92,8 +92,8 @@ class Report:
         tried = f"{each.victim} at {each.moment} + {each.delay * 1000:.1f} ms"
         scene = f"{each.layers} below, {each.style}, {each.base} base, speed {each.speed}"
         judged = f"lost {len(self.lost)}, wrong {len(self.wrong)}"
-        line = f"{each.number:5} {tried:42} {scene:48} {self.first:8} {self.writes:5} writes {self.seconds:5.1f} s  {judged}"
-        return "\n".join([line, *(f"        {words}" for words in [*self.lost[:5], *self.wrong])])
+        line = f"{each.number:5} {tried:42} {scene:48} {self.first:8} {self.writes:5} writes {self.seconds:5.1f} s"
+        return "\n".join([f"{line}  {judged}", *(f"        {words}" for words in [*self.lost[:5], *self.wrong])])
 
 
 class Task:
@@ -161,11 +161,11 @@ class _Bench:
         return self._folder / f"vm{self._boots}.guest"
 
     @contextlib.contextmanager
-    def guest(self, vm: Vm):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def guest(self, vm: Vm) -> Iterator[None]:
         seed = f"{self._round.seed}/{self._round.number}/{self._boots}"
         qdev = vm.disk("vda")["qdev"]
         with Guest(self._guest_path, qdev, self.model, seed=seed, flush_every=self._round.flush_every) as guest:
-            yield guest
+            yield
         self.report.writes += guest.writes
 
     def judge_after_a_crash(self, when: str) -> None:
