@@ -32,13 +32,14 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = 0.0
-        super().__init__(_Jump(self._advance))
+        super().__init__(_Jump(self.advance))
 
     def time(self) -> float:
         """Seconds since the loop was made, as far as it jumped."""
         return self._now
 
-    def _advance(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
+        """Let so much time be over."""
         self._now += max(seconds, 0.0)
 
 

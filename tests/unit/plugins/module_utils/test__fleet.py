@@ -7,6 +7,7 @@ import asyncio
 from typing import Callable, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils import _fleet
 from ansible_collections.virtops.qmp.plugins.module_utils._errors import MonitorSilent
 from ansible_collections.virtops.qmp.plugins.module_utils._fleet import bring_all_about
 from ansible_collections.virtops.qmp.plugins.module_utils._observe import observe
@@ -238,6 +239,21 @@ def test_a_disk_whose_turn_does_not_come(wish: Wish, error: str | None) -> None:
         assert outcomes[1].error is None
     else:
         assert (outcomes[1].error, outcomes[1].action, qemus[1].acts) == (error, "none", [])
+
+
+def test_a_place_that_is_free_when_time_is_up_is_not_taken() -> None:
+    """Nothing is started in the very moment in which the time is over."""
+
+    async def work() -> bool:
+        slots = _fleet._Slots(1)
+        assert await slots.take(None, runs_already=False)
+        waits = asyncio.ensure_future(slots.take(5, runs_already=False))
+        await asyncio.sleep(1)
+        await slots.give_back()
+        asyncio.get_running_loop().advance(4)  # type: ignore[attr-defined]
+        return await waits
+
+    assert clock.run(work()) is False
 
 
 def test_streams_that_run_already_count_and_do_not_wait() -> None:

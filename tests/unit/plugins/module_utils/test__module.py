@@ -360,7 +360,7 @@ def test_to_bytes_refuses(text: str) -> None:
         to_bytes("speed", text)
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "1e400"])
+@pytest.mark.parametrize("text", ["nan", "inf"])
 def test_to_bytes_refuses_what_is_no_number(text: str) -> None:
     """Words that Python takes for numbers are no sizes either, and no traceback."""
     with pytest.raises(WrongRequest, match="speed is"):
