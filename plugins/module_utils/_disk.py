@@ -11,8 +11,9 @@ data, so the chain lists images only, and each image remembers its filters.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Mapping, Optional
 
 from ._graph import Graph
@@ -70,6 +71,8 @@ class Disk:
     """One entry of ``query-block``: ``chain`` is top first, and empty where there is no medium.
 
     ``hidden_backing`` is the node of a backing chain that QEMU does not show, because a raw node stands above it.
+    ``stale_header`` is the backing image that the file of the top still names, though QEMU does not use it: QEMU drops
+    a chain before it writes the header, and keeps it dropped when that write fails.
     """
 
     device: str
@@ -78,6 +81,7 @@ class Disk:
     read_only: bool
     chain: tuple[Image, ...]
     hidden_backing: str | None = None
+    stale_header: str | None = None
 
     @classmethod
     def from_qmp(cls, entry: Mapping[str, Any], graph: Graph, resolve: Resolve) -> Disk:
@@ -133,7 +137,7 @@ class Disk:
     @property
     def is_populated(self) -> bool:
         """Whether the disk needs no other image: the chain says so."""
-        return len(self.chain) == 1 and self.hidden_backing is None
+        return len(self.chain) == 1 and self.hidden_backing is None and self.stale_header is None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,6 +154,21 @@ class Disk:
     def find_base(self, name: str, file: str | None) -> int | None:
         """The place of the image ``name`` in the chain, 0 for the top; None where it is not in it."""
         return next((place for place, image in enumerate(self.chain) if image.is_called(name, file)), None)
+
+
+def compare_header(disk: Disk, named: str | None, resolve: Resolve) -> Disk:
+    """Hold the chain against the backing image that the header of the top names.
+
+    :param named: the name in the header, empty where it names none; None where the header cannot be read.
+    """
+    if named is None or not disk.chain:
+        return disk
+    if len(disk.chain) == 1:
+        return replace(disk, stale_header=named or None)
+    # QEMU takes a relative name from the directory of the image that names it.
+    meant = resolve(posixpath.join(posixpath.dirname(disk.top.path), named)) if is_local(named) else None
+    is_stale = meant is not None and disk.chain[1].file is not None and meant != disk.chain[1].file
+    return replace(disk, stale_header=named if is_stale else None)
 
 
 def is_local(path: str) -> bool:

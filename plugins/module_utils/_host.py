@@ -10,6 +10,7 @@ import glob
 import os
 import re
 import stat
+import struct
 from typing import Callable, Iterator, Mapping, Sequence, Tuple
 
 from ._disk import Room
@@ -45,6 +46,18 @@ class LinuxHost:
         if directory is None and not os.path.isabs(path):
             return None
         return os.path.realpath(os.path.join(directory or "/", path))
+
+    def header_backing(self, file: str) -> str | None:
+        """The backing image that a qcow2 header names; magic, version, the name's place and its length come first."""
+        try:
+            with open(file, "rb") as image:
+                magic, _version, place, length = struct.unpack(">4sIQI", image.read(20))
+                if magic != b"QFI\xfb":
+                    return None
+                image.seek(place)
+                return image.read(length if place else 0).decode(errors="surrogateescape")
+        except (OSError, ValueError, struct.error):
+            return None
 
     def room(self, file: str) -> Room | None:
         """The file system of a regular file."""

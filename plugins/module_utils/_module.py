@@ -118,7 +118,8 @@ def _told(sighting: Sighting, outcomes: Sequence[Outcome], errors: list[str], ho
     traces = host.traces({image.file: ids[image.file] for o in outcomes for image in o.left if image.file in ids})
 
     def releases(outcome: Outcome) -> list[Release]:
-        return [judge(image, traces.get(image.file or ""), sighting.vms) for image in outcome.left]
+        is_finished = outcome.is_finished
+        return [judge(i, traces.get(i.file or ""), sighting.vms, is_finished=is_finished) for i in outcome.left]
 
     rooms = _rooms([outcome.disk for outcome in outcomes], host)
     return {
@@ -173,7 +174,9 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
 def to_bytes(option: str, text: str) -> int:
     """Read a size as ansible-core does, and the IEC names (``GiB``), which it does not know: all are powers of 1024."""
     try:
-        size = int(human_to_bytes(re.sub(r"(?<=[KMGTPE])iB$", "B", text.strip())))
+        # Some versions of ansible-core overlook what stands between the number and the unit.
+        is_plain = re.match(r"\d+(\.\d+)? ?[A-Za-z]*$", text.strip())
+        size = int(human_to_bytes(re.sub(r"(?<=[KMGTPE])iB$", "B", text.strip() if is_plain else "")))
     except ValueError as error:
         raise WrongRequest(
             f"{option} is {text!r}, which is no size. Write bytes, or a number with K, M, G or T: 512M, 1.5GiB"

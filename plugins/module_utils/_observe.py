@@ -11,7 +11,7 @@ provide fakes.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import (
     Any,
     AsyncContextManager,
@@ -23,7 +23,7 @@ from typing import (
     TypeVar,
 )
 
-from ._disk import Resolve, Room, is_local
+from ._disk import Disk, Resolve, Room, compare_header, is_local
 from ._errors import MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
 from ._release import FileId, Traces
 from ._vm import Identity, Vm, read_identity
@@ -73,6 +73,9 @@ class Host(Protocol):
 
     def real_path(self, path: str, directory: str | None) -> str | None:
         """The absolute path without links; None for a relative path from an unknown directory."""
+
+    def header_backing(self, file: str) -> str | None:
+        """The backing image that the header of a qcow2 file names, empty for none; None where it cannot be read."""
 
     def room(self, file: str) -> Room | None:
         """The file system that a file lies on; None where ``file`` is no regular file."""
@@ -167,7 +170,14 @@ async def look(monitor: Monitor, identity: Identity, host: Host) -> Vm:
 
 def _read(identity: Identity, state: Sequence[Any], host: Host) -> Vm:
     status, jobs, graph, blocks = state
-    return understood(lambda: Vm.from_qmp(identity, status, blocks, jobs, graph, resolve=resolver(identity, host)))
+    resolve = resolver(identity, host)
+    vm = understood(lambda: Vm.from_qmp(identity, status, blocks, jobs, graph, resolve=resolve))
+    return replace(vm, disks=tuple(compare_header(disk, _header_of(disk, host), resolve) for disk in vm.disks))
+
+
+def _header_of(disk: Disk, host: Host) -> str | None:
+    is_readable = bool(disk.chain) and disk.top.format == "qcow2" and disk.top.file is not None
+    return host.header_backing(disk.top.file or "") if is_readable else None
 
 
 def resolver(identity: Identity, host: Host) -> Resolve:

@@ -48,8 +48,8 @@ class Outcome:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to copy."""
-        return is_done(self.disk, self.stays)
+        """Whether nothing is left to copy, and nothing went wrong on the way."""
+        return self.error is None and is_done(self.disk, self.stays)
 
     @property
     def grew_by(self) -> int | None:

@@ -67,7 +67,12 @@ def is_done(disk: Disk, stays: int) -> bool:
 
     :param stays: the place in the chain of the image that stays as the backing image; its length where none does.
     """
-    return bool(disk.chain) and stays <= 1 and disk.hidden_backing is None
+    return _is_at_end(disk, stays) and disk.hidden_backing is None and disk.stale_header is None
+
+
+def _is_at_end(disk: Disk, stays: int) -> bool:
+    """Whether QEMU's chain is as it shall be."""
+    return bool(disk.chain) and stays <= 1
 
 
 def next_step(disk: Disk, job: Job | None, wish: Wish, stays: int) -> Step:
@@ -80,6 +85,8 @@ def next_step(disk: Disk, job: Job | None, wish: Wish, stays: int) -> Step:
         return _towards_populated(disk, job, wish, stays)
     if job is None:
         return Step.DONE
+    if job.status == "aborting":
+        return Step.FOLLOW
     if wish.state == "paused":
         return Step.DONE if job.paused or job.is_pending else Step.PAUSE
     if wish.state == "stopped" and job.is_pending:
@@ -88,8 +95,11 @@ def next_step(disk: Disk, job: Job | None, wish: Wish, stays: int) -> Step:
 
 
 def _towards_populated(disk: Disk, job: Job | None, wish: Wish, stays: int) -> Step:
+    if job is None and _is_at_end(disk, stays):
+        # Where QEMU uses no other image and the disk still needs one, a stream would copy nothing and say it had.
+        return Step.DONE if is_done(disk, stays) else Step.REFUSE
     if job is None:
-        return Step.DONE if is_done(disk, stays) else Step.START
+        return Step.START
     if job.is_pending:
         return Step.FINALIZE
     if wish.speed is not None and wish.speed != job.speed:
@@ -166,6 +176,11 @@ def space_needed(disk: Disk, stays: int) -> int:
     layers = disk.chain[1:stays]
     sizes = (i.virtual_size if i.allocated is None else min(i.allocated, i.virtual_size) for i in layers)
     return min(sum(sizes), disk.virtual_size)
+
+
+def metadata_size(disk: Disk) -> int:
+    """What a flush may have to write for the tables of a qcow2 image: 8 bytes for each cluster of 64 KiB, and some."""
+    return disk.virtual_size // 8192 + 2**20
 
 
 def releasable(left: Sequence[Image], graph: Graph) -> tuple[list[str], list[str]]:

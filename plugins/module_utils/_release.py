@@ -54,13 +54,16 @@ class Release:
         return self.reason is None
 
 
-def judge(image: Image, traces: Traces | None, vms: Sequence[Vm]) -> Release:
+def judge(image: Image, traces: Traces | None, vms: Sequence[Vm], *, is_finished: bool) -> Release:
     """Say whether an image may be archived or deleted, as far as this host can know.
 
+    :param is_finished: whether the disk that the image has left is populated, safe over a crash.
     :param traces: None where the image is no file of this host, or is gone.
     :param vms: the VMs that were visited, to call a process by its VM.
     """
     path = image.file or image.path
+    if not is_finished:
+        return Release(path, None, "the disk that it has left is not populated")
     if image.file is None:
         return Release(path, None, "it is reached over a protocol, and only its server can know who uses it")
     if traces is None:

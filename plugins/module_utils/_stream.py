@@ -19,7 +19,7 @@ from ._errors import CommandRefused, MonitorUnusable, QmpError, StreamFailed, Ti
 from ._job import Job, job_id_for
 from ._observe import Host, Monitor, explain, identify, look, resolver
 from ._outcome import Outcome, untouched
-from ._plan import ACTIONS, News, Step, Wish, is_done, next_step, releasable, weightier
+from ._plan import ACTIONS, News, Step, Wish, is_done, metadata_size, next_step, releasable, weightier
 from ._release import FileId
 from ._select import Target, base_place
 from ._vm import Vm
@@ -219,6 +219,12 @@ class _Drive:
 
     async def _finalize(self) -> bool:
         job_id = self._present_job.id
+        room = self._host.room(self._disk.top.file) if self._disk.top.file is not None else None
+        if self._wish.check_space and room is not None and room.free < metadata_size(self._disk):
+            raise StreamFailed(
+                f"everything is copied, but the file system of {self._disk.top.path} is full, and QEMU does not tell "
+                f"if a flush fails. The {self._present_job.position}, which is safe. Make room and run the task again"
+            )
         await self._flush()
         await self._tell("job-finalize", {"id": job_id})
         await self._watch(job_id).end()
@@ -246,7 +252,14 @@ class _Drive:
         return True
 
     async def _refuse(self) -> bool:
-        job = self._present_job
+        if self._job is None:
+            named = self._disk.stale_header
+            raise StreamFailed(
+                f"the header of {self._disk.top.path} still names {named}, though QEMU does not use it any more: the "
+                "header could not be written when a stream ended, and the VM's next start needs that image. Keep it, "
+                "see that the storage is well, restart the VM, and run the task again"
+            )
+        job = self._job
         raise StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
 
     async def _tell(self, command: str, arguments: Mapping[str, Any]) -> None:
@@ -320,7 +333,7 @@ class _Drive:
         if ending is None:
             return
         self._cursor = self._cursor if ending.offset is None else ending.offset
-        if ending.cancelled:
+        if ending.cancelled and self._wish.state == "populated":
             raise StreamFailed(
                 f"job {job_id} was cancelled by somebody else. What was copied is kept; run the task again"
             )

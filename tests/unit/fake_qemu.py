@@ -515,6 +515,7 @@ class FakeHost:
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
         self.globs: dict[str, list[str]] = {}
+        self.headers: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
         self.free = 1000 * MIB
         self.open: list[str] = []
@@ -553,6 +554,10 @@ class FakeHost:
         finally:
             monitor.is_open = False
             self.open.remove(address)
+
+    def header_backing(self, file: str) -> str | None:
+        """What the test says that the header of a file names; else it cannot be read."""
+        return self.headers.get(file)
 
     def expand(self, pattern: str) -> Sequence[str] | None:
         return self.globs.get(pattern, [] if "*" in pattern else None)

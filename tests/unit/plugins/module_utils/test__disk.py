@@ -4,8 +4,16 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._disk import Disk, Image, is_local, plain_path
-from ansible_collections.virtops.qmp.tests.unit.builders import EMPTY, NO_GRAPH, disk, image, recorded, recorded_vm
+from ansible_collections.virtops.qmp.plugins.module_utils._disk import Disk, Image, compare_header, is_local, plain_path
+from ansible_collections.virtops.qmp.tests.unit.builders import (
+    EMPTY,
+    NO_GRAPH,
+    disk,
+    image,
+    in_vms,
+    recorded,
+    recorded_vm,
+)
 
 MIB = 1024 * 1024
 QDEV = "/machine/peripheral/vda/virtio-backend"
@@ -369,3 +377,24 @@ def test_plain_path(reported: str, path: str) -> None:
 def test_image_defaults() -> None:
     """An image may be given without its nodes."""
     assert Image("/p", None, "raw", 1, None, None).nodes == ()
+
+
+@pytest.mark.parametrize(
+    ("subject", "named", "stale"),
+    [
+        pytest.param(disk("top"), "", None, id="alone, and the header names none"),
+        pytest.param(disk("top"), "/vms/base.qcow2", "/vms/base.qcow2", id="alone, and the header names a base"),
+        pytest.param(disk("top"), None, None, id="the header cannot be read"),
+        pytest.param(EMPTY, "/vms/base.qcow2", None, id="no medium"),
+        pytest.param(disk("top", "base"), "/vms/base.qcow2", None, id="the base that QEMU uses"),
+        pytest.param(disk("top", "base"), "base.qcow2", None, id="relative to the image that names it"),
+        pytest.param(disk("top", "base"), "/vms/mid.qcow2", "/vms/mid.qcow2", id="another than QEMU uses"),
+        pytest.param(disk("top", "base"), "nbd+unix:///?socket=/s", None, id="a name that cannot be compared"),
+        pytest.param(disk("top", image("base", file=None)), "/vms/mid.qcow2", None, id="QEMU's cannot be compared"),
+    ],
+)
+def test_compare_header(subject: Disk, named: str | None, stale: str | None) -> None:
+    """A header that still names an image that QEMU dropped makes the disk need that image."""
+    held = compare_header(subject, named, in_vms)
+    assert held.stale_header == stale
+    assert held.is_populated is (subject.is_populated and stale is None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -248,3 +249,21 @@ def test_a_device_is_no_regular_file() -> None:
     """A device is told as what it is."""
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert not HOST.traces(ids(Path("/dev/null")))["/dev/null"].is_regular
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 32, 4) + bytes(12) + b"base", "base", id="a backing image"),
+        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 0, 0) + bytes(12), "", id="none"),
+        pytest.param(b"no qcow2 at all, but long enough", None, id="another format"),
+        pytest.param(b"QFI\xfb", None, id="cut off"),
+        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 2**64 - 1, 4), None, id="an impossible place"),
+        pytest.param(None, None, id="no such file"),
+    ],
+)
+def test_header_backing(folder: Path, content: bytes | None, named: str | None) -> None:
+    """The backing image is read from the file itself, where that can be done."""
+    if content is not None:
+        (folder / "image").write_bytes(content)
+    assert HOST.header_backing(str(folder / "image")) == named

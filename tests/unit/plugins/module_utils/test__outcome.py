@@ -25,8 +25,8 @@ LONG = disk("top", "mid", "base")
 )
 def test_untouched(subject: Target, wish: Wish, cursor: int, finished: bool) -> None:
     """A disk to which nothing was done is told as it was seen."""
-    outcome = untouched(subject, wish, "why")
-    assert (outcome.cursor, outcome.is_finished, outcome.action, outcome.error) == (cursor, finished, "none", "why")
+    outcome = untouched(subject, wish)
+    assert (outcome.cursor, outcome.is_finished, outcome.action, outcome.error) == (cursor, finished, "none", None)
     assert outcome.before is outcome.disk is subject.disk
     assert outcome.job == subject.job
     assert outcome.chain_after == subject.disk.chain_paths
@@ -63,3 +63,9 @@ def test_an_outcome_begins_with_nothing_done() -> None:
     subject = target()
     outcome = Outcome(subject.vm, subject.disk, subject.stays, subject.disk)
     assert (outcome.action, outcome.notes, outcome.error, outcome.left, outcome.left_ids) == ("none", (), None, (), {})
+
+
+def test_what_failed_is_not_finished() -> None:
+    """A disk with an error is never finished, whatever its chain looks like."""
+    outcome = untouched(target(disk("top")), Wish(), "why")
+    assert (outcome.is_finished, outcome.error) == (False, "why")

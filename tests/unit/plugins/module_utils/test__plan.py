@@ -56,6 +56,7 @@ OTHERS = {
     "paused": (Step.RESUME, Step.DONE, Step.CANCEL, Step.CANCEL),
     "held": (Step.RESUME, Step.DONE, Step.CANCEL, Step.CANCEL),
     "pending": (Step.FINALIZE, Step.DONE, Step.CANCEL, Step.FINALIZE),
+    "aborting": (Step.FOLLOW,) * 4,
     "concluded": (Step.DISMISS,) * 4,
     "mirror": (Step.REFUSE,) * 4,
     "mirror concluded": (Step.REFUSE,) * 4,

@@ -70,11 +70,19 @@ REMOTE = image("base", path="nbd://host/base", file=None)
 )
 def test_judge(subject: Image, traces: Traces | None, verdict: Release) -> None:
     """An image is free only where it is proven that nobody has it open, and else there is a reason."""
-    assert judge(subject, traces, [vm(disk(), identity=identity(pid=100))]) == verdict
+    assert judge(subject, traces, [vm(disk(), identity=identity(pid=100))], is_finished=True) == verdict
     assert verdict.is_free == (verdict.reason is None)
 
 
 def test_a_vm_over_tcp_lends_its_name_to_no_process() -> None:
     """A VM whose process is unknown is no user of anything."""
-    found = judge(image("base"), Traces(True, "ext4", {5: "qemu"}), [vm(disk(), identity=identity(pid=None))])
+    found = judge(
+        image("base"), Traces(True, "ext4", {5: "qemu"}), [vm(disk(), identity=identity(pid=None))], is_finished=True
+    )
     assert found.reason == "it is still open in qemu (pid 5)"
+
+
+def test_what_an_unfinished_disk_has_left_is_not_free() -> None:
+    """A chain that QEMU dropped from memory proves nothing while the disk is not populated."""
+    found = judge(image("base"), Traces(True, "ext4", {}), [], is_finished=False)
+    assert (found.is_free, found.reason) == (False, "the disk that it has left is not populated")

@@ -748,3 +748,41 @@ def test_a_connection_lost_while_nothing_is_sent() -> None:
     assert outcome.error is not None
     assert "the connection ended" in outcome.error
     assert not outcome.is_finished
+
+
+def test_a_header_that_still_names_its_base_is_no_success() -> None:
+    """What QEMU dropped and the header still names is needed at the next start: every run says so."""
+    qemu = vm_with("/vms/top.qcow2")
+    host = FakeHost(qemu)
+
+    async def work() -> Outcome:
+        async with host.open_monitor(qemu.address) as monitor:
+            seen = await identify(monitor, host)
+            host.headers[seen.disks[0].top.file or ""] = "/vms/base.qcow2"
+            qemu.log.clear()
+            return await bring_about(monitor, host, Target(seen, seen.disks[0], 1), Wish(), None)
+
+    outcome = clock.run(work())
+    assert not outcome.is_finished
+    assert "/vms/base.qcow2" in (outcome.error or "")
+    assert "restart the VM" in (outcome.error or "")
+    assert "block-stream" not in qemu.log
+
+
+def test_a_full_file_system_is_not_trusted_with_a_flush() -> None:
+    """A flush that fails cannot be seen, so a stream whose file system is full stays at pending until there is room."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+    host.free = 0
+
+    async def work(wish: Wish) -> Outcome:
+        async with host.open_monitor(qemu.address) as monitor:
+            seen = await identify(monitor, host)
+            return await bring_about(monitor, host, Target(seen, seen.disks[0], len(seen.disks[0].chain)), wish, None)
+
+    outcome = clock.run(work(Wish()))
+    assert "is full" in (outcome.error or "")
+    assert outcome.job is not None
+    assert outcome.job.is_pending
+    host.free = 1000 * MIB
+    assert clock.run(work(Wish())).is_finished
