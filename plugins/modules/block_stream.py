@@ -12,8 +12,8 @@ short_description: Give the disks of running VMs their own data, so that the ima
 version_added: 0.1.0
 description:
   - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
-  - V(populated) is only said when the chain says so and QEMU has flushed it. QEMU's own "completed" is not that, a
-    VM that is killed seconds after it can read zeros.
+  - V(populated) is only said when the chain says so, the header of the image says so where it can be read, and QEMU
+    has flushed both. QEMU's own "completed" is not that, a VM that is killed seconds after it can read zeros.
   - The task can be run again at any time. It joins a stream that runs, whoever started it, finishes one that waits,
     resumes one that an error stopped, and changes nothing where all is done.
   - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails
@@ -128,6 +128,8 @@ options:
   check_space:
     description:
       - Refuse to start anything when all that may be copied would not fit into the file system of the active images.
+      - At the end of a stream, refuse to finish it while the file system is full, because QEMU does not tell if a flush
+        fails. The stream waits at V(pending), and the next run finishes it.
       - Set it to V(false) where the figure is too careful, such as for a disk that is nearly done.
     type: bool
     default: true
@@ -139,7 +141,11 @@ options:
     default: true
   progress:
     description:
-      - Every so many seconds a line on each running stream is printed on the controller; V(0) prints none.
+      - At first every so many seconds a line on each running stream is printed on the controller, on stderr; later every
+        tenth of the time watched, at most every 5 minutes unless this option is longer.
+      - V(0) prints none, and runs the module once for the whole wait.
+      - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the present
+        pace.
     type: int
     default: 10
 seealso:
