@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, images, product
+from lab.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 PLAYBOOK = product.COLLECTION / "playbooks" / "populate.yml"
 NEW, DONE = 2, 0  # how many images lie below a disk
@@ -40,23 +43,38 @@ def depths(vms: list[Vm]) -> list[int]:
     return [vm.inserted(disk)["backing_file_depth"] for vm in vms for disk in ("vda", "vdb")]
 
 
-def populate(folder: Path, *options: str, **variables: Any) -> tuple[product.AnsibleRun, dict[str, Any]]:
-    """Run the playbook over all VMs in the folder; return the run and `populate_result`."""
+def play(folder: Path, *options: str, **variables: Any) -> product.AnsibleRun:
+    """Run the playbook over all VMs in the folder."""
     extra = {"populate_hosts": "all", "populate_monitors": [f"{folder}/*.qmp"], "populate_progress": 0}
-    run = product.playbook(PLAYBOOK, *options, extra={**extra, **variables})
-    left = run.result("virtops.qmp.populate : Leave the result")["ansible_facts"]["populate_result"]
+    return product.playbook(PLAYBOOK, *options, extra={**extra, **variables})
+
+
+def populate(folder: Path, *options: str, **variables: Any) -> dict[str, Any]:
+    """Run the playbook over all VMs in the folder; return `populate_result`, which the exit code must agree with."""
+    return result_of(play(folder, *options, **variables))
+
+
+def result_of(run: product.AnsibleRun) -> dict[str, Any]:
+    left: dict[str, Any] = run.result("virtops.qmp.populate : Leave the result")["ansible_facts"]["populate_result"]
     assert (run.code == 0) == (left["failures"] == []), run.stdout + run.stderr
-    return run, left
+    return left
+
+
+def table_of(run: product.AnsibleRun) -> list[list[str]]:
+    """The cells of the table that the role ends with."""
+    lines = run.result("virtops.qmp.populate : Tell what was done")["msg"]
+    return [re.split(r" {2,}", line.strip()) for line in lines]
 
 
 def test_every_disk_and_again(folder: Path, vms: list[Vm]) -> None:
     """Check mode changes nothing, a run populates every disk, the next one changes nothing."""
-    checked, left = populate(folder, "--check", "--diff")
-    assert (checked.stats["localhost"]["changed"], left["finished"], depths(vms)) == (1, False, [NEW] * 4)
-    _, left = populate(folder)
+    run = play(folder, "--check", "--diff")
+    assert (run.stats["localhost"]["changed"], result_of(run)["finished"], depths(vms)) == (1, False, [NEW] * 4)
+    left = populate(folder)
     assert (left["changed"], left["finished"], depths(vms)) == (True, True, [DONE] * 4)
-    again, left = populate(folder)
-    assert (again.stats["localhost"]["changed"], left["changed"], left["finished"]) == (0, False, True)
+    run = play(folder)
+    left = result_of(run)
+    assert (run.stats["localhost"]["changed"], left["changed"], left["finished"]) == (0, False, True)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +88,27 @@ def test_every_disk_and_again(folder: Path, vms: list[Vm]) -> None:
 )
 def test_excluded_disks_stay_as_they_are(folder: Path, vms: list[Vm], exclude: str, expected: list[int]) -> None:
     """An excluded disk is left alone, by whichever name; a path means the disk of one VM only."""
-    _, left = populate(folder, populate_exclude=[exclude.replace("FOLDER", str(folder))])
+    left = populate(folder, populate_exclude=[exclude.replace("FOLDER", str(folder))])
     assert (depths(vms), left["finished"]) == (expected, True)
+
+
+@pytest.mark.parametrize("style", ["relative", "linked"])
+def test_excluded_disks_of_namesakes(folder: Path, boot: Callable[..., Vm], style: str) -> None:
+    """VMs whose images have the same name in other folders, or are reached by links, are told apart by their files."""
+    golden = images.create(folder / "golden.qcow2", 16 * images.MiB, writes=images.layer_writes(0, 16 * images.MiB, 1))
+    started = []
+    for name in ("web01", "web02"):
+        home = folder / name
+        home.mkdir()
+        words = []
+        for disk in ("vda", "vdb"):
+            top = images.create(home / f"{disk}.qcow2", backing=golden)
+            (home / f"{disk}.link").symlink_to(top)
+            words += disks.drive(top.name if style == "relative" else home / f"{disk}.link", id=disk, qdev=disk)
+        started.append(boot(*words, name=name, cwd=home))
+    watched = {"populate_progress": 1, "populate_speed": "2M", "populate_parallel": 3}
+    left = populate(folder, populate_exclude=[f"{folder}/web02/vda.qcow2"], **watched)
+    assert (depths(started), left["finished"]) == ([DONE, DONE, 1, DONE], True)
 
 
 @pytest.mark.parametrize(
@@ -86,20 +123,50 @@ def test_excluded_disks_stay_as_they_are(folder: Path, vms: list[Vm], exclude: s
 )
 def test_what_is_wrong_starts_nothing(folder: Path, vms: list[Vm], variables: dict[str, Any], told: str) -> None:
     """A name that fits nothing fails the role before any disk is touched, and is told."""
-    _, left = populate(folder, **variables)
+    left = populate(folder, **variables)
     assert told in "\n".join(left["failures"])
+    assert "said to be populated" not in "\n".join(left["failures"])
     assert (depths(vms), [vm.jobs() for vm in vms]) == ([NEW] * 4, [{}, {}])
+
+
+def test_the_table_tells_what_took_place(folder: Path, vms: list[Vm]) -> None:
+    """GREW BY is what the files grew by, RATE is that by TIME, and a disk that nothing was done to has none of them."""
+    tops = [folder / f"{vm.name}-{disk}.qcow2" for vm in vms for disk in ("vda", "vdb")]
+    before = [top.stat().st_blocks * 512 for top in tops]
+    rows = table_of(play(folder, populate_speed="8M"))
+    assert rows[0] == ["VM", "DISK", "ACTION", "NOW", "GREW BY", "TIME", "RATE", "RELEASED"]
+    for row, top, size in zip(rows[1:5], tops, before, strict=True):
+        assert row[:4] == [top.name[:5], top.name[6:9], "started", "populated"]
+        grew_by = (top.stat().st_blocks * 512 - size) / images.MiB
+        assert row[4].endswith(" MiB")
+        assert float(row[4][:-4]) == pytest.approx(grew_by, rel=0.1)
+        assert row[5].startswith("0:00:")
+        assert row[6].endswith(" MiB/s")
+        assert float(row[6][:-6]) == pytest.approx(float(row[4][:-4]) / float(row[5][5:]), abs=0.1)
+    assert [row[2:] for row in table_of(play(folder))[1:]] == [["none", "populated", "-", "-", "-", "-"]] * 4
+
+
+def test_the_monitor_is_left_between_two_looks(folder: Path, vms: list[Vm]) -> None:
+    """With `populate_poll_interval` another client is served while a stream runs, and the disks get populated."""
+    with ThreadPoolExecutor(1) as pool:
+        watched = {"populate_disks": ["vda"], "populate_speed": "4M", "populate_poll_interval": 1}
+        run = pool.submit(populate, folder, **watched)
+        vms[0].wait_event("JOB_STATUS_CHANGE", status="running")
+        Monitor(Path(vms[0].monitor)).close()  # raises if it is not greeted within ten seconds
+        status = [job["status"] for job in vms[0].jobs().values()]
+        assert run.result()["finished"]
+    assert (status, depths(vms)) == (["running"], [DONE, NEW, DONE, NEW])
 
 
 def test_base_stays(folder: Path, vms: list[Vm]) -> None:
     """With a base the snapshots go and the golden image stays; the second run changes nothing; golden is not free."""
     golden = f"{folder}/golden.qcow2"
-    _, left = populate(folder, populate_base=golden)
+    left = populate(folder, populate_base=golden)
     assert [vm.chain(disk)[1:] for vm in vms for disk in ("vda", "vdb")] == [[golden]] * 4
     assert sorted(left["free"]) == sorted(
         f"{folder}/{vm.name}-{disk}-snapshot.qcow2" for vm in vms for disk in ("vda", "vdb")
     )
-    _, left = populate(folder, populate_base=golden)
+    left = populate(folder, populate_base=golden)
     assert (left["changed"], left["finished"]) == (False, True)
 
 
@@ -107,7 +174,7 @@ def test_rights_are_revoked_of_free_images_only(folder: Path, vms: list[Vm]) -> 
     """Of the released images, those that nothing needs lose their rights, and the shared one keeps them."""
     before = (folder / "golden.qcow2").stat().st_mode
     snapshot = folder / "web01-vda-snapshot.qcow2"
-    _, left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], populate_revoke={"mode": "0000"})
+    left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], populate_revoke={"mode": "0000"})
     assert (left["free"], left["revoked"]) == ([str(snapshot)], [str(snapshot)])
     assert (snapshot.stat().st_mode & 0o777, (folder / "golden.qcow2").stat().st_mode) == (0, before)
 
@@ -116,7 +183,7 @@ def test_a_silent_vm(folder: Path, vms: list[Vm]) -> None:
     """A VM that does not answer stops no other; the role fails, and nothing is free, as it may need anything."""
     mode = (folder / "web01-vda-snapshot.qcow2").stat().st_mode
     os.kill(vms[1].pid, signal.SIGSTOP)
-    _, left = populate(folder, populate_connect_timeout=1, populate_revoke={"mode": "0000"})
+    left = populate(folder, populate_connect_timeout=1, populate_revoke={"mode": "0000"})
     assert depths(vms[:1]) == [DONE, DONE]
     assert "web02.qmp" in "\n".join(left["failures"])
     assert (left["free"], left["revoked"]) == ([], [])
@@ -126,9 +193,9 @@ def test_a_silent_vm(folder: Path, vms: list[Vm]) -> None:
 def test_a_maintenance_window(folder: Path, vms: list[Vm]) -> None:
     """With `on_timeout: stop` the role succeeds with work left, and the next run goes on to the end."""
     window = {"populate_speed": "1M", "populate_wait_timeout": 1, "populate_on_timeout": "stop"}
-    _, left = populate(folder, **window)
+    left = populate(folder, **window)
     assert (left["finished"], [vm.jobs() for vm in vms], NEW in depths(vms)) == (False, [{}, {}], True)
-    _, left = populate(folder)
+    left = populate(folder)
     assert (left["finished"], depths(vms)) == (True, [DONE] * 4)
 
 
@@ -136,7 +203,9 @@ def test_a_claim_is_not_believed(folder: Path, vms: list[Vm], monkeypatch: pytes
     """A block_stream that claims to have populated what it has not makes the role fail, for each such disk."""
     claims = product.module("block_stream_info", monitors=[vm.monitor for vm in vms], disks=["*"])["disks"]
     for disk in claims:
-        disk.update(action="started", finished=True, populated=True, released=[], error=None, cursor=0)
+        disk.update(
+            action="started", finished=True, populated=True, released=[], error=None, cursor=0, seconds=0, grew_by=0
+        )
     liar = tmp_path / "ansible_collections" / "virtops" / "qmp"
     (liar / "plugins" / "modules").mkdir(parents=True)
     for path in (
@@ -153,5 +222,5 @@ def test_a_claim_is_not_believed(folder: Path, vms: list[Vm], monkeypatch: pytes
         f"#!/usr/bin/python\n# WANT_JSON\nprint({answer!r})\n"
     )
     monkeypatch.setattr(product, "collections_path", lambda: tmp_path)
-    _, left = populate(folder)
+    left = populate(folder)
     assert (len(left["failures"]), left["finished"]) == (4, False)
