@@ -93,8 +93,8 @@ def make_golden(path: Path) -> Model:
     with raw.open("wb") as file:
         file.truncate(SIZE)
         for offset, length in DATA:
-            file.seek(offset)
-            for _ in range(length // MiB):
+            for place in range(offset, offset + length, MiB):
+                file.seek(place)
                 file.write(os.urandom(MiB))
     model = checksums(raw)
     run([images.qemu_img(), "convert", "-f", "raw", "-O", "qcow2", raw, path])
@@ -187,7 +187,7 @@ def play(folder: Path) -> None:
     model = make_golden(golden)
     with NbdServer(golden, folder / "golden.nbd", format="qcow2") as server:
         command(f"qemu-nbd --read-only --socket={server.path} {golden}")
-        say(f"    {in_mib(SIZE)}, {in_mib(sum(length for _, length in DATA))} of it random data")
+        say(f"    {in_mib(SIZE)}, {in_mib(sum(length for _offset, length in DATA))} of it random data")
 
         heading("2. A VM boots from two thin overlays on it, at once")
         for disk in DISKS:

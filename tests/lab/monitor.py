@@ -51,21 +51,21 @@ class Monitor:
             if not received:
                 raise ConnectionResetError("the monitor closed the connection")
             self._unread += received
-        line, _, self._unread = self._unread.partition(b"\n")
+        line, _newline, self._unread = self._unread.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def command(self, name: str, /, **arguments: Any) -> Any:
+    def command(self, execute: str, /, **arguments: Any) -> Any:
         """Execute a command; an underscore in the name of an argument stands for a hyphen."""
         values = {key.replace("_", "-"): value for key, value in arguments.items()}
-        self._socket.sendall(json.dumps({"execute": name, "arguments": values}).encode() + b"\n")
+        self._socket.sendall(json.dumps({"execute": execute, "arguments": values}).encode() + b"\n")
         deadline = time.monotonic() + self.timeout
         while True:
             message = self._next(deadline)
             if "event" in message:
                 self.events.append(message)
             elif "error" in message:
-                raise MonitorError(name, message["error"])
+                raise MonitorError(execute, message["error"])
             else:
                 return message["return"]
 

@@ -122,8 +122,8 @@ class Vm:
         reply: str = self.command("human-monitor-command", command_line=line)
         return reply
 
-    def command(self, name: str, /, **arguments: Any) -> Any:
-        return self.judge.command(name, **arguments)
+    def command(self, execute: str, /, **arguments: Any) -> Any:
+        return self.judge.command(execute, **arguments)
 
     def wait_event(self, name: str, /, **members: Any) -> dict[str, Any]:
         """The first event of this name whose data has these members."""
