@@ -47,6 +47,7 @@ def disk_to_result(vm: Vm, disk: Disk, rooms: Rooms) -> dict[str, Any]:
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
         "populated": disk.is_populated,
+        "stale_header": disk.stale_header,
         "chain": [_image_to_result(image) for image in disk.chain],
         "space": {"needed": space_needed(disk, len(disk.chain)), "free": room.free if room else None},
         "job": _job_to_result(vm.job_on(disk)),

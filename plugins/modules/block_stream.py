@@ -222,6 +222,7 @@ disks:
       virtual_size: 32212254720
       read_only: false
       populated: true
+      stale_header: null
       chain:
         - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 16545694720}
       space: {needed: 0, free: 198202670080}

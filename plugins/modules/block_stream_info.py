@@ -100,6 +100,7 @@ disks:
       virtual_size: 32212254720
       read_only: false
       populated: false
+      stale_header: null
       chain:
         - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 3338670080}
         - {node_name: "#block377", path: /golden/debian-12.qcow2, format: qcow2, allocated: 13207024640}
@@ -148,8 +149,14 @@ disks:
       description: Whether the guest may only read.
       type: bool
     populated:
-      description: Whether the chain says that the disk needs no other image.
+      description: Whether chain and header say that the disk needs no other image.
       type: bool
+    stale_header:
+      description:
+        - The backing image that the header of the active image still names, though QEMU does not use it; null where
+          all is well, or where the header cannot be read.
+        - The VM's next start needs that image. M(virtops.qmp.block_stream) says what to do.
+      type: str
     chain:
       description:
         - The images, the active one first. C(allocated) is the bytes that an image occupies; null where QEMU does not

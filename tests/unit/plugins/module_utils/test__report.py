@@ -49,6 +49,7 @@ def test_a_disk() -> None:
         "virtual_size": 1000,
         "read_only": False,
         "populated": False,
+        "stale_header": None,
         "chain": [
             {"node_name": "top", "path": "/vms/top.qcow2", "format": "qcow2", "allocated": 100},
             {"node_name": "base", "path": "/vms/base.qcow2", "format": "qcow2", "allocated": 100},
