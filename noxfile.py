@@ -209,6 +209,13 @@ def matrix(session: nox.Session) -> None:
     session.run("python3", "-m", "matrix", *words, *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
+@nox.session(python=f"3.{python_of(NEWEST)}")
+def faults(session: nox.Session) -> None:
+    """The campaign of kills, 200 rounds of it unless told otherwise: `nox -Re faults -- --seconds 3600 --seed 7`."""
+    session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt")
+    session.run("python", "-m", "faults", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
+
+
 # --- the text of the code ---------------------------------------------------------------------------------------
 
 
