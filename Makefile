@@ -6,12 +6,13 @@
 export LC_ALL := C.UTF-8
 JOBS ?= auto
 
-.PHONY: help setup demo test matrix clean
+.PHONY: help setup demo test matrix faults clean
 
 help:
 	@echo "make demo          show a running VM's disks being populated, on this machine"
 	@echo "make test          run every test there is (JOBS=1: one after the other)"
 	@echo "make matrix        the integration targets on QEMU 5.2 to 11.1, through the oldest and the newest Python"
+	@echo "make faults        kill whoever takes part in a stream, 200 times, and say what was lost"
 	@echo "make setup         only what both need: packages of the distribution, .venv"
 	@echo "make clean         remove whatever these made"
 
@@ -26,6 +27,9 @@ test: setup
 
 matrix: setup
 	@.venv/bin/nox -Re matrix
+
+faults: setup
+	@.venv/bin/nox -Re faults
 
 clean:
 	rm -rf .ansible .nox .venv build tests/output
