@@ -67,21 +67,24 @@ def test_what_was_copied_before_the_error_is_kept(unreadable: Unreadable) -> Non
     assert images.read_from_below(disk.chain.top, end) == []
 
 
-@pytest.mark.xfail(strict=True, reason="after a failure the top is not flushed, though the message says: kept")
-def test_what_was_copied_before_the_error_is_kept_over_a_kill(unreadable: Unreadable) -> None:
+def test_what_was_copied_before_the_error_is_kept_over_a_kill(
+    unreadable: Unreadable, request: pytest.FixtureRequest
+) -> None:
     """What a failed stream copied is flushed when the task returns: a SIGKILL does not cost it."""
     disk = unreadable(once=False)
+    if disk.vm.version < (10, 0):  # from then on QEMU writes its tables by itself soon enough
+        reason = "after a failure the top is not flushed, though the message says: kept"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     disk.stream(on_error="report")
     end = disk.vm.wait_event("BLOCK_JOB_COMPLETED")["offset"]
     disk.vm.kill()
     assert images.read_from_below(disk.chain.top, end) == []
 
 
-@pytest.mark.xfail(strict=True, reason="it is where the job was last looked at; the event of its end has the position")
 def test_the_cursor_of_a_failed_stream_is_where_it_failed(unreadable: Unreadable) -> None:
     """The message and the cursor tell the position that QEMU tells with the error."""
     disk = unreadable(once=False)
-    result = disk.stream(on_error="report")
+    result = disk.stream(on_error="report", speed="4M")  # so that it is looked at long before it fails
     end = disk.vm.wait_event("BLOCK_JOB_COMPLETED")["offset"]
     assert f"failed at {end} of" in result["msg"]
     assert result["disks"][0]["cursor"] == end
@@ -127,7 +130,7 @@ def test_a_users_pause_is_no_error(disk: Scene) -> None:
     disk.vm.command("job-pause", id=job)
     result = waiter.result()
     assert (result.failed, result["finished"]) == (False, False), result
-    assert (disk.vm.jobs()[job]["status"], disk.vm.jobs()[job]["io-status"]) == ("paused", "ok")
+    assert (disk.vm.jobs()[job]["paused"], disk.vm.jobs()[job]["io-status"]) == (True, "ok")
 
 
 def test_ignored_errors_are_no_success(unreadable: Unreadable) -> None:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def one_job(vm: Vm) -> tuple[str, bool, str]:
-    """The only job as QEMU shows it: its status, whether it is paused, and whether an error holds it."""
+def one_job(vm: Vm) -> tuple[str, str]:
+    """What the only job does, and whether an error holds it. QEMU 5.2 says "running" of one that is paused asleep."""
     (job,) = vm.jobs().values()
-    return job["status"], job["paused"], job["io-status"]
+    return "paused" if job["paused"] else job["status"], job["io-status"]
 
 
 def said(result: product.Result) -> tuple[bool, bool, bool, str]:
@@ -30,10 +30,10 @@ def test_paused_and_back(disk: Scene) -> None:
     job = disk.start()
     checked = disk.stream(check=True, state="paused")
     assert said(checked) == (False, True, False, "paused")
-    assert one_job(disk.vm) == ("running", False, "ok")
+    assert one_job(disk.vm) == ("running", "ok")
 
     assert said(disk.stream(state="paused")) == (False, True, False, "paused")
-    assert one_job(disk.vm) == ("paused", True, "ok")
+    assert one_job(disk.vm) == ("paused", "ok")
     for check in (True, False):
         assert said(disk.stream(check=check, state="paused")) == (False, False, False, "none")
 
@@ -48,7 +48,7 @@ def test_a_paused_job_goes_on_without_wait(disk: Scene) -> None:
     disk.start()
     disk.stream(state="paused")
     assert said(disk.stream(wait=False)) == (False, True, False, "resumed")
-    assert one_job(disk.vm) == ("running", False, "ok")
+    assert one_job(disk.vm) == ("running", "ok")
     assert said(disk.stream(wait=False)) == (False, False, False, "joined")
 
 
@@ -98,7 +98,7 @@ def test_aborted_ends_a_job_that_an_error_holds(unreadable: Callable[..., Scene]
     """A job that QEMU stopped at an I/O error, and that refuses a plain cancel, is ended; then nothing is left."""
     disk = unreadable(once=True)
     assert disk.stream(on_error="stop").failed
-    assert one_job(disk.vm) == ("paused", True, "failed")
+    assert one_job(disk.vm) == ("paused", "failed")
     assert said(disk.stream(state="aborted")) == (False, True, False, "stopped")
     assert disk.vm.jobs() == {}
     assert said(disk.stream(state="aborted")) == (False, False, False, "none")

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from lab import NbdServer, Scene, Vm, disks, host, images, kill, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Boot = Callable[..., Vm]
 
@@ -140,7 +140,8 @@ def test_a_second_vm_on_the_base(disk: Scene, folder: Path, boot: Boot, known: b
     other = boot(*disks.drive(images.create(folder / "o.qcow2", backing=disk.chain.base), id="drive0"), name="web02")
     monitors = [disk.vm.monitor, *([other.monitor] if known else [])]
     files = released(disk.stream(monitors=monitors, disks=[str(disk.chain.top)]))
-    assert_in_use(files["base.qcow2"], {other.pid}, f"pid {other.pid}", "VM web02" if known else "qemu-system")
+    name = "VM web02" if known else Path(f"/proc/{other.pid}/comm").read_text().strip()
+    assert_in_use(files["base.qcow2"], {other.pid}, f"{name} (pid {other.pid})")
     assert files["mid1.qcow2"]["free"] is True
 
 
