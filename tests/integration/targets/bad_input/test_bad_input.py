@@ -191,7 +191,7 @@ ROWS = [
 def state_of(vm: Vm) -> tuple[dict[str, Any], list[list[str]]]:
     """The jobs and the chain of every disk."""
     entries = vm.command("query-block")
-    chains = []
+    chains: list[list[str]] = []
     for entry in entries:
         image = entry.get("inserted", {}).get("image")
         chains.append([])

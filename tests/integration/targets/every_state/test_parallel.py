@@ -58,7 +58,7 @@ def test_never_more_than_asked(boot: Boot, folder: Path, parallel: int) -> None:
 def test_streams_that_run_already_count(boot: Boot, folder: Path) -> None:
     """With one place, taken by a stream that runs, no other is started, however long the task waits."""
     vms = [two_disks(boot, folder, name) for name in ("web1", "web2")]
-    options = {"monitors": [vm.monitor for vm in vms], "speed": "1"}
+    options: dict[str, Any] = {"monitors": [vm.monitor for vm in vms], "speed": "1"}
     product.module("block_stream", **{**options, "monitors": [vms[1].monitor]}, disks=["vdb"], wait=False)
     result = product.module("block_stream", **options, disks=["*"], wait_timeout=1, on_timeout="leave")
     assert (result.failed, result["changed"], result["finished"]) == (False, False, False), result

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Scene, Vm, disks, images, product
@@ -122,7 +122,7 @@ def test_the_action_of_each_disk(folder: Path, boot: Callable[..., Vm]) -> None:
     words = [word for name, chain in chains.items() for word in disks.drive(chain.top, id=f"d-{name}", qdev=name)]
     vm = boot(*words)
 
-    def stream(*names: str, **options: object) -> product.Result:
+    def stream(*names: str, **options: Any) -> product.Result:
         return product.module("block_stream", monitors=[vm.monitor], disks=list(names), **options)
 
     stream("vda")

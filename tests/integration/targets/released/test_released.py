@@ -333,8 +333,10 @@ def test_a_base_over_nbd(folder: Path, boot: Boot) -> None:
 
 
 # Rights to read every file, so that the module can be found, but no right to look into the processes of others.
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-NOBODY += ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+NOBODY = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+)
 
 
 def as_nobody(disk: Scene) -> product.Result:
