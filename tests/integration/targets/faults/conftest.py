@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A disk that a guest writes to as fast as QEMU answers, while things go wrong around it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from faults.guest import Guest, monitor_words
+from faults.model import Model
+from lab import Scene, disks, images, product, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lab import Vm
+
+# What the top holds from the beginning. A write elsewhere reads the rest of its cluster from below first, and if that
+# does not answer, QEMU's monitor, through which the guest writes, does not either.
+OWN = (384 * images.KiB, 896 * images.KiB)
+
+
+@dataclass(frozen=True)
+class Busy(Scene):
+    """A scene with a guest: everything is judged against the model of what it wrote."""
+
+    guest_path: Path
+    model: Model
+
+    @contextlib.contextmanager
+    def guest(self) -> Iterator[None]:
+        """Write all the while."""
+        with Guest(self.guest_path, self.vm.disk("vda")["qdev"], self.model, seed=self.vm.name, within=OWN) as guest:
+            yield
+        assert guest.writes > 0
+
+    def begin(self, **options: object) -> product.Running:
+        """A task that waits for a stream of which QEMU has copied one step, and copies hardly more by itself."""
+        arguments = {"monitors": [self.vm.monitor], "disks": ["vda"], "speed": "1", **options}
+        task = product.Running("block_stream", arguments)
+        wait_until(lambda: any(job["offset"] for job in self.vm.jobs().values()), "the stream copies")
+        return task
+
+    def unleash(self) -> None:
+        """Let the stream run as fast as it can."""
+        (job,) = self.vm.jobs()
+        self.vm.command("block-job-set-speed", device=job, speed=0)
+
+    def assert_nothing_is_lost(self) -> None:
+        """QEMU killed, everything below the top taken away: every byte that the guest may count on is there."""
+        self.vm.kill()
+        self.chain.take_away()
+        assert images.backing(self.chain.top) is None
+        assert self.model.losses(images.content(self.chain.top), crashed=True) == []
+
+
+def assert_failed(result: product.Result, *words: str) -> None:
+    """The task failed, claims nothing, and its message names the disk and these words."""
+    assert (result.failed, result["finished"]) == (True, False), result
+    for word in ("vda", *words):
+        assert word in result["msg"]
+
+
+@pytest.fixture
+def busy(folder: Path, boot: Callable[..., Vm]) -> Callable[..., Busy]:
+    """Boot a VM with these words for its disk `vda`; by default a plain drive."""
+
+    def make(chain: images.Chain, *words: str, name: str = "vm0", model: Model | None = None) -> Busy:
+        path = folder / f"{name}.guest"
+        disk = words or disks.drive(chain.top, id="drive0", qdev="vda")
+        vm = boot(*disk, *monitor_words(path), name=name)
+        return Busy(vm, chain, path, model or Model(chain.expected))
+
+    return make

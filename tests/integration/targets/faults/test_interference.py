@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Somebody else at the monitor, at its socket, at the process and at the disk during a stream, while a guest writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from lab import Monitor, MonitorError, Proxy, disks, images, product, wait_until
+
+from .conftest import Busy, assert_failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lab import Vm
+
+
+@pytest.fixture
+def disk(busy: Callable[..., Busy], folder: Path) -> Busy:
+    """`vda` over one base."""
+    return busy(images.chain(folder))
+
+
+def test_the_monitor_is_held_by_somebody_else_for_a_while(disk: Busy) -> None:
+    """Who comes while another client holds the monitor is told, harms no stream, and finishes it later."""
+    with disk.guest():
+        job = disk.start_pending()
+        holder = Monitor(Path(disk.vm.monitor))
+        result = disk.stream(connect_timeout=0.5)
+        assert result.failed
+        assert "one client" in result["msg"]
+        assert f"pid {os.getpid()}" in result["msg"]
+        assert [each["status"] for each in disk.vm.jobs().values()] == ["pending"]
+        holder.close()
+        result = disk.stream()
+        assert (result.failed, result["finished"], result["disks"][0]["action"]) == (False, True, "joined"), result
+        assert job not in disk.vm.jobs()
+    disk.assert_nothing_is_lost()
+
+
+def test_the_socket_is_removed_while_the_task_waits(disk: Busy) -> None:
+    """The open connection is enough: a task that waits finishes its disk though the socket's name is gone."""
+    with disk.guest():
+        task = disk.begin()
+        Path(disk.vm.monitor).unlink()
+        disk.unleash()
+        result = task.result()
+        assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_nothing_is_lost()
+
+
+def test_the_socket_is_replaced_by_that_of_another_vm(
+    busy: Callable[..., Busy], boot: Callable[..., Vm], folder: Path
+) -> None:
+    """A task that has to connect anew, and meets another VM with such a disk, touches nothing there and says so."""
+    chain = images.chain(folder)
+    disk = busy(chain)
+    foreign = images.chain(folder, prefix="other-")
+    other = boot(*disks.drive(foreign.top, id="drive0", qdev="vda"), name="other")
+    with disk.guest():
+        # Between its looks a task that polls leaves the monitor to others.
+        task = disk.begin(poll_interval=1)
+        os.rename(other.monitor, disk.vm.monitor)
+        assert_failed(task.result(), "another VM, other, answers")
+        assert (other.jobs(), len(other.chain("vda"))) == ({}, 2)
+        assert [job["status"] for job in disk.vm.jobs().values()] == ["running"]
+    disk.vm.kill()
+    assert disk.model.losses(images.content(chain.top), crashed=True) == []
+
+
+def test_qemu_is_stopped_while_it_is_asked(disk: Busy, folder: Path) -> None:
+    """A QEMU that is stopped when a question comes, and goes on within the deadline, costs the task only the time."""
+    stopped, asked = threading.Event(), threading.Event()
+
+    def stop_once(name: str) -> None:
+        if name == "return block-stream":
+            os.kill(disk.vm.pid, signal.SIGSTOP)
+            state = Path(f"/proc/{disk.vm.pid}/status")
+            wait_until(lambda: "T (stopped)" in state.read_text(), "QEMU is stopped")
+            stopped.set()
+        elif stopped.is_set():
+            asked.set()
+
+    with disk.guest(), Proxy(disk.vm.monitor, folder / "proxy.qmp", stop_once) as proxy:
+        task = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"]})
+        assert asked.wait(20), "no question to a QEMU that is stopped"
+        assert task.is_alive
+        os.kill(disk.vm.pid, signal.SIGCONT)
+        result = task.result()
+        assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_nothing_is_lost()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        pytest.param(
+            "blockdev-snapshot-sync", {"device": "drive0", "snapshot_file": "{folder}/s.qcow2"}, id="snapshot"
+        ),
+        pytest.param("block_resize", {"device": "drive0", "size": 32 * images.MiB}, id="resize"),
+        pytest.param("block-commit", {"device": "drive0", "job_id": "theirs"}, id="commit"),
+        pytest.param("drive-mirror", {"device": "drive0", "target": "{folder}/m.qcow2", "sync": "full"}, id="mirror"),
+        pytest.param("block-stream", {"device": "drive0", "job_id": "theirs"}, id="stream"),
+    ],
+)
+def test_somebody_else_works_on_the_disk(disk: Busy, folder: Path, command: str, arguments: dict[str, object]) -> None:
+    """During a stream QEMU refuses to have the same disk changed; the stream and its task take no notice."""
+    values = {key: value.format(folder=folder) if isinstance(value, str) else value for key, value in arguments.items()}
+    with disk.guest():
+        task = disk.begin()
+        with pytest.raises(MonitorError, match=r"busy|in use|root block node"):
+            disk.vm.command(command, **values)
+        disk.unleash()
+        result = task.result()
+        assert (result.failed, result["finished"]) == (False, True), result
+        assert disk.vm.jobs() == {}
+    disk.assert_nothing_is_lost()
