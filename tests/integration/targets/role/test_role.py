@@ -146,7 +146,7 @@ def test_the_table_tells_what_took_place(folder: Path, vms: list[Vm], progress: 
     """GREW BY is what the files grew by, RATE is that by TIME, and a disk that nothing was done to has none of them."""
     tops = [folder / f"{vm.name}-{disk}.qcow2" for vm in vms for disk in ("vda", "vdb")]
     before = [top.stat().st_blocks * 512 for top in tops]
-    rows = table_of(play(folder, populate_speed="1M", populate_parallel=4, populate_progress=progress))
+    rows = table_of(play(folder, populate_speed="2M", populate_parallel=4, populate_progress=progress))
     assert rows[0] == ["VM", "DISK", "ACTION", "NOW", "GREW BY", "TIME", "RATE", "RELEASED"]
     for row, top, size in zip(rows[1:5], tops, before, strict=True):
         assert row[:4] == [top.name[:5], top.name[6:9], "started", "populated"]
