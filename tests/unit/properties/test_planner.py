@@ -1,0 +1,157 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The planner against a small model of a QEMU in which everything that may happen does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable  # noqa: UP035  # Python 3.8
+
+from ansible_collections.virtops.qmp.plugins.module_utils._disk import Disk
+from ansible_collections.virtops.qmp.plugins.module_utils._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._plan import Step, Wish, is_done, next_step
+from ansible_collections.virtops.qmp.tests.unit.builders import disk, image, job
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STATUSES = ("created", "running", "paused", "ready", "standby", "waiting", "pending", "aborting", "concluded")
+MOST_STEPS = 40
+
+disks = st.builds(
+    lambda depth, hidden, stale: disk(
+        *(image(f"image{place}") for place in range(depth)), hidden_backing=hidden, stale_header=stale
+    ),
+    st.integers(1, 4),
+    st.sampled_from([None, "hidden"]),
+    st.sampled_from([None, "stale.qcow2"]),
+)
+jobs = st.builds(
+    lambda status, held, type, auto, speed: job(
+        status, io_status="failed" if held else "ok", type=type, auto_finalize=auto, speed=speed
+    ),
+    st.sampled_from(STATUSES),
+    st.booleans(),
+    st.sampled_from(["stream", "stream", "stream", "mirror", "backup"]),
+    st.booleans(),
+    st.sampled_from([0, 1, 512]),
+)
+wishes = st.builds(
+    Wish,
+    state=st.sampled_from(["populated", "paused", "aborted", "stopped"]),
+    speed=st.sampled_from([None, 0, 1]),
+)
+
+
+class Qemu:
+    """A disk, its job, and what was done to them. Every step that must not be is an assertion here."""
+
+    def __init__(self, subject: Disk, running: Job | None, stays: int, chance: Callable[[str, int], int]):
+        self.disk, self.job, self.stays, self._chance = subject, running, stays, chance
+        self.starts = 0
+
+    def take(self, step: Step, wish: Wish) -> None:
+        getattr(self, f"_{step.value}")(wish)
+
+    def _end(self, *, succeeded: bool) -> None:
+        self.job = None
+        if succeeded:
+            self.disk = replace(self.disk, chain=self.disk.chain[:1] + self.disk.chain[self.stays :])
+            self.stays = 1
+
+    @property
+    def _present(self) -> Job:
+        assert self.job is not None, "a step without a job to take it with"
+        return self.job
+
+    def _start(self, wish: Wish) -> None:
+        assert self.job is None, "a second job on a disk"
+        assert wish.state == "populated", "a start that nobody asked for"
+        assert self.stays > 1, "a stream with nothing to copy"
+        self.starts += 1
+        self.job = job("running", speed=wish.speed or 0)
+
+    def _follow(self, wish: Wish) -> None:
+        running = self._present
+        assert not running.is_pending, "waiting for a job that waits for us"
+        if running.status == "aborting":
+            return self._end(succeeded=False)
+        if running.auto_finalize:
+            return self._end(succeeded=self._chance("ends well", 1) == 0)
+        happens = self._chance("goes on", 3)
+        if happens == 0:
+            self.job = replace(running, status="pending")
+        elif happens == 1:
+            self.job = replace(running, status="paused", paused=True)
+        elif happens == 2:
+            self.job = replace(running, status="concluded", error="failed")
+        else:
+            self._end(succeeded=False)
+        return None
+
+    def _resume(self, wish: Wish) -> None:
+        assert self._present.paused, "a resume of what is not paused"
+        self.job = replace(self._present, status="running", paused=False, io_status="ok")
+
+    def _retune(self, wish: Wish) -> None:
+        assert wish.speed is not None
+        assert wish.speed != self._present.speed, "a speed that is set already"
+        self.job = replace(self._present, speed=wish.speed)
+
+    def _finalize(self, wish: Wish) -> None:
+        assert self._present.is_pending, "a job finalized that has not copied everything"
+        assert self._present.type == "stream", "a job finalized that is no stream"
+        assert wish.state in ("populated", "stopped"), "a job finalized against the wish"
+        self._end(succeeded=True)
+
+    def _dismiss(self, wish: Wish) -> None:
+        assert self._present.is_concluded, "a job dismissed that is not over"
+        assert self._present.type == "stream", "a job dismissed that is no stream"
+        self._end(succeeded=self._present.error is None)
+
+    def _pause(self, wish: Wish) -> None:
+        assert wish.state == "paused"
+        assert not self._present.paused
+        self.job = replace(self._present, status="paused", paused=True)
+
+    def _cancel(self, wish: Wish) -> None:
+        assert wish.state in ("aborted", "stopped"), "a stream cancelled against the wish"
+        assert self._present.type == "stream", "a job cancelled that is no stream"
+        assert not (self._present.is_pending and wish.state == "stopped"), "a finished copy thrown away"
+        self._end(succeeded=False)
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(st.data(), disks, st.none() | jobs, wishes)
+def test_every_plan_ends_and_loses_nothing(data: st.DataObject, subject: Disk, running: Job | None, wish: Wish) -> None:
+    """Whatever is there and whatever happens: no step destroys a copy, and the last one is what was wished or refused.
+
+    A stream that failed is not started again by the same run, which is where a plan may end, too.
+    """
+    stays = data.draw(st.integers(1, len(subject.chain)), "stays")
+    qemu = Qemu(subject, running, stays, lambda label, most: data.draw(st.integers(0, most), label))
+    step = Step.FOLLOW
+    for _number in range(MOST_STEPS):
+        step = next_step(qemu.disk, qemu.job, wish, qemu.stays)
+        if step in (Step.DONE, Step.REFUSE) or (step is Step.START and qemu.starts):
+            break
+        qemu.take(step, wish)
+    else:
+        # Only a QEMU that pauses the stream whenever it is resumed makes the plan as long as that.
+        assert step in (Step.FOLLOW, Step.RESUME)
+    if step is Step.DONE and wish.state == "populated":
+        assert is_done(qemu.disk, qemu.stays)
+    if step is Step.DONE and qemu.job is not None and qemu.job.type == "stream":
+        assert wish.state == "paused"
+        assert qemu.job.paused or qemu.job.is_pending
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(disks, st.none() | jobs, wishes)
+def test_what_is_done_is_never_started(subject: Disk, running: Job | None, wish: Wish) -> None:
+    """A disk that needs no other image gets no stream, and one that needs one without showing it is not called done."""
+    step = next_step(subject, running, wish, len(subject.chain))
+    if is_done(subject, len(subject.chain)):
+        assert step is not Step.START
+    if subject.hidden_backing or subject.stale_header:
+        assert not (step is Step.DONE and wish.state == "populated")
