@@ -186,7 +186,8 @@ def unit(session: nox.Session) -> None:
     """The unit tests on one Python; without arguments also the gate: every branch is covered."""
     session.install("ansible-core", "coverage[toml]~=7.17", "pytest~=9.2", "-r", "tests/unit/requirements.txt")
     need_some(session, "tests/unit", "**/test_*.py")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env={"PYTHONPATH": str(COLLECTIONS)})
+    env = {"PYTHONPATH": str(COLLECTIONS), "HYPOTHESIS_STORAGE_DIRECTORY": str(BUILD / "hypothesis")}
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
     if not session.posargs:
         session.run("coverage", "report")
 
