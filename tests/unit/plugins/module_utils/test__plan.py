@@ -187,7 +187,7 @@ def test_stopped_changes_the_state_only() -> None:
 )
 def test_weightier(one: str, other: str, heavier: str) -> None:
     """The more telling of two actions is told, in whatever order they came."""
-    assert weightier(one, other) == weightier(other, one) == heavier
+    assert [weightier(*pair) for pair in ((one, other), (other, one))] == [heavier, heavier]
 
 
 def test_every_action_has_a_weight() -> None:
