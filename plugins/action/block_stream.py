@@ -14,7 +14,16 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils._progress import Progress
-from ..plugin_utils._slices import Watch, as_asked, call_arguments, merge, next_slice, settle, still_watched
+from ..plugin_utils._slices import (
+    Watch,
+    as_asked,
+    call_arguments,
+    merge,
+    next_cursor,
+    next_slice,
+    settle,
+    still_watched,
+)
 
 
 class ActionModule(ActionBase):
@@ -26,22 +35,34 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        watch = Watch.from_arguments(self._task.args)
+        arguments = self._task.args
+        # Ansible reads the arguments of a task once, so that an `until` loop cannot hand the cursor on by them. What it
+        # has from the attempt before is the registered result.
+        attempt_before = (task_vars or {}).get(self._task.register) if isinstance(self._task.register, str) else None
+        if arguments.get("increment") is not None and isinstance(attempt_before, Mapping):
+            arguments = {"cursor": next_cursor(attempt_before), **arguments}
+        return self._run(arguments, task_vars or {})
+
+    def _run(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        watch = Watch.from_arguments(arguments)
         if watch is None or self._task.check_mode or self._task.async_val:
             wrap_async = self._task.async_val and not self._connection.has_native_async
-            return self._call_module(task_vars=task_vars, wrap_async=wrap_async)
-        return self._watch(watch, task_vars or {})
+            return self._call_module(module_args=dict(arguments), task_vars=task_vars, wrap_async=wrap_async)
+        return self._watch(watch, arguments, task_vars)
 
-    def _watch(self, watch: Watch, task_vars: Mapping[str, Any]) -> dict[str, Any]:
+    def _watch(self, watch: Watch, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         began, controller = self._now(), self._parent()
         progress = Progress(task_vars.get("inventory_hostname", "localhost"))
         so_far: dict[str, Any] | None = None
         watched: list[Mapping[str, Any]] | None = None
+        ended = began
         while True:
+            gap = self._now() - ended
             part = next_slice(watch, self._now() - began)
-            call = call_arguments(self._task.args, part, watched)
+            call = call_arguments(arguments, part, watched)
             told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part, watch)
-            so_far = told if so_far is None else merge(so_far, told)
+            ended = self._now()
+            so_far = told if so_far is None else merge(so_far, told, gap)
             watched = still_watched(told)
             # A worker outlives a controller that is killed; the monitor belongs to the next run then.
             if part.is_last or not watched or self._parent() != controller:

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import glob
 import os
 import re
 import stat
 import struct
-from typing import Callable, Iterator, Mapping, Sequence, Tuple
+from typing import Callable, Collection, Iterator, Mapping, Sequence, Tuple
 
 from ._disk import Room
 from ._release import FileId, Traces
@@ -75,21 +77,26 @@ class LinuxHost:
             return ""
         return describe_socket(listing, address)
 
-    def file_id(self, file: str) -> FileId | None:
-        """The identity of a file."""
-        status = _stat(file)
-        return None if status is None else FileId(status.st_dev, status.st_ino)
+    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
+        """The identity of files. A name alone proves little: another file may have it by now."""
+        named = {file: each for file in files for each in [_file_id(file)] if each is not None}
+        if pid is None or not os.access(f"/proc/{pid}/fd", os.R_OK):
+            return named  # only root may look
+        opened = set(_opened_by(pid))
+        return {file: each for file, each in named.items() if each in opened}
 
     def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
         """Who has the files open, in one walk through /proc. Only root sees what other users' processes have open."""
-        present = {file: each for file, each in files.items() if self.file_id(file) == each}
+        present = {file: each for file, each in files.items() if _file_id(file) == each}
+        if not present:
+            return {}
         processes: dict[FileId, dict[int, str]] = {each: {} for each in present.values()}
-        for pid, each in _open_files() if present else ():
-            if each in processes:
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            for each in processes.keys() & set(_opened_by(pid)):
                 processes[each][pid] = _process_name(pid)
         sees_all = os.geteuid() == 0
-        loops = {loop: self.file_id(file) for loop, file in _loop_devices()}
-        mounts = _mounts() if present else []
+        loops = dict(_loop_devices())
+        mounts = _mounts()
         return {
             file: Traces(
                 is_regular=os.path.isfile(file),
@@ -121,27 +128,37 @@ def _read(path: str) -> str:
         return ""
 
 
-def _open_files() -> Iterator[tuple[int, FileId]]:
-    """Every open file of every process; processes that end meanwhile are passed over."""
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
-        except OSError:
-            continue
-        for descriptor in descriptors:
-            status = _stat(f"/proc/{pid}/fd/{descriptor}")
-            if status is not None:
-                yield pid, FileId(status.st_dev, status.st_ino)
+def _file_id(path: str) -> FileId | None:
+    status = _stat(path)
+    return None if status is None else FileId(status.st_dev, status.st_ino)
+
+
+def _opened_by(pid: int) -> Iterator[FileId]:
+    """Every open file of a process; nothing where it ended meanwhile, or may not be looked at."""
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for descriptor in descriptors:
+        each = _file_id(f"/proc/{pid}/fd/{descriptor}")
+        if each is not None:
+            yield each
 
 
 def _process_name(pid: int) -> str:
     return _read(f"/proc/{pid}/comm").strip() or "a process"
 
 
-def _loop_devices() -> Iterator[tuple[str, str]]:
-    """The loop devices and their files: the kernel has them open, no process does."""
-    for backing_file in glob.glob("/sys/block/loop*/loop/backing_file"):
-        yield backing_file.split("/")[3], _read(backing_file).strip()
+def _loop_devices() -> Iterator[tuple[str, FileId]]:
+    """The loop devices and their files: the kernel has them open, no process does.
+
+    LOOP_GET_STATUS64 answers with the file's device and inode first. The name in /sys leads nowhere where the device
+    was attached in another mount namespace.
+    """
+    for path in glob.glob("/dev/loop[0-9]*"):
+        with contextlib.suppress(OSError), open(path, "rb") as device:
+            status = fcntl.ioctl(device, 0x4C05, bytes(232))
+            yield os.path.basename(path), FileId(*struct.unpack("QQ", status[:16]))
 
 
 def _mounts() -> list[tuple[str, str]]:

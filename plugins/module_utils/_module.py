@@ -162,8 +162,8 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         on_timeout=params["on_timeout"],
         poll_interval=params["poll_interval"],
         increment=increment,
-        cursor=params["cursor"],
-        speed=None if params["speed"] is None else to_bytes("speed", re.sub(r"/s$", "", params["speed"])),
+        cursor=params["cursor"] or 0,
+        speed=None if params["speed"] is None else to_bytes("speed", params["speed"], "/s"),
         on_error=params["on_error"],
         parallel=params["parallel"],
         check_space=params["check_space"],
@@ -171,23 +171,26 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
     )
 
 
-def to_bytes(option: str, text: str) -> int:
-    """Read a size as ansible-core does, and the IEC names (``GiB``), which it does not know: all are powers of 1024."""
-    try:
-        # Some versions of ansible-core overlook what stands between the number and the unit.
-        is_plain = re.match(r"\d+(\.\d+)? ?[A-Za-z]*$", text.strip())
-        size = int(human_to_bytes(re.sub(r"(?<=[KMGTPE])iB$", "B", text.strip() if is_plain else "")))
-    except ValueError as error:
+def to_bytes(option: str, text: str, per: str = "") -> int:
+    """Read a size: plain bytes, or a number with a unit as ansible-core knows it or its IEC name: all powers of 1024.
+
+    :param per: what may stand behind it, ``/s``.
+    """
+    words = re.match(rf"(\d+(?:\.\d+)?) ?(?:([KMGTPE])(?:i?B)?|([kmgtpe])|B)?(?:{per})?$", text.strip(), re.ASCII)
+    unit = "" if words is None else words[2] or words[3] or ""
+    if words is None or ("." in words[1] and not unit):
         raise WrongRequest(
             f"{option} is {text!r}, which is no size. Write bytes, or a number with K, M, G or T: 512M, 1.5GiB"
-        ) from error
-    _check_range(option, size, least=0, most=_MOST_BYTES)
+        )
+    size = int(human_to_bytes(words[1] + unit)) if unit else int(words[1])
+    if size > _MOST_BYTES or (size == 0 and float(words[1])):
+        raise WrongRequest(f"{option} is {text!r}, which is out of range: from 1 byte to {_MOST_BYTES}, or 0")
     return size
 
 
 def _check_range(option: str, value: float | None, *, least: float, most: float) -> None:
     if value is not None and not least <= value <= most:
-        raise WrongRequest(f"{option} is {value:g}; it must be from {least:g} to {most:g}")
+        raise WrongRequest(f"{option} is {value}; it must be from {least} to {most}")
 
 
 def _resolve_for(host: Host) -> Callable[[Vm, str], str | None]:

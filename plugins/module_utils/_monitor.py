@@ -44,6 +44,11 @@ else:
 _REPLY_SECONDS = {"human-monitor-command": 600.0}
 _USUAL_REPLY_SECONDS = 30.0
 
+_LOST = (
+    "QEMU died, quit, or closed the monitor. If it lives, its jobs go on; if not, what was copied is kept. Run the "
+    "task again when the VM is up"
+)
+
 # What a stream needs to know. BLOCK_JOB_ERROR comes for every failing chunk, so of a kind not yet read one is kept.
 _JOB_EVENTS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
 
@@ -76,7 +81,7 @@ class JobEvents:
                 self._unread.discard(heard.result()["event"])
                 return heard.result()
             if self._client.runstate is not Runstate.RUNNING:
-                raise MonitorLost("the connection ended: QEMU died, quit, or closed the monitor")
+                raise MonitorLost(f"the connection ended: {_LOST}")
             return None
         finally:
             for wait in waits:
@@ -103,7 +108,7 @@ class QmpMonitor:
         except asyncio.TimeoutError as error:
             raise MonitorSilent(f"no answer to {command} within {seconds:g} s: QEMU hangs, or is stopped") from error
         except (ExecInterruptedError, StateError) as error:
-            raise MonitorLost(f"the connection ended at {command}: QEMU died, quit, or closed the monitor") from error
+            raise MonitorLost(f"the connection ended at {command}: {_LOST}") from error
         except QMPError as error:
             raise MonitorUnusable(f"the answer to {command} is not QMP: {error}") from error
 
@@ -190,7 +195,8 @@ def _unconnected(error: OSError) -> MonitorError:
         return MonitorSilent(f"the queue of the clients that wait for it is full. {_BUSY}")
     if error.errno == errno.ENOTSOCK:
         return MonitorUnusable("this is not a socket. Name the socket of QEMU's -qmp or -mon option")
-    return MonitorUnusable(f"cannot connect: {error.strerror or error}")
+    remedy = ". Run the task with become, or give this user the right to write to the socket"
+    return MonitorUnusable(f"cannot connect: {error.strerror or error}{remedy if error.errno == errno.EACCES else ''}")
 
 
 def _no_greeting(error: ConnectError) -> MonitorError:

@@ -16,6 +16,7 @@ from typing import (
     Any,
     AsyncContextManager,
     Callable,
+    Collection,
     ContextManager,
     Mapping,
     Protocol,
@@ -83,8 +84,8 @@ class Host(Protocol):
     def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
-    def file_id(self, file: str) -> FileId | None:
-        """What a file is, whatever it is called; None where there is none."""
+    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
+        """What the files are, whatever they are called; those that the process does not have open are missing."""
 
     def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
         """What is known of files, by their name; one that is no longer what it was is missing."""

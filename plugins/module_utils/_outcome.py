@@ -74,7 +74,7 @@ def untouched(target: Target, wish: Wish, error: str | None = None) -> Outcome:
 def forecast(target: Target, wish: Wish) -> Outcome:
     """What check mode tells: the action that would come first, and the chain if all goes well."""
     step = next_step(target.disk, target.job, wish, target.stays)
-    is_seen_through = wish.state == "populated" and wish.wait
+    is_seen_through = wish.state == "populated" and wish.wait and wish.increment is None
     chain = wished_chain(target.disk, target.stays) if is_seen_through else target.disk.chain
     paths = tuple(image.path for image in chain)
     return replace(untouched(target, wish), action=ACTIONS.get(step, "none"), forecast=paths)

@@ -58,7 +58,7 @@ def judge(image: Image, traces: Traces | None, vms: Sequence[Vm], *, is_finished
     """Say whether an image may be archived or deleted, as far as this host can know.
 
     :param is_finished: whether the disk that the image has left is populated, safe over a crash.
-    :param traces: None where the image is no file of this host, or is gone.
+    :param traces: None where the image is no file of this host, or not the one that QEMU had open.
     :param vms: the VMs that were visited, to call a process by its VM.
     """
     path = image.file or image.path
@@ -67,7 +67,7 @@ def judge(image: Image, traces: Traces | None, vms: Sequence[Vm], *, is_finished
     if image.file is None:
         return Release(path, None, "it is reached over a protocol, and only its server can know who uses it")
     if traces is None:
-        return Release(path, None, "there is no such file any more")
+        return Release(path, None, "there is no such file any more, or it is not the one that QEMU had open")
     if not traces.is_regular:
         return Release(path, None, "it is not a regular file, and who uses a device cannot be told")
     if traces.processes is None:

@@ -86,7 +86,7 @@ def _fitting(vm: Vm, name: str, file: str | None) -> list[Disk]:
 def describe(vms: Sequence[Vm]) -> str:
     """List the disks with all their names, for an error about a name."""
     lines = [f"{vm.identity.label}: {', '.join(disk.names) or '(no name)'}" for vm in vms for disk in vm.disks]
-    return "There are: " + "; ".join(lines) if lines else "There are no disks"
+    return "There are: " + "; ".join(lines) if lines else "No VM answers, or none has a disk"
 
 
 def refuse_unfit(targets: Sequence[Target], base: str | None) -> None:
@@ -126,6 +126,12 @@ def _refusal(target: Target, base: str | None) -> str | None:
         return f"base {base!r} is the active image itself. Name one below it: {_paths(disk.chain[1:])}"
     if target.stays == len(disk.chain):
         return f"base {base!r} is not in the backing chain, which is: {_paths(disk.chain)}"
+    below, stays = disk.chain[1], disk.chain[target.stays]
+    if target.stays > 1 and below.virtual_size < min(disk.virtual_size, stays.virtual_size):
+        return (
+            f"{below.path} is shorter than the disk and than base {base!r}: QEMU would let the guest read the base "
+            "where it reads zeros now. Populate the disk without a base"
+        )
     return None
 
 

@@ -92,6 +92,9 @@ class _Drive:
             await self._release()
         except QmpError as failure:
             error = explain(self._target.label, failure, self._monitor.address, self._host)
+            if isinstance(failure, StreamFailed) and self._watches:
+                with contextlib.suppress(QmpError):
+                    await self._flush()  # so that a crash does not cost what was copied
             await self._look_once_more()
         return Outcome(
             vm=self._vm,
@@ -149,7 +152,7 @@ class _Drive:
             return
         self._before = self._disk
         files = {image.file for image in self._disk.chain[1:] if image.file is not None}
-        self._ids = {file: each for file in files for each in [self._host.file_id(file)] if each is not None}
+        self._ids = self._host.opened_files(vm.identity.pid, files)
 
     async def _look(self) -> None:
         self._see(await look(self._monitor, self._vm.identity, self._host))
@@ -220,7 +223,7 @@ class _Drive:
     async def _finalize(self) -> bool:
         job_id = self._present_job.id
         room = self._host.room(self._disk.top.file) if self._disk.top.file is not None else None
-        if self._wish.check_space and room is not None and room.free < metadata_size(self._disk):
+        if room is not None and room.free < metadata_size(self._disk):
             raise StreamFailed(
                 f"everything is copied, but the file system of {self._disk.top.path} is full, and QEMU does not tell "
                 f"if a flush fails. The {self._present_job.position}, which is safe. Make room and run the task again"

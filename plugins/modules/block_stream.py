@@ -18,6 +18,8 @@ description:
     resumes one that an error stopped, and changes nothing where all is done.
   - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails
     once, with all of it. A wrong name or option starts nothing at all.
+  - A stream is not finished while the file system of the active image is full, because QEMU does not tell if a flush
+    fails. It waits at V(pending), and the next run finishes it.
   - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when
     everything is copied. There it is safe against any crash, and the next run of the same task finishes it.
   - To start and forget, use Ansible's own C(async) with C(poll=0), the module then waits on the hypervisor.
@@ -58,7 +60,7 @@ options:
       - Whether to wait until the disks are populated.
       - With V(false) the jobs are started, at most O(parallel) of them at a time, and the task returns. They go on
         in QEMU and stop at V(pending) when everything is copied; the next run of the task finishes them and starts
-        the next ones.
+        the next ones. A stream that is through at once is finished at once.
     type: bool
     default: true
   wait_timeout:
@@ -94,14 +96,16 @@ options:
   cursor:
     description:
       - Where the increment begins, in bytes. Pass RV(disks[].cursor) of the call before.
+      - When left out in a task that registers its result, it is where the attempt before stopped, so that an C(until)
+        loop goes on by itself; else it is 0.
     type: int
-    default: 0
   speed:
     description:
       - The most that each stream may copy per second, such as V(200M), V(1.5GiB), V(200MB/s) or plain bytes; V(0)
         for no limit.
-      - All units are powers of 1024. A limit below V(512K) is kept on average only, because QEMU copies 512 KiB at
-        a time.
+      - A number, then one of the units K, M, G, T, P and E, alone or as C(KB) or C(KiB), then C(/s) if you like.
+        All units are powers of 1024. Without a unit it is whole bytes. A limit below V(512K) is kept on average
+        only, because QEMU copies 512 KiB at a time.
       - The limit of a stream that runs already is changed at once. When left out, it stays as it is, and a new
         stream has none.
     type: str
@@ -128,8 +132,6 @@ options:
   check_space:
     description:
       - Refuse to start anything when all that may be copied would not fit into the file system of the active images.
-      - At the end of a stream, refuse to finish it while the file system is full, because QEMU does not tell if a flush
-        fails. The stream waits at V(pending), and the next run finishes it.
       - Set it to V(false) where the figure is too careful, such as for a disk that is nearly done.
     type: bool
     default: true
@@ -141,15 +143,19 @@ options:
     default: true
   progress:
     description:
-      - At first every so many seconds a line on each running stream is printed on the controller, on stderr; later every
-        tenth of the time watched, at most every 5 minutes unless this option is longer.
+      - At first every so many seconds a line on each running stream is printed on the controller, on stderr; later
+        every tenth of the time watched, at most every 5 minutes unless this option is longer.
       - V(0) prints none, and runs the module once for the whole wait.
-      - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the present
-        pace.
+      - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the
+        present pace.
     type: int
     default: 10
 seealso:
   - module: virtops.qmp.block_stream_info
+  - ref: Boot now, populate later <ansible_collections.virtops.qmp.docsite.guide_populate>
+    description: The main story, from making an overlay to running the role.
+  - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
+    description: What is proven, and what is not.
 author:
   - The virtops.qmp authors (@virtops)
 """
@@ -190,7 +196,6 @@ EXAMPLES = r"""
     monitor: /run/vms/web01.qmp
     disk: vda
     increment: 4GiB
-    cursor: "{{ (result.disks | default([{'cursor': 0}]) | first).cursor }}"
   register: result
   until: result.finished
   retries: 10
@@ -200,14 +205,14 @@ EXAMPLES = r"""
 RETURN = r"""
 finished:
   description: Whether every selected disk is populated, down to O(base).
-  returned: always
+  returned: unless an option was refused
   type: bool
   sample: true
 disks:
   description:
     - The selected disks, VM by VM, after success and failure alike. Each has all that
       M(virtops.qmp.block_stream_info) tells of a disk, and the members below.
-  returned: always
+  returned: unless an option was refused
   type: list
   elements: dict
   sample:
@@ -292,7 +297,7 @@ def main() -> None:
             "on_timeout": {"type": "str", "choices": ["fail", "leave", "stop"], "default": "fail"},
             "poll_interval": {"type": "int", "default": 0},
             "increment": {"type": "str"},
-            "cursor": {"type": "int", "default": 0},
+            "cursor": {"type": "int"},
             "speed": {"type": "str"},
             "on_error": {"type": "str", "choices": ["report", "stop", "enospc", "ignore"], "default": "report"},
             "parallel": {"type": "int", "default": 1},

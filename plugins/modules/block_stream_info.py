@@ -31,6 +31,8 @@ options:
     aliases: [disk]
 seealso:
   - module: virtops.qmp.block_stream
+  - ref: Troubleshooting <ansible_collections.virtops.qmp.docsite.guide_troubleshooting>
+    description: Each error, its cause, its remedy.
 author:
   - The virtops.qmp authors (@virtops)
 """
@@ -54,7 +56,7 @@ EXAMPLES = r"""
 RETURN = r"""
 vms:
   description: The VMs that answered.
-  returned: always
+  returned: unless an option was refused
   type: list
   elements: dict
   sample:
@@ -85,7 +87,7 @@ vms:
       type: int
 disks:
   description: The disks, VM by VM.
-  returned: always
+  returned: unless an option was refused
   type: list
   elements: dict
   sample:

@@ -90,9 +90,9 @@ def call_arguments(arguments: Mapping[str, Any], part: Slice, watched: Sequence[
 
 
 def _unmistakable_name(disk: Disk) -> str:
-    """A file belongs to one disk of one VM, whatever else is called ``vda``."""
-    path: str = disk["path"]
-    return path if path.startswith("/") else key_of(disk)[1]
+    """A file belongs to one disk of one VM, whatever else is called ``vda``. It is the last of the names."""
+    file: str = disk["names"][-1]
+    return file if file.startswith("/") else key_of(disk)[1]
 
 
 def key_of(disk: Disk) -> tuple[str, str]:
@@ -137,13 +137,21 @@ def _reworded(told: Mapping[str, Any], part: Slice, watch: Watch) -> Result:
     return {**told, **words}
 
 
-def merge(so_far: Result, told: Result) -> Result:
-    """Add the result of one more slice: nothing that was done, found or said is lost."""
+def next_cursor(told: Result) -> int:
+    """Where the next attempt of an ``until`` loop goes on: at the first of the disks that are not finished."""
+    return min((disk["cursor"] for disk in told.get("disks", []) if not disk["finished"]), default=0)
+
+
+def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
+    """Add the result of one more slice: nothing that was done, found or said is lost.
+
+    :param gap: the seconds between the two slices, in which the streams went on.
+    """
     earlier = {key_of(disk): disk for disk in so_far["disks"]}
     later = {key_of(disk): disk for disk in told["disks"]}
     # An image that several disks gave up is judged when the last of them has.
     latest = {each["path"]: each for disk in told["disks"] for each in disk["released"]}
-    disks = [_merge_disk(earlier.get(key), later.get(key), latest) for key in {**earlier, **later}]
+    disks = [_merge_disk(earlier.get(key), later.get(key), latest, gap) for key in {**earlier, **later}]
     warnings = [*so_far["warnings"], *told["warnings"]]
     merged = {
         **so_far,
@@ -167,14 +175,19 @@ def merge(so_far: Result, told: Result) -> Result:
     return merged
 
 
-def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, Any]) -> Disk:
+def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, Any], gap: float) -> Disk:
     known = [disk for disk in (earlier, later) if disk is not None]
+    ran_on = len(known) == 2 and known[0]["job"] is not None
     growth = [disk["grew_by"] for disk in known]
+    total = None if None in growth else sum(growth)
+    if ran_on and total is not None:
+        # Between two slices the image grew as well: the first size and the last one tell.
+        total = known[1]["chain"][0]["allocated"] - known[0]["chain"][0]["allocated"] + known[0]["grew_by"]
     return {
         **known[-1],
         "action": functools.reduce(weightier, (disk["action"] for disk in known)),
-        "seconds": sum(disk["seconds"] for disk in known),
-        "grew_by": None if None in growth else sum(growth),
+        "seconds": sum(disk["seconds"] for disk in known) + (gap if ran_on else 0.0),
+        "grew_by": total,
         "released": [latest.get(each["path"], each) for disk in known for each in disk["released"]],
     }
 

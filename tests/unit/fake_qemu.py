@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import posixpath
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._disk import Room
@@ -574,8 +574,8 @@ class FakeHost:
     def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 
-    def file_id(self, file: str) -> FileId | None:
-        return FileId(1, sum(file.encode()))
+    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
+        return {file: FileId(1, sum(file.encode())) for file in files}
 
     def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
         return {file: Traces(True, "ext4", self._holders(file)) for file in files}

@@ -96,11 +96,7 @@ def stuck() -> Iterator[Scene]:
         ("2T", 2 * TiB),
         (" 1 M ", MiB),
         (1048576, MiB),
-        pytest.param(
-            "9007199254740993",
-            9007199254740993,
-            marks=pytest.mark.xfail(strict=True, reason="plain bytes go through a float, and become ...992"),
-        ),
+        ("9007199254740993", 9007199254740993),
     ],
     ids=str,
 )
@@ -138,18 +134,18 @@ def test_a_speed_that_is_understood(stuck: Scene, text: object, value: int) -> N
         "inf",
         "nan",
         "\u0663",
-        *(
-            pytest.param(text, marks=pytest.mark.xfail(strict=True, reason=reason))
-            for texts, reason in (
-                (("1M/s/s", "0/s/s"), "the message tells the text without its last /s"),
-                (("8E", "9223372036854775808", "1Y"), "the message tells a rounded number, not the text"),
-                (("0.4", "0.0001K"), "it becomes 0, which is no limit at all"),
-                (("1.5",), "there is no half a byte; it becomes 2"),
-                (("1b", "8b"), "`b` is a bit where it has a prefix, and a byte where it has none"),
-                (("1megabyte", "1 Megabyte"), "it is accepted, and documented nowhere"),
-            )
-            for text in texts
-        ),
+        "1M/s/s",
+        "0/s/s",
+        "8E",
+        "9223372036854775808",
+        "1Y",
+        "0.4",
+        "0.0001K",
+        "1.5",
+        "1b",
+        "8b",
+        "1megabyte",
+        "1 Megabyte",
     ],
     ids=repr,
 )

@@ -21,6 +21,8 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "device": "",
         "node_name": "top",
         "path": "/vms/web01.qcow2",
+        "names": ["vda", "/vms/web01.qcow2"],
+        "cursor": copied * GIB,
         "chain": [{"allocated": copied * GIB}],
         "space": {"needed": 30 * GIB},
         "job": {"cur": copied * GIB, "end": 30 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
@@ -46,7 +48,7 @@ class FakeAction(ActionModule):
 
     def __init__(self, *answers: dict[str, Any], **task: Any) -> None:
         values = {"args": {"monitor": "/run/web01.qmp", "disk": "vda"}, "async_val": 0, "check_mode": False}
-        self._task = SimpleNamespace(**{**values, "no_log": False, **task})
+        self._task = SimpleNamespace(**{**values, "no_log": False, "register": None, **task})
         self._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/tmp/x"), has_native_async=False)
         self._display = SimpleNamespace(display=lambda line, *, stderr: self.lines.append((line, stderr)))
         self._answers = iter(answers)
@@ -115,7 +117,26 @@ def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> Non
     """Where nothing is watched the module runs once, with the options as they are."""
     action = FakeAction(told(disk(10)), **task)
     assert action.run(task_vars=TASK_VARS) == told(disk(10))
-    assert action.calls == [{"task_vars": TASK_VARS, "wrap_async": wraps}]
+    assert action.calls == [{"module_args": action._task.args, "task_vars": TASK_VARS, "wrap_async": wraps}]
+
+
+@pytest.mark.parametrize(
+    ("args", "register", "cursors"),
+    [
+        pytest.param({}, "result", {"cursor": 20 * GIB}, id="where the attempt before stopped"),
+        pytest.param({"cursor": 5}, "result", {"cursor": 5}, id="a cursor that is given holds"),
+        pytest.param({}, "other", {}, id="the first attempt"),
+        pytest.param({}, None, {}, id="nothing is registered"),
+        pytest.param({"increment": None}, "result", {}, id="no increment"),
+    ],
+)
+def test_the_attempts_of_a_loop_go_on(args: dict[str, Any], register: str | None, cursors: dict[str, int]) -> None:
+    """Each attempt of an `until` loop begins its increment where the one before ended."""
+    options = {"monitor": "/run/web01.qmp", "disk": "vda", "increment": "10G", **args}
+    action = FakeAction(DONE, args=options, register=register)
+    action.run(task_vars={**TASK_VARS, "result": told(disk(20, action="stopped"))})
+    given = action.calls[0]["module_args"]
+    assert {name: given[name] for name in ("cursor",) if name in given} == cursors
 
 
 def test_an_orphan_watches_no_further() -> None:

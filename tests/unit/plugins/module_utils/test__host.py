@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils import _host
@@ -134,19 +136,21 @@ def test_room(folder: Path) -> None:
 
 
 def test_a_file_is_the_same_by_any_name(folder: Path) -> None:
-    """Links and a new name change nothing; a file that is gone has no identity."""
-    (folder / "file").write_text("")
+    """Links and a new name change nothing; what is gone, or what the process does not have open, is missing."""
+    for name in ("file", "closed"):
+        (folder / name).write_text("")
     (folder / "link").symlink_to("file")
     os.link(str(folder / "file"), str(folder / "hard"))
-    found = {HOST.file_id(str(folder / name)) for name in ("file", "link", "hard")}
-    assert len(found) == 1
-    assert None not in found
-    assert HOST.file_id(str(folder / "nosuch")) is None
+    names = [str(folder / name) for name in ("file", "link", "hard", "closed", "nosuch")]
+    with (folder / "file").open():
+        found = HOST.opened_files(os.getpid(), names)
+    assert sorted(found) == sorted(names[:3])
+    assert len(set(found.values())) == 1
+    assert sorted(HOST.opened_files(None, names)) == sorted(HOST.opened_files(NOBODY, names)) == sorted(names[:4])
 
 
 def ids(*files: Path) -> dict[str, FileId]:
-    found = {str(file): HOST.file_id(str(file)) for file in files}
-    return {file: each for file, each in found.items() if each is not None}
+    return {str(file): FileId(file.stat().st_dev, file.stat().st_ino) for file in files}
 
 
 def test_who_has_a_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,12 +205,18 @@ def test_a_process_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_loop_device_has_its_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's own users are found, too: no process has their files open."""
-    (folder / "loop3").write_text(f"{folder}/file\n")
-    (folder / "file").write_text("")
-    monkeypatch.setattr(_host.glob, "glob", lambda pattern: ["/sys/block/loop3/loop/backing_file"])
-    real = _host._read
-    monkeypatch.setattr(_host, "_read", lambda path: real(str(folder / "loop3") if path.startswith("/sys/") else path))
+    """The kernel's own users are found, too: no process has their files open, and devices without a file are none."""
+    for name in ("file", "loop3", "loop4"):
+        (folder / name).write_text("")
+    status = os.stat(str(folder / "file"))
+
+    def ioctl(device: Any, request: int, data: bytes) -> bytes:
+        if device.name.endswith("loop4"):
+            raise OSError(errno.ENXIO, "no file")
+        return struct.pack("QQ", status.st_dev, status.st_ino) + data[16:]
+
+    monkeypatch.setattr(_host.glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
+    monkeypatch.setattr(_host.fcntl, "ioctl", ioctl)
     assert HOST.traces(ids(folder / "file"))[str(folder / "file")].devices == ["loop3"]
 
 
@@ -234,7 +244,7 @@ MOUNTS = """\
 def test_file_systems(monkeypatch: pytest.MonkeyPatch, file: str, kind: str) -> None:
     """The type of the file system that a file lies on, as the kernel lists the mounts."""
     monkeypatch.setattr(_host, "_read", lambda path: MOUNTS if path == "/proc/self/mountinfo" else "")
-    monkeypatch.setattr(LinuxHost, "file_id", lambda self, path: FileId(1, 2))
+    monkeypatch.setattr(_host, "_file_id", lambda path: FileId(1, 2))
     assert HOST.traces({file: FileId(1, 2)})[file].file_system == kind
 
 

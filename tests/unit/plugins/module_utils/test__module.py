@@ -190,10 +190,10 @@ def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None
 def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is refused with the figures, unless the user knows better or only wants to stop something."""
     qemu = lab.vm()
-    monkeypatch.setattr(_module.LinuxHost, "room", lambda self, file: Room(1, 5))
+    monkeypatch.setattr(_module.LinuxHost, "room", lambda self, file: Room(1, 2 * MIB))
     crowded = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert crowded["failed"]
-    assert f"up to {10 * MIB} bytes and the file system has 5 free" in crowded["msg"]
+    assert f"up to {10 * MIB} bytes and the file system has {2 * MIB} free" in crowded["msg"]
     assert qemu.acts == []
     assert not module("block_stream", monitors=[qemu.address], disks=["vda"], state="paused").get("failed")
     assert module("block_stream", monitors=[qemu.address], disks=["vda"], check_space=False)["finished"]
@@ -236,7 +236,7 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
     ("arguments", "words"),
     [
         pytest.param({"monitors": []}, "monitors is empty", id="no monitor"),
-        pytest.param({"connect_timeout": 0}, "connect_timeout is 0; it must be from 0.001", id="no time"),
+        pytest.param({"connect_timeout": 0}, "connect_timeout is 0.0; it must be from 0.001", id="no time"),
         pytest.param({"connect_timeout": -1}, "connect_timeout is -1", id="less than no time"),
         pytest.param({"connect_timeout": "nan"}, "connect_timeout is nan", id="not a number"),
         pytest.param({"connect_timeout": "inf"}, "connect_timeout is inf", id="for ever"),

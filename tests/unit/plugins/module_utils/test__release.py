@@ -22,7 +22,12 @@ REMOTE = image("base", path="nbd://host/base", file=None)
             Release("nbd://host/base", None, "it is reached over a protocol, and only its server can know who uses it"),
             id="no local file",
         ),
-        pytest.param(image("base"), None, Release(PATH, None, "there is no such file any more"), id="gone"),
+        pytest.param(
+            image("base"),
+            None,
+            Release(PATH, None, "there is no such file any more, or it is not the one that QEMU had open"),
+            id="gone",
+        ),
         pytest.param(
             image("base"),
             Traces(False, "devtmpfs", {}),

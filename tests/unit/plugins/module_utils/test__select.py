@@ -94,7 +94,7 @@ def test_a_path_is_one_of_the_vm() -> None:
         ),
         pytest.param([WEB], ["no1", "no2"], ["'no1'", "'no2'"], id="two unknown: both are told"),
         pytest.param([WEB], ["vda", "no2"], ["'no2'"], id="one good, one unknown"),
-        pytest.param([], ["vda"], ["'vda' names no disk of any VM. There are no disks"], id="no VM"),
+        pytest.param([], ["vda"], ["'vda' names no disk of any VM. No VM answers, or none has a disk"], id="no VM"),
         pytest.param(
             [named("twin", disk(qdev="vda"), disk(qdev="vdb"))],
             ["/vms/top.qcow2"],
@@ -190,6 +190,12 @@ LONG = disk("top", "mid", "base")
             ["'other' is not in the backing chain", "/vms/top.qcow2, /vms/mid.qcow2, /vms/base.qcow2"],
             id="the base is not in the chain",
         ),
+        pytest.param(
+            target(disk("top", image("mid", virtual_size=400), "base"), stays=2),
+            "base",
+            ["/vms/mid.qcow2 is shorter", "without a base"],
+            id="what is dropped is shorter than the disk and the base",
+        ),
     ],
 )
 def test_refuse_unfit(subject: Target, base: str | None, words: list[str]) -> None:
@@ -246,3 +252,18 @@ def test_what_real_disks_are_refused(name: str, label: str, refused: bool) -> No
     except WrongRequest as error:
         problems.append(error)
     assert bool(problems) is refused
+
+
+@pytest.mark.parametrize(
+    ("sizes", "stays"),
+    [
+        pytest.param((1000, 400, 1000), 1, id="nothing is dropped"),
+        pytest.param((1000, 400, 400), 2, id="as short as the base"),
+        pytest.param((400, 400, 1000), 2, id="as short as the disk"),
+        pytest.param((1000, 1000, 400, 1000), 3, id="further down"),
+    ],
+)
+def test_short_images_that_do_no_harm(sizes: tuple[int, ...], stays: int) -> None:
+    """Only an image right below the top that is shorter than it and than the base lets the base shine through."""
+    chain = [image(str(place), virtual_size=size) for place, size in enumerate(sizes)]
+    refuse_unfit([target(disk(*chain), stays=stays)], "base")

@@ -12,6 +12,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._slices import (
     as_asked,
     call_arguments,
     merge,
+    next_cursor,
     next_slice,
     settle,
     still_watched,
@@ -34,6 +35,9 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
         "device": "",
         "node_name": "node",
         "path": f"/vms/{vm}-{name}.qcow2",
+        "names": [name, members.get("path", f"/vms/{vm}-{name}.qcow2")],
+        "chain": [{"allocated": 1000}],
+        "cursor": 512,
         "job": RUNNING,
         "action": "joined",
         "finished": False,
@@ -252,9 +256,34 @@ def test_one_slice_is_told_as_it_is() -> None:
     assert as_asked({**result, "warnings": ["one"]}, FOREVER)["warnings"] == ["one"]
 
 
-@pytest.mark.parametrize(("growth", "expected"), [((100, 50), 150), ((100, None), None), ((None, None), None)])
-def test_slices_add_up(growth: tuple[int | None, int | None], expected: int | None) -> None:
-    """The time that was waited and what was copied are those of all slices."""
-    first, second = (told(disk(grew_by=each)) for each in growth)
-    (merged,) = merge(first, second)["disks"]
-    assert (merged["seconds"], merged["grew_by"]) == (21.0, expected)
+@pytest.mark.parametrize(
+    ("growth", "sizes", "job", "expected"),
+    [
+        pytest.param((100, 50), (1000, 1070), RUNNING, (22.0, 170), id="it ran on between the two"),
+        pytest.param((100, 50), (1000, 1070), None, (21.0, 150), id="nothing ran between the two"),
+        pytest.param((100, None), (1000, None), RUNNING, (22.0, None), id="not known any more"),
+        pytest.param((None, None), (None, None), RUNNING, (22.0, None), id="never known"),
+    ],
+)
+def test_slices_add_up(growth: tuple[Any, Any], sizes: tuple[Any, Any], job: Any, expected: tuple[float, Any]) -> None:
+    """Time and growth are those of all slices, and of the gaps in which a stream ran on."""
+    first, second = (
+        told(disk(grew_by=each, chain=[{"allocated": size}], job=job)) for each, size in zip(growth, sizes, strict=True)
+    )
+    (merged,) = merge(first, second, gap=1.0)["disks"]
+    assert (merged["seconds"], merged["grew_by"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("disks", "cursor"),
+    [
+        pytest.param([disk(cursor=7), disk("vdb", cursor=5)], 5, id="the first of them"),
+        pytest.param([disk(cursor=7), disk("vdb", cursor=5, finished=True)], 7, id="finished ones do not count"),
+        pytest.param([disk(finished=True)], 0, id="all are finished"),
+        pytest.param([], 0, id="no disk"),
+    ],
+)
+def test_the_next_attempt_goes_on(disks: list[dict[str, Any]], cursor: int) -> None:
+    """An `until` loop begins its next increment where the one before ended."""
+    assert next_cursor(told(*disks)) == cursor
+    assert next_cursor({}) == 0
