@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ._slices import key_of
@@ -95,6 +95,13 @@ class Figures:
         return 100 * self.done // self.total if self.total else 100
 
 
+def beginning(disk: Mapping[str, Any], look: Look) -> tuple[Look, ...]:
+    """The look that nobody took: at a stream that the slice itself has started, when it began."""
+    if disk["action"] != "started" or not disk["seconds"] or disk["grew_by"] is None or look.allocated is None:
+        return ()
+    return (replace(look, time=look.time - disk["seconds"], cursor=0, allocated=look.allocated - disk["grew_by"]),)
+
+
 def extend(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:
     """Add a look; a stream whose cursor went back is another one."""
     return (look,) if looks and look.cursor < looks[-1].cursor else (*looks, look)
@@ -163,7 +170,7 @@ class Progress:
                 lines += [] if disk["action"] == "none" else [ending_line(self._host, disk)]
             elif look is not None:
                 key = key_of(disk)
-                self._looks[key] = extend(self._looks.get(key, ()), look)
+                self._looks[key] = extend(self._looks.get(key, beginning(disk, look)), look)
                 lines.append(progress_line(self._host, disk, self._looks[key]))
         return lines
 

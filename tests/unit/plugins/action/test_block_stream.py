@@ -80,7 +80,7 @@ def test_a_long_stream_is_watched() -> None:
     action = FakeAction(told(disk(10)), told(disk(20, action="joined")), DONE)
     result = action.run(task_vars=TASK_VARS)
     assert action.lines == [
-        ("hv1 web01 vda  33%  10.0 of 30.0 GiB", True),
+        ("hv1 web01 vda  33%  10.0 of 30.0 GiB  1.0 GiB/s  0:00:20 left", True),
         ("hv1 web01 vda  66%  20.0 of 30.0 GiB  1.0 GiB/s  0:00:10 left", True),
     ]
     assert (result["finished"], result["disks"][0]["action"]) == (True, "started")

@@ -11,6 +11,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._progress import (
     Figures,
     Look,
     Progress,
+    beginning,
     ending_line,
     extend,
     measure,
@@ -41,6 +42,8 @@ def disk(**members: Any) -> dict[str, Any]:
         "space": {"needed": 30 * GIB},
         "job": {"cur": 0, "end": 32 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
         "action": "started",
+        "seconds": 0.0,
+        "grew_by": 0,
         "finished": False,
         "error": None,
         **members,
@@ -268,6 +271,21 @@ def test_long_names_are_cut_at_their_front() -> None:
 def test_what_became_of_a_disk(members: dict[str, Any], word: str) -> None:
     """A disk that ends while others go on gets a last line."""
     assert ending_line("hv1", disk(**members)) == f"hv1 web01 vda  {word}"
+
+
+@pytest.mark.parametrize(
+    ("members", "seen", "expected"),
+    [
+        pytest.param({}, look(10, 64, 100), (look(0, 0, 70),), id="the slice began it"),
+        pytest.param({"action": "joined"}, look(10, 64, 100), (), id="it ran before"),
+        pytest.param({"seconds": 0.0}, look(10, 64, 100), (), id="no time has passed"),
+        pytest.param({"grew_by": None}, look(10, 64, 100), (), id="its growth is not known"),
+        pytest.param({}, look(10, 64, None), (), id="its size is not known"),
+    ],
+)
+def test_the_beginning_of_a_stream(members: dict[str, Any], seen: Look, expected: tuple[Look, ...]) -> None:
+    """The first line counts from where the stream began, where that is known."""
+    assert beginning({"action": "started", "seconds": 10.0, "grew_by": 30, **members}, seen) == expected
 
 
 def test_lines_of_a_slice() -> None:
