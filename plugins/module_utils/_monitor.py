@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
@@ -39,6 +40,9 @@ except ImportError:
     QEMU_QMP_IMPORT_ERROR = traceback.format_exc()
 else:
     QEMU_QMP_IMPORT_ERROR = None
+
+# asyncio warns on stderr when a peer dies while it is spoken to. Whoever needs the connection is told by an exception.
+logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 # QEMU answers within milliseconds unless it hangs. A flush waits for the storage, with all that the guest has written.
 _REPLY_SECONDS = {"human-monitor-command": 600.0}

@@ -191,7 +191,7 @@ def understood(read: Callable[[], T]) -> T:
     """Turn a reply that lacks what every QEMU sends into an error that says so."""
     try:
         return read()
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise MonitorUnusable(
             f"the answers lack what every QEMU since 4.0 sends ({type(error).__name__}: {error})"
         ) from error

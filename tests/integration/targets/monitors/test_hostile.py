@@ -55,8 +55,7 @@ def replies(*lines: Callable[[Any], bytes], hangs_up: bool = False) -> Talk:
                     for make in makers:
                         client.sendall(make(message.get("id")) + b"\r\n")
                     if is_negotiated and hangs_up:
-                        client.shutdown(socket.SHUT_WR)
-                        peers.silence(client)
+                        return
                     is_negotiated = True
 
     return talk

@@ -15,6 +15,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._errors import (
     MonitorUnusable,
     QmpError,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._observe import (
     Sighting,
     explain,
@@ -22,6 +23,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._observe import (
     look,
     observe,
     resolver,
+    understood,
 )
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import identity
@@ -165,6 +167,13 @@ def test_a_reply_that_no_qemu_sends(command: str, reply: Any) -> None:
     setattr(qemu, f"_{command}", lambda arguments: reply)
     sighting = seen(FakeHost(qemu), qemu.address)
     assert "the answers lack what every QEMU since 4.0 sends" in sighting.failures[0].message
+
+
+def test_a_graph_in_a_circle_is_no_graph() -> None:
+    """Nodes that stand on each other are no reason for a traceback."""
+    circle = Graph(below={"a": {"file": "b"}, "b": {"file": "a"}}, users={}, jobs={})
+    with pytest.raises(MonitorUnusable):
+        understood(lambda: list(circle.descendants("a")))
 
 
 def test_a_refused_question_is_told() -> None:
