@@ -71,7 +71,20 @@ def environment(**more: str) -> dict[str, str]:
     path = collections_path()
     python = [str(path), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"ANSIBLE_COLLECTIONS_PATH": str(path), "PYTHONPATH": os.pathsep.join(python), "PYTHONDONTWRITEBYTECODE": "1"}
-    return {**os.environ, **own, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0", **more}
+    return {**os.environ, **own, **_homes(), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0", **more}
+
+
+def _homes() -> dict[str, str]:
+    """Where Ansible puts what it usually puts into the user's home, as controller and as target.
+
+    As a target it knows two homes where HOME is not the one in the list of users: a background job is then written to
+    one of them and looked for in the other.
+    """
+    home = COLLECTION / ".ansible" / "home"
+    temporary = home / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    places = {"ANSIBLE_HOME": home, "ANSIBLE_REMOTE_TEMP": temporary, "ANSIBLE_ASYNC_DIR": home / "async"}
+    return {name: str(place) for name, place in places.items()}
 
 
 class Result(dict[str, Any]):
