@@ -73,7 +73,7 @@ async def inform(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
     errors = [failure.message for failure in sighting.failures]
     names: list[str] | None = module.params["disks"]
     disks: list[tuple[Vm, Any]] = [(vm, disk) for vm in sighting.vms for disk in vm.disks]
-    if names is not None:
+    if names is not None and (sighting.vms or not errors):
         try:
             disks = [(target.vm, target.disk) for target in select(sighting.vms, names, None, _resolve_for(host))]
         except WrongRequest as error:
@@ -94,6 +94,8 @@ async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
     wish = wish_from(module.params)
     sighting = await observe(module.params["monitors"], opener, host)
     errors = [failure.message for failure in sighting.failures]
+    if errors and not sighting.vms:
+        return _told(sighting, [], errors, host)  # no name can fit, and that is not what is wrong
     targets: Sequence[Target] = ()
     outcomes: list[Outcome]
     try:

@@ -175,6 +175,16 @@ def test_a_vm_that_is_off_stops_no_other(lab: Lab, module: RunModule) -> None:
     assert (found["finished"], [disk["finished"] for disk in found["disks"]]) == (False, [True])
 
 
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_where_no_vm_answers_no_name_is_blamed(lab: Lab, module: RunModule, name: str) -> None:
+    """A monitor that nobody serves is the one thing that is told, for no name can fit then."""
+    found = module(name, monitors=[f"{lab.folder}/off.qmp"], disks=["vda"])
+    assert found["failed"]
+    assert found["msg"].startswith(f"{lab.folder}/off.qmp: there is no such socket")
+    assert "vda" not in found["msg"]
+    assert found["disks"] == []
+
+
 def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None:
     """All that failed is told once, each in a line of its own."""
     qemu = lab.vm()
