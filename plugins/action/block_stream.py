@@ -32,16 +32,18 @@ class ActionModule(ActionBase):
     _supports_async = True
     _now = staticmethod(time.monotonic)
     _parent = staticmethod(os.getppid)
+    # Where the next attempt of an `until` loop begins its increment. Ansible reads the arguments of a task once, so the
+    # loop itself cannot hand the cursor on. All its attempts run in one process, which ends with the task.
+    _cursors: dict[str, int] = {}
 
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        arguments = self._task.args
-        # Ansible reads the arguments of a task once, so that an `until` loop cannot hand the cursor on by them. What it
-        # has from the attempt before is the registered result.
-        attempt_before = (task_vars or {}).get(self._task.register) if isinstance(self._task.register, str) else None
-        if arguments.get("increment") is not None and isinstance(attempt_before, Mapping):
-            arguments = {"cursor": next_cursor(attempt_before), **arguments}
-        return self._run(arguments, task_vars or {})
+        if self._task.args.get("increment") is None:
+            return self._run(self._task.args, task_vars or {})
+        task = repr(self._task.args)
+        result = self._run({"cursor": self._cursors.get(task, 0), **self._task.args}, task_vars or {})
+        self._cursors[task] = next_cursor(result)
+        return result
 
     def _run(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         watch = Watch.from_arguments(arguments)

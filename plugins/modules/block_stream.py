@@ -96,8 +96,7 @@ options:
   cursor:
     description:
       - Where the increment begins, in bytes. Pass RV(disks[].cursor) of the call before.
-      - When left out in a task that registers its result, it is where the attempt before stopped, so that an C(until)
-        loop goes on by itself; else it is 0.
+      - When left out, it is 0, and in the later attempts of an C(until) loop where the attempt before stopped.
     type: int
   speed:
     description:

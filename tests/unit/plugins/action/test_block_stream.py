@@ -48,7 +48,7 @@ class FakeAction(ActionModule):
 
     def __init__(self, *answers: dict[str, Any], **task: Any) -> None:
         values = {"args": {"monitor": "/run/web01.qmp", "disk": "vda"}, "async_val": 0, "check_mode": False}
-        self._task = SimpleNamespace(**{**values, "no_log": False, "register": None, **task})
+        self._task = SimpleNamespace(**{**values, "no_log": False, **task})
         self._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/tmp/x"), has_native_async=False)
         self._display = SimpleNamespace(display=lambda line, *, stderr: self.lines.append((line, stderr)))
         self._answers = iter(answers)
@@ -120,23 +120,40 @@ def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> Non
     assert action.calls == [{"module_args": action._task.args, "task_vars": TASK_VARS, "wrap_async": wraps}]
 
 
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task has a process of its own."""
+    monkeypatch.setattr(ActionModule, "_cursors", {})
+
+
+@pytest.mark.usefixtures("fresh_process")
 @pytest.mark.parametrize(
-    ("args", "register", "cursors"),
+    ("options", "cursors"),
     [
-        pytest.param({}, "result", {"cursor": 20 * GIB}, id="where the attempt before stopped"),
-        pytest.param({"cursor": 5}, "result", {"cursor": 5}, id="a cursor that is given holds"),
-        pytest.param({}, "other", {}, id="the first attempt"),
-        pytest.param({}, None, {}, id="nothing is registered"),
-        pytest.param({"increment": None}, "result", {}, id="no increment"),
+        pytest.param({}, [0, 10 * GIB, 20 * GIB], id="each where the one before stopped"),
+        pytest.param({"cursor": 5}, [5, 5, 5], id="a cursor that is given holds"),
     ],
 )
-def test_the_attempts_of_a_loop_go_on(args: dict[str, Any], register: str | None, cursors: dict[str, int]) -> None:
-    """Each attempt of an `until` loop begins its increment where the one before ended."""
-    options = {"monitor": "/run/web01.qmp", "disk": "vda", "increment": "10G", **args}
-    action = FakeAction(DONE, args=options, register=register)
-    action.run(task_vars={**TASK_VARS, "result": told(disk(20, action="stopped"))})
-    given = action.calls[0]["module_args"]
-    assert {name: given[name] for name in ("cursor",) if name in given} == cursors
+def test_the_attempts_of_a_loop_go_on(options: dict[str, Any], cursors: list[int]) -> None:
+    """Each attempt of an `until` loop begins its increment where the one before ended, whatever object it has."""
+    args = {"monitor": "/run/web01.qmp", "disk": "vda", "increment": "10G", **options}
+    attempts = [FakeAction(told(disk(copied, action="stopped")), args=args) for copied in (10, 20, 30)]
+    for attempt in attempts:
+        attempt.run()
+    assert [attempt.calls[0]["module_args"]["cursor"] for attempt in attempts] == cursors
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_the_items_of_a_loop_are_apart() -> None:
+    """Another disk begins at its own beginning, and a task without an increment knows no cursor."""
+    args = {"monitor": "/run/web01.qmp", "disk": "vda", "increment": "10G"}
+    FakeAction(told(disk(10, action="stopped")), args=args).run()
+    other = FakeAction(told(disk(10, action="stopped")), args={**args, "disk": "vdb"})
+    other.run()
+    assert other.calls[0]["module_args"]["cursor"] == 0
+    whole = FakeAction(DONE)
+    whole.run()
+    assert "cursor" not in whole.calls[0]["module_args"]
 
 
 def test_an_orphan_watches_no_further() -> None:
