@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Proxy, Scene, Vm, disks, images, product
+from lab import Proxy, Scene, Vm, disks, host, images, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_nodes_that_are_to_stay_stay(named: Scene) -> None:
     assert nodes(named.vm) == before
     assert set(named.chain.images) <= named.vm.open_files()
     assert [(each["path"], each["free"], each["pids"]) for each in result["disks"][0]["released"]] == [
-        (str(image), False, [named.vm.pid]) for image in named.chain.images[1:]
+        (str(image), False, host.told_pids(named.vm.pid)) for image in named.chain.images[1:]
     ]
 
 
@@ -101,13 +101,16 @@ def test_a_base_of_two_disks_stays_until_the_second_is_done(folder: Path, boot: 
     assert {"golden", "golden-file"} <= nodes(vm)
     for word in ("golden", "top-b"):
         assert word in warnings(first)
-    assert first["disks"][0]["released"][0]["pids"] == [vm.pid]
+    (left,) = first["disks"][0]["released"]
+    assert (left["free"], left["pids"]) == (False, host.told_pids(vm.pid))
 
     second = product.module("block_stream", monitors=[vm.monitor], disks=["vdb"])
     assert (second.failed, warnings(second)) == (False, ""), second
     assert nodes(vm) == {"top-a", "top-b"}
     assert base not in vm.open_files()
-    assert second["disks"][0]["released"] == [{"path": str(base), "free": True, "pids": [], "reason": None}]
+    (left,) = second["disks"][0]["released"]
+    assert (left["path"], left["pids"]) == (str(base), host.told_pids())
+    assert left["free"] == (left["reason"] is None) == (left["pids"] is not None)
 
 
 def test_a_stopped_stream_releases_nothing(named: Scene) -> None:

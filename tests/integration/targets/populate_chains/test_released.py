@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The files that a populated disk gave up, and who on this host still has them open."""
+"""The files that a populated disk gave up, and who on this host still has them open: root is told, others are not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Vm, disks, images, product
+from lab import Vm, disks, host, images, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     Boot = Callable[..., Vm]
 
 
-def populate(vm: Vm, *names: str, **options: object) -> dict[str, list[int]]:
-    """Populate the disks; return the pids that the result tells for each released file, by file name."""
+def populate(vm: Vm, *names: str, **options: object) -> dict[str, list[int] | None]:
+    """Populate the disks; return the pids that the result tells for each released file, by file name.
+
+    A file is called free only if it is known that nobody has it open, and one that is not has a reason.
+    """
     result = product.module("block_stream", monitors=[vm.monitor], disks=list(names), **options)
     assert not result.failed, result
-    return {
-        released["path"].rsplit("/", 1)[-1]: sorted(released["pids"])
-        for disk in result["disks"]
-        for released in disk["released"]
-    }
+    released = [each for disk in result["disks"] for each in disk["released"]]
+    for each in released:
+        assert each["free"] == (each["pids"] == []) == (each["reason"] is None), each
+        assert each["pids"] is not None or "only root" in each["reason"]
+    return {each["path"].rsplit("/", 1)[-1]: each["pids"] for each in released}
 
 
 def overlay(folder: Path, name: str, base: Path) -> Path:
@@ -41,13 +44,13 @@ def golden(folder: Path) -> Path:
 
 @pytest.mark.parametrize("style", ["drive", "named"])
 def test_the_whole_chain_is_released(folder: Path, boot: Boot, style: str) -> None:
-    """Every image below the top is told with no pid, QEMU has closed it; a second run has released nothing."""
+    """Every image below the top is told as in use by nobody, QEMU has closed it; a second run has released nothing."""
     chain = images.chain(folder, layers=2)
     if style == "drive":
         vm = boot(*disks.drive(chain.top, id="drive0", qdev="vda"))
     else:
         vm = boot(*disks.named_nodes(chain.images, names=["top", "mid", "base"], qdev="vda"))
-    assert populate(vm, "vda") == {path.name: [] for path in chain.images[1:]}
+    assert populate(vm, "vda") == {path.name: host.told_pids() for path in chain.images[1:]}
     assert not set(chain.images[1:]) & vm.open_files()
     assert populate(vm, "vda") == {}
 
@@ -58,8 +61,8 @@ def test_a_base_that_another_vm_needs_is_not_free(folder: Path, boot: Boot, gold
         boot(*disks.drive(overlay(folder, f"{name}.qcow2", golden), id="drive0", qdev="vda"), name=name)
         for name in ("web1", "web2")
     ]
-    assert populate(vms[0], "vda") == {"golden.qcow2": [vms[1].pid]}
-    assert populate(vms[1], "vda") == {"golden.qcow2": []}
+    assert populate(vms[0], "vda") == {"golden.qcow2": host.told_pids(vms[1].pid)}
+    assert populate(vms[1], "vda") == {"golden.qcow2": host.told_pids()}
 
 
 def test_a_base_that_another_disk_needs_is_not_free(folder: Path, boot: Boot, golden: Path) -> None:
@@ -70,8 +73,8 @@ def test_a_base_that_another_disk_needs_is_not_free(folder: Path, boot: Boot, go
         for word in disks.drive(overlay(folder, f"{name}.qcow2", golden), id=f"d-{name}", qdev=name)
     ]
     vm = boot(*words)
-    assert populate(vm, "vda") == {"golden.qcow2": [vm.pid]}
-    assert populate(vm, "vdb") == {"golden.qcow2": []}
+    assert populate(vm, "vda") == {"golden.qcow2": host.told_pids(vm.pid)}
+    assert populate(vm, "vdb") == {"golden.qcow2": host.told_pids()}
 
 
 def test_a_base_that_another_program_reads_is_not_free(folder: Path, boot: Boot, golden: Path) -> None:
@@ -79,14 +82,14 @@ def test_a_base_that_another_program_reads_is_not_free(folder: Path, boot: Boot,
     vm = boot(*disks.drive(overlay(folder, "top.qcow2", golden), id="drive0", qdev="vda"))
     (folder / "link").hardlink_to(golden)
     with (folder / "link").open("rb"):
-        assert populate(vm, "vda") == {"golden.qcow2": [os.getpid()]}
+        assert populate(vm, "vda") == {"golden.qcow2": host.told_pids(os.getpid())}
 
 
 def test_without_release_named_nodes_stay(folder: Path, boot: Boot) -> None:
     """`release: false` leaves the named nodes, and tells that QEMU has their files open."""
     chain = images.chain(folder, layers=1)
     vm = boot(*disks.named_nodes(chain.images, names=["top", "base"], qdev="vda"))
-    assert populate(vm, "vda", release=False) == {"base.qcow2": [vm.pid]}
+    assert populate(vm, "vda", release=False) == {"base.qcow2": host.told_pids(vm.pid)}
     assert chain.base in vm.open_files()
 
 
@@ -94,4 +97,4 @@ def test_with_a_base_only_what_is_above_it_is_released(folder: Path, boot: Boot)
     """The base that stays is not told as released."""
     chain = images.chain(folder, layers=2)
     vm = boot(*disks.drive(chain.top, id="drive0", qdev="vda"))
-    assert populate(vm, "vda", base=str(chain.base)) == {"mid1.qcow2": []}
+    assert populate(vm, "vda", base=str(chain.base)) == {"mid1.qcow2": host.told_pids()}

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def kill_in_the_middle(task: Task, vm: Vm, victim: str, cursor: int) -> None:
-    """Kill once the stream has come so far."""
-    eventually(f"cursor at {cursor}", lambda: any(job["offset"] >= cursor for job in vm.jobs().values()))
+    """Kill once the stream has come so far; it goes no further, so that it still runs however long the kill takes."""
+    (job,) = eventually("stream", vm.jobs)
+    eventually(f"cursor at {cursor}", lambda: vm.jobs()[job]["offset"] >= cursor)
+    vm.command("block-job-set-speed", device=job, speed=1)
     if victim == "module":
         task.kill_module()
     else:
