@@ -3,4 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 set -eux
-exec "${ANSIBLE_TEST_PYTHON_INTERPRETER:-python3}" -m pytest --confcutdir=../.. -p no:cacheprovider "$@" .
+# A test waits more than it computes, and has a folder of its own: three side by side.
+exec "${ANSIBLE_TEST_PYTHON_INTERPRETER:-python3}" -m pytest --confcutdir=../.. -p no:cacheprovider -n 3 "$@" .
