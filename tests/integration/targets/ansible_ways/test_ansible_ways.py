@@ -110,9 +110,9 @@ def test_until_finished(vm: Vm) -> None:
     tasks = """
         tasks:
           - name: start
-            virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false, speed: "1"}
+            virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false}
           - name: populate
-            virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false, speed: "0"}
+            virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false}
             register: result
             until: result.finished
             retries: 20

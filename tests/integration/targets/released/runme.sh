@@ -3,5 +3,4 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 set -eux
-# A test waits more than it computes, and has a folder of its own: three side by side.
-exec "${ANSIBLE_TEST_PYTHON_INTERPRETER:-python3}" -m pytest --confcutdir=../.. -p no:cacheprovider -n 3 "$@" .
+exec "${ANSIBLE_TEST_PYTHON_INTERPRETER:-python3}" -m pytest --confcutdir=../.. -p no:cacheprovider "$@" .
