@@ -336,7 +336,7 @@ def package(session: nox.Session) -> None:
     env = {"ANSIBLE_COLLECTIONS_PATH": str(elsewhere)}
     session.run("ansible-galaxy", "collection", "install", "--offline", "--force", str(tarball), env=env)
     # ansible-doc succeeds for a name that it does not find, too: what it prints counts.
-    for kind, names in {"module": ["block_stream", "block_stream_info"], "role": ["populate"]}.items():
+    for kind, names in {"module": ["block_stream", "block_stream_info"], "role": ["populate", "qemu_qmp"]}.items():
         full = [f"virtops.qmp.{name}" for name in names]
         pages = session.run("ansible-doc", "--json", "--type", kind, *full, env=env, silent=True, stderr=None)
         if set(json.loads(pages or "{}")) != set(full):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .process import LabError, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def told_pids(*pids: int) -> list[int] | None:
@@ -76,3 +76,24 @@ def has_loop_devices() -> bool:
     except (LabError, FileNotFoundError):
         return False
     return os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def copy_of_host(path: Path) -> Iterator[Path]:
+    """The files of this host, at `path`/root, to be changed at will: what is written goes to memory."""
+    path.mkdir()
+    root = path / "root"
+    with contextlib.ExitStack() as mounted:
+
+        def mount(*words: str | Path) -> None:
+            run(["mount", *words])
+            mounted.callback(run, ["umount", words[-1]])
+
+        mount("-t", "tmpfs", "tmpfs", path)
+        for name in ("changed", "work", "root"):
+            (path / name).mkdir()
+        layers = f"lowerdir=/,upperdir={path / 'changed'},workdir={path / 'work'}"
+        mount("-t", "overlay", "-o", layers, "overlay", root)
+        for name in ("proc", "dev"):
+            mount("--bind", Path("/", name), root / name)
+        yield root

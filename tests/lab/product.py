@@ -196,8 +196,7 @@ class AnsibleRun:
         return self.results[task][host]
 
 
-def _locally() -> list[str]:
-    return ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={target_python()}"]
+_LOCALLY = ("-i", "localhost,", "-c", "local")
 
 
 def _ansible(command: list[str], timeout: float, environ: Mapping[str, str]) -> AnsibleRun:
@@ -207,7 +206,8 @@ def _ansible(command: list[str], timeout: float, environ: Mapping[str, str]) -> 
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=environment(**environ),
+        # Not as a variable: a play may set one of its own.
+        env=environment(ANSIBLE_PYTHON_INTERPRETER=target_python(), **environ),
         check=False,
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
@@ -223,7 +223,7 @@ def playbook(
         path = book if isinstance(book, Path) else Path(folder, "play.yml")
         if isinstance(book, str):
             path.write_text(book)
-        command = ["ansible.cli.playbook", *_locally(), "-e", json.dumps(dict(extra or {})), *options, str(path)]
+        command = ["ansible.cli.playbook", *_LOCALLY, "-e", json.dumps(dict(extra or {})), *options, str(path)]
         plugins = {
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "lab_results",
@@ -242,7 +242,7 @@ def adhoc(name: str, /, *options: str, timeout: float = 120, **arguments: Any) -
     """Run one module by the `ansible` command; its only result is that of the task named after the module."""
     command = [
         "ansible.cli.adhoc",
-        *_locally(),
+        *_LOCALLY,
         "-m",
         f"{NAME}.{name}",
         "-a",
