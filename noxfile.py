@@ -217,6 +217,14 @@ def faults(session: nox.Session) -> None:
     session.run("python", "-m", "faults", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
+@nox.session(python=f"3.{python_of(NEWEST)}")
+def bench(session: nox.Session) -> None:
+    """What a populate costs beside other ways to have it: `nox -Re bench -- late depth --rounds 7`."""
+    tools = ("matplotlib~=3.10", "psutil~=7.0")
+    session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt", *tools)
+    session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
+
+
 # --- the text of the code ---------------------------------------------------------------------------------------
 
 

@@ -98,6 +98,15 @@ class Result(dict[str, Any]):
         return bool(self.get("failed", False))
 
 
+def command_of(module: str, /, *, check: bool = False, diff: bool = False, **arguments: Any) -> tuple[list[str], str]:
+    """The command that runs a module in `environment()`, and what it reads from stdin."""
+    ansible = {"check_mode": check, "diff": diff, "module_name": f"{NAME}.{module}"}
+    values = {**arguments, **{f"_ansible_{name}": value for name, value in ansible.items()}}
+    path = f"ansible_collections.{NAME}.plugins.modules.{module}"
+    command = [target_python(), "-c", _LAUNCHER, path, _ansible_folder()]
+    return command, json.dumps({"ANSIBLE_MODULE_ARGS": values})
+
+
 class Running:
     """A module that runs in a process of its own; `result` waits for its end."""
 
@@ -111,21 +120,9 @@ class Running:
         under: Sequence[str] = (),
     ) -> None:
         """Start it; `under` are the first words of the command, such as those of setpriv."""
-        values = {
-            **arguments,
-            "_ansible_check_mode": check,
-            "_ansible_diff": diff,
-            "_ansible_module_name": f"{NAME}.{module}",
-        }
+        command, stdin = command_of(module, check=check, diff=diff, **arguments)
         self._process = subprocess.Popen(
-            [
-                *under,
-                target_python(),
-                "-c",
-                _LAUNCHER,
-                f"ansible_collections.{NAME}.plugins.modules.{module}",
-                _ansible_folder(),
-            ],
+            [*under, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -134,7 +131,7 @@ class Running:
         )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": values}))
+            self._process.stdin.write(stdin)
             self._process.stdin.close()
         self._process.stdin = None
 

@@ -1,0 +1,207 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The copying itself: the stream beside QEMU's bare command and other copies, and what it costs to make it durable."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from lab import NbdServer, Vm, disks, images, product
+from lab.images import MiB
+from lab.process import run
+
+from .measure import Figure, in_turn, seconds
+from .ways import environment, golden, moment_of, must_be_populated, overlay, timed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from .tasks import Bench
+
+BARE, BARE_FLUSHED, OURS = "bare block-stream", "bare block-stream, flushed", "block_stream"
+
+
+def throughput(bench: Bench) -> Iterator[Figure]:
+    """512 MiB from a local image, with its pages in memory and without; then less over a slow connection."""
+    size = 512 * MiB
+    base, top = golden(bench.folder, size), bench.folder / "copy.qcow2"
+    for is_cold, text in ((False, "the page cache is warm"), (True, "the page cache is cold")):
+        ways: dict[str, Callable[[], float]] = {
+            way: lambda stream=stream: _stream(bench.folder, overlay(top, base), stream)
+            for way, stream in (("block-stream, then flush", _bare), (OURS, _ours))
+        }
+        ways["qemu-img convert, then fsync"] = lambda: _copy(["qemu-img", "convert", "-O", "qcow2", base, top], top)
+        ways["cp, then fsync"] = lambda: _copy(["cp", base, top], top)
+        prepared = {way: lambda act=act: _with_cache(base, act, is_cold=is_cold) for way, act in ways.items()}  # noqa: B023
+        samples = in_turn(prepared, max(3, bench.rounds // 2))
+        name = f"copy-{'cold' if is_cold else 'warm'}"
+        yield Figure(name, f"512 MiB, {text}", "MiB/s", "block-stream, then flush", _rates(samples, 512))
+    for delay in (1, 5, 20):
+        remote = golden(bench.folder, 32 * MiB)
+        with (
+            NbdServer(remote, bench.folder / "near.nbd", format="qcow2") as server,
+            slowly(server.path, bench.folder / "far.nbd", delay / 1000),
+        ):
+            address = f"nbd+unix:///?socket={bench.folder / 'far.nbd'}"
+
+            def over_nbd(stream: Callable[[Vm], float], address: str = address) -> float:
+                top.unlink(missing_ok=True)
+                images.create(top, backing=address, backing_format="raw")
+                return _stream(bench.folder, top, stream)
+
+            ways = {
+                "block-stream, then flush": lambda over=over_nbd: over(_bare),
+                OURS: lambda over=over_nbd: over(_ours),
+            }
+            samples = in_turn(ways, 3)
+        title = f"32 MiB over NBD with {delay} ms of delay"
+        yield Figure(f"copy-nbd{delay}", title, "MiB/s", "block-stream, then flush", _rates(samples, 32))
+
+
+def _rates(samples: dict[str, list[float]], mebibytes: int) -> dict[str, list[float]]:
+    return {way: [mebibytes / each for each in own] for way, own in samples.items()}
+
+
+def _stream(folder: Path, top: Path, stream: Callable[[Vm], float], *words: str) -> float:
+    with Vm(folder, *(words or disks.drive(top, id="vda", qdev="vda")), name="copy") as vm:
+        spent = stream(vm)
+        must_be_populated(vm.judge)
+        return spent
+
+
+def _bare(vm: Vm) -> float:
+    """QEMU's command and a flush behind it: from the command to the answer to the flush."""
+
+    def act() -> None:
+        _bare_unflushed(vm)
+        vm.hmp(f"qemu-io -d {vm.disk('vda')['qdev']} flush")
+
+    return seconds(act)
+
+
+def _bare_unflushed(vm: Vm) -> float:
+    def act() -> None:
+        vm.command("block-stream", job_id="bare", device=vm.inserted("vda")["node-name"])
+        vm.judge.wait_event("BLOCK_JOB_COMPLETED", timeout=120)
+
+    return seconds(act)
+
+
+def _ours(vm: Vm) -> float:
+    """By QEMU's own clock, from the start of our job to its end, which comes after the flush."""
+    command, stdin = product.command_of("block_stream", monitors=[vm.monitor], disks=["vda"], check_space=False)
+    timed(command, stdin=stdin, environ=environment())
+    end = moment_of(vm.judge, "BLOCK_JOB_COMPLETED")
+    return end - _began(vm)
+
+
+def _began(vm: Vm) -> float:
+    (stamp,) = (
+        event["timestamp"]
+        for event in vm.judge.events
+        if event["event"] == "JOB_STATUS_CHANGE" and event["data"]["status"] == "created"
+    )
+    return float(stamp["seconds"] + stamp["microseconds"] / 1e6)
+
+
+def _copy(command: Sequence[str | Path], result: Path) -> float:
+    result.unlink(missing_ok=True)
+
+    def act() -> None:
+        run(command)
+        _sync(result)
+
+    return seconds(act)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _with_cache(base: Path, act: Callable[[], float], *, is_cold: bool) -> float:
+    """Have the pages of the base in memory, or not."""
+    _sync(base)
+    with base.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while not is_cold and file.read(4 * MiB):
+            pass
+    return act()
+
+
+@contextmanager
+def slowly(near: Path, far: Path, delay: float) -> Iterator[None]:
+    """The server at `near`, reached at `far`, with a delay in seconds for what each side says."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(far))
+    listener.listen(8)
+
+    def pass_on(source: socket.socket, sink: socket.socket, wait: float) -> None:
+        with suppress(OSError):
+            while received := source.recv(4 * MiB):
+                time.sleep(wait)
+                sink.sendall(received)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _address = listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(near))
+                # All of the delay where the requests go: an answer comes in many parts, each of which would wait.
+                for source, sink, wait in ((client, server, delay), (server, client, 0.0)):
+                    threading.Thread(target=pass_on, args=(source, sink, wait), daemon=True).start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+        far.unlink()
+
+
+def durability(bench: Bench) -> Iterator[Figure]:
+    """What the flush and the finalize step add to a stream of 128 MiB, on this storage and on a slow one."""
+    size = 128 * MiB
+    base, top = golden(bench.folder, size), bench.folder / "durable.qcow2"
+    for name, limit in (("fast", None), ("slow", 32 * MiB)):
+        words = _throttled(top, limit) if limit else []
+        flushes: list[float] = []
+
+        def ours(vm: Vm, flushes: list[float] = flushes) -> float:
+            spent = _ours(vm)
+            pending, end = (moment_of(vm.judge, f"BLOCK_JOB_{what}") for what in ("PENDING", "COMPLETED"))
+            flushes.append(end - pending)
+            return spent
+
+        streams = {BARE: _bare_unflushed, BARE_FLUSHED: _bare, OURS: ours}
+        ways = {
+            way: lambda stream=stream, words=words: _stream(bench.folder, overlay(top, base), stream, *words)
+            for way, stream in streams.items()
+        }
+        samples = in_turn(ways, max(3, bench.rounds // 2))
+        samples[f"{OURS}, of it from pending to the end"] = flushes
+        storage = "this machine's storage" if limit is None else f"storage of {limit // MiB} MiB/s"
+        yield Figure(f"durable-{name}", f"128 MiB made durable, on {storage}", "seconds", BARE, samples)
+
+
+def _throttled(top: Path, limit: int) -> list[str]:
+    """A disk whose image lies on storage of so many bytes per second."""
+    group = ["-object", f"throttle-group,id=slow,x-bps-write={limit},x-bps-write-max={limit}"]
+    file = {"driver": "throttle", "throttle-group": "slow", "file": {"driver": "file", "filename": str(top)}}
+    return [*group, *disks.blockdev("qcow2", "top", file=file), *disks.frontend("virtio-blk-pci", "vda", drive="top")]
+
+
