@@ -29,7 +29,7 @@ from .depth import depth
 from .libvirt import Libvirt, what_is_missing
 from .measure import Figure
 from .plots import plot
-from .tasks import Bench, late, many_disks, many_vms, whole_task
+from .tasks import Bench, call, late, many_disks, many_vms, whole_task
 from .waiting import idle
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "whole": whole_task,
+    "call": call,
     "late": late,
     "durability": durability,
     "disks": many_disks,

@@ -109,6 +109,24 @@ def _ways(bench: Bench, size: int, judge: Callable[[Monitor], None]) -> dict[str
     return found
 
 
+def call(bench: Bench) -> Iterator[Figure]:
+    """What a task costs that has nothing to do, beside the least that Ansible can do."""
+    with plain_vm(bench.folder, golden(bench.folder, 64 * KiB)) as vm:
+        assert not product.module("block_stream", monitors=[vm.monitor], disks=["vda"]).failed
+        tasks = {
+            "ping": {"ansible.builtin.ping": {}},
+            "block_stream_info": ours("block_stream_info", monitors=[vm.monitor]),
+            "block_stream": ours(monitors=[vm.monitor], disks=["vda"]),
+        }
+
+        def sample(task: dict[str, object]) -> float:
+            # Ten times, so that Ansible's own start does not cover the difference.
+            return timed(play(bench.folder, *[task] * 10), environ=environment()).seconds / 10
+
+        samples = in_turn({way: lambda task=task: sample(task) for way, task in tasks.items()}, bench.rounds)
+    yield Figure("call", "A task with nothing to do, one of ten in a playbook", "seconds", "ping", samples)
+
+
 def late(bench: Bench) -> Iterator[Figure]:
     """From QEMU's own end of the job, by the time of its event, to the end of the command, and to its first word."""
     size = 64 * MiB
@@ -198,7 +216,7 @@ def many_vms(bench: Bench) -> Iterator[Figure]:
             task |= {"loop": f"{{{{ {vms} | product({list(names)}) }}}}"}
             return timed(play(bench.folder, task), environ=environment()).seconds
 
-    samples = in_turn({"the role populate": by_role, "playbook, virsh in a loop": in_a_loop}, 3)
+    samples = in_turn({"the role populate": by_role, "playbook, virsh in a loop": in_a_loop}, min(3, bench.rounds))
     yield Figure("vms-loop", "Eight VMs with two disks of 16 MiB each", "seconds", "the role populate", samples)
 
 
@@ -211,7 +229,7 @@ def _fleet(bench: Bench) -> Iterator[Figure]:
     controller: dict[str, list[float]] = {way: [] for way in seconds}
     again: dict[str, list[float]] = {way: [] for way in seconds}
     task: dict[str, list[float]] = {way: [] for way in seconds}
-    for _round in range(3):
+    for _round in range(min(3, bench.rounds)):
         for count in counts:
             way = f"{count} VMs"
             with contextlib.ExitStack() as stack:

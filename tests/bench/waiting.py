@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .tasks import Bench
 
+SILENT_PLAY = f"{OUR_PLAY}, progress: 0"
 # Long enough that the start is over, and that the interval of the progress lines is the one of a usual stream.
 SETTLE_SECONDS, SECONDS = 15, 60
 
@@ -34,7 +35,7 @@ def idle(bench: Bench) -> Iterator[Figure]:
         commands: dict[str, list[str]] = {}
         meters: dict[str, MeteredPython] = {}
         daemons: dict[str, Sequence[int]] = {}
-        for way in (OUR_PLAY, SHELL_PLAY, *([VIRSH_PLAY] if bench.libvirt else [])):
+        for way in (OUR_PLAY, SILENT_PLAY, SHELL_PLAY, *([VIRSH_PLAY] if bench.libvirt else [])):
             folder = bench.folder / f"idle{len(commands)}"
             folder.mkdir()
             meters[way] = MeteredPython(folder)
@@ -45,8 +46,9 @@ def idle(bench: Bench) -> Iterator[Figure]:
                 tasks, daemons[way] = [task], bench.libvirt.pids
             else:
                 monitor = stack.enter_context(plain_vm(folder, base)).monitor
-                task = ours(monitors=[monitor], disks=["vda"], speed="1", check_space=False)
-                tasks = [task] if way == OUR_PLAY else by_socat(monitor, speed=1)
+                options = {"monitors": [monitor], "disks": ["vda"], "speed": "1"}
+                options |= {"progress": 0} if way == SILENT_PLAY else {}
+                tasks = by_socat(monitor, speed=1) if way == SHELL_PLAY else [ours(**options)]
             commands[way] = play(folder, *tasks)
         with ThreadPoolExecutor(len(commands)) as pool:
             futures = {way: pool.submit(_minute, commands[way], meters[way], daemons.get(way, ())) for way in commands}
@@ -62,7 +64,8 @@ def idle(bench: Bench) -> Iterator[Figure]:
 
 def _minute(command: Sequence[str], meter: MeteredPython, daemons: Sequence[int]) -> tuple[float, float]:
     """The processor time of a run in a minute of its waiting, and the KiB that went to and from the modules."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(**meter.environ)) as process:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **quiet, env=environment(**meter.environ)) as process:
         roots = [psutil.Process(pid) for pid in (process.pid, *daemons)]
         try:
             time.sleep(SETTLE_SECONDS)
