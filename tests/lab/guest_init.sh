@@ -1,0 +1,74 @@
+#!/bin/sh
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The first and only program of the guest system: it works on the file system of its disk, and says so on its console.
+#
+#   hello    say that the system runs, nothing else
+#   work     write files and verify, for ever
+#   verify   verify all that /expected lists, and unmount
+#
+# /expected has lines of md5sum for the files of the disk. What is said: "hello", "ready", "synced SUM FILE" once a file
+# is on the disk, "round NUMBER", "bad WHAT" for whatever is not as it must be, and "over".
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+
+# Read from the disk what is not being written, not from memory.
+forget() { echo 1 >/proc/sys/vm/drop_caches; }
+
+check() { # check NUMBER: the file in this line of /expected
+    sed -n "$1p" /expected >/line
+    md5sum -c -s /line || echo "bad $(cat /line)"
+}
+
+write() { # write FILE: 40 KiB of random data, so that clusters of 64 KiB are written in part
+    dd if=/dev/urandom of=/block bs=40k count=1 2>/dev/null
+    sum=$(md5sum </block)
+    sum=${sum%% *}
+    if ! dd if=/block of="$1" bs=40k conv=notrunc,fsync 2>/dev/null; then
+        echo "bad write of $1"
+        return
+    fi
+    echo "$sum  $1" >>/expected
+    echo "synced $sum $1"
+}
+
+work() {
+    found=$(wc -l </expected)
+    number=0
+    while :; do
+        number=$((number + 1))
+        # No file is written twice: whenever the machine dies, what was said of a file stays true.
+        [ ! -e "old/$number" ] || write "old/$number"
+        write "new/$number"
+        forget
+        check $((number % found + 1)) # one of those that were there
+        check "$number"               # one of those that were there, and later those that were written
+        check "$(wc -l </expected)"   # the one just written
+        echo "round $number"
+    done
+}
+
+verify() {
+    md5sum -c /expected 2>&1 | sed -n '/: OK$/!s/^/bad /p'
+    cd /
+    umount /disk || echo 'bad umount'
+}
+
+echo hello
+if [ "$1" != hello ]; then
+    for module in /modules/*; do
+        insmod "$module"
+    done
+    mount -t ext4 /dev/vda /disk || echo 'bad mount'
+    cd /disk || echo 'bad disk'
+    echo ready
+    "$1"
+    echo over
+fi
+# The kernel panics if its first program ends.
+while :; do
+    sleep 3600
+done
