@@ -9,7 +9,7 @@
 #   verify   verify all that /expected lists, and unmount
 #
 # /expected has lines of md5sum for the files of the disk. What is said: "hello", "ready", "synced SUM FILE" once a file
-# is on the disk, "round NUMBER", "bad WHAT" for whatever is not as it must be, and "over".
+# is on the disk, "round NUMBER", "verified NUMBER" of files, "bad WHAT" for whatever is not as it must be, and "over".
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t devtmpfs devtmpfs /dev
@@ -52,7 +52,9 @@ work() {
 }
 
 verify() {
-    md5sum -c /expected 2>&1 | sed -n '/: OK$/!s/^/bad /p'
+    md5sum -c /expected >/verdicts 2>&1
+    sed -n '/: OK$/!s/^/bad /p' /verdicts
+    echo "verified $(grep -c ': OK$' /verdicts)"
     cd /
     umount /disk || echo 'bad umount'
 }

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .process import LabError, lab_folder, wait_until
+from .process import LabError, lab_folder, run, wait_until
 from .vm import Vm
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def prepare() -> None:
     with tempfile.TemporaryDirectory(prefix="guest_system-", dir=KEPT.parent) as attempt:
         unpacked, complete = Path(attempt, "unpacked"), Path(attempt, "complete")
         for package in _download(Path(attempt)):
-            _run(["dpkg-deb", "--extract", str(package), str(unpacked)], cwd=Path(attempt))
+            _run(Path(attempt), "dpkg-deb", "--extract", str(package), str(unpacked))
         _choose(unpacked, complete)
         if not KEPT.is_dir():  # another process may have been faster
             complete.rename(KEPT)
@@ -71,12 +71,13 @@ def _download(folder: Path) -> list[Path]:
     # apt-get would otherwise download as a user who may not write here.
     places = {"Dir::State::Lists": "lists", "Dir::Cache::Archives": "archives"}
     options = ["APT::Sandbox::User=root", "Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="]
+    options += ["Acquire::Retries=1", "Acquire::http::Timeout=20", "Acquire::https::Timeout=20"]
     options += [f"{option}={folder / place}" for option, place in places.items()]
     words = [word for option in options for word in ("-o", option)]
-    _run(["apt-get", *words, "update"], cwd=folder)
-    depends = _run(["apt-cache", *words, "depends", KERNEL], cwd=folder)
+    _run(folder, "apt-get", *words, "update")
+    depends = _run(folder, "apt-cache", *words, "depends", KERNEL)
     kernels = re.findall(r"Depends: (linux-image-\S+)", depends)
-    _run(["apt-get", *words, "download", *kernels, BUSYBOX], cwd=folder)
+    _run(folder, "apt-get", *words, "download", *kernels, BUSYBOX)
     return sorted(folder.glob("*.deb"))
 
 
@@ -96,15 +97,13 @@ def _choose(unpacked: Path, complete: Path) -> None:
                 (complete / "modules" / f"{number}-{name}.ko").write_bytes(file.read())
 
 
-def _run(command: list[str], *, cwd: Path) -> str:
-    environ = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=cwd, env=environ, timeout=300, check=False
-    )
-    if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Unavailable(f"{command[0]} cannot get {KERNEL} and {BUSYBOX}: {' '.join(last)}")
-    return done.stdout
+def _run(folder: Path, *command: str) -> str:
+    """Run a tool in the folder; if it fails, there can be no guest here."""
+    try:
+        return run(["env", f"--chdir={folder}", "LC_ALL=C", *command], timeout=180)
+    except (LabError, subprocess.TimeoutExpired) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise Unavailable(f"no {KERNEL} and {BUSYBOX} from the archives that apt-get reaches: {command[0]}: {last}") from error
 
 
 # The guest
@@ -151,7 +150,7 @@ class Guest:
         initramfs = folder / f"{name}.initramfs"
         initramfs.write_bytes(_initramfs(expected or {}))
         words = ["-kernel", str(KEPT / "kernel"), "-initrd", str(initramfs)]
-        words += ["-append", f"console=ttyS0 quiet mitigations=off -- {order}", "-serial", f"file:{self._console}"]
+        words += ["-append", f"console=ttyS0 quiet -- {order}", "-serial", f"file:{self._console}"]
         self.vm = Vm(folder, *words, *disk, name=name, running=True, accel=accel, memory=256)
 
     def __enter__(self) -> Guest:
