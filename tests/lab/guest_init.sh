@@ -8,8 +8,10 @@
 #   work     write files and verify, for ever
 #   verify   verify all that /expected lists, and unmount
 #
-# /expected has lines of md5sum for the files of the disk. What is said: "hello", "ready", "synced SUM FILE" once a file
-# is on the disk, "round NUMBER", "verified NUMBER" of files, "bad WHAT" for whatever is not as it must be, and "over".
+# /expected has lines of md5sum for the files of the disk: first those of golden/, which stay as they are, then those of
+# old/, which are overwritten in turn. What is said: "hello", "ready", "next FILE" before a file is overwritten, "synced
+# SUM FILE" once it is on the disk, "round NUMBER", "verified NUMBER" of files, "bad WHAT" for whatever is not as it must
+# be, and "over".
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t devtmpfs devtmpfs /dev
@@ -31,22 +33,28 @@ write() { # write FILE: 40 KiB of random data, so that clusters of 64 KiB are wr
         echo "bad write of $1"
         return
     fi
+    sed -i "\\|  $1\$|d" /expected
     echo "$sum  $1" >>/expected
     echo "synced $sum $1"
 }
 
 work() {
-    found=$(wc -l </expected)
+    found=$(grep -c ' golden/' /expected)
+    files=$(grep -c ' old/' /expected)
     number=0
     while :; do
+        # A file that is being written has neither content. It is announced a round ahead: what was said is then known,
+        # whenever the machine dies.
+        echo "next old/$(((number + 1) % files))"
+        write "old/$((number % files))"
         number=$((number + 1))
-        # No file is written twice: whenever the machine dies, what was said of a file stays true.
-        [ ! -e "old/$number" ] || write "old/$number"
         write "new/$number"
         forget
-        check $((number % found + 1)) # one of those that were there
-        check "$number"               # one of those that were there, and later those that were written
-        check "$(wc -l </expected)"   # the one just written
+        lines=$(wc -l </expected)
+        check $((number % found + 1)) # one that stays as it was, in turn
+        check "$number"               # one that was written a while ago, or never
+        check $((lines - 1))          # the two just written
+        check "$lines"
         echo "round $number"
     done
 }

@@ -103,7 +103,9 @@ def _run(folder: Path, *command: str) -> str:
         return run(["env", f"--chdir={folder}", "LC_ALL=C", *command], timeout=180)
     except (LabError, subprocess.TimeoutExpired) as error:
         last = str(error).strip().splitlines()[-1]
-        raise Unavailable(f"no {KERNEL} and {BUSYBOX} from the archives that apt-get reaches: {command[0]}: {last}") from error
+        raise Unavailable(
+            f"no {KERNEL} and {BUSYBOX} from the archives that apt-get reaches: {command[0]}: {last}"
+        ) from error
 
 
 # The guest
@@ -183,11 +185,19 @@ class Guest:
         """How often it wrote and verified."""
         return sum(line.startswith("round ") for line in self.said)
 
-    @property
-    def synced(self) -> dict[str, str]:
-        """The checksums of the files of which it said that they are on the disk."""
-        found = (re.fullmatch(r"synced ([0-9a-f]{32}) (\S+)", line) for line in self.said)
-        return {match[2]: match[1] for match in found if match}
+    def files_from(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The checksums of the files on its disk: those that it was given, and what it said since that it synced.
+
+        A file that it may be overwriting is left out.
+        """
+        files = dict(given)
+        for line in self.said:
+            match line.split():
+                case ["next", path]:
+                    files.pop(path, None)
+                case ["synced", checksum, path]:
+                    files[path] = checksum
+        return files
 
     @property
     def complaints(self) -> list[str]:

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 PLAYBOOK = product.COLLECTION / "playbooks" / "populate.yml"
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # where a plain user does not look
-FILES, OVERWRITTEN = 32, 64
-SPEED = 3 * images.MiB  # six seconds
+KEPT, OVERWRITTEN = 32, 64  # files of the golden image
+SPEED = 2 * images.MiB  # nine seconds
 
 
 @dataclass(frozen=True)
 class Golden:
-    """The golden image: an ext4 file system, with the checksums of the files that the guest will not write to."""
+    """The golden image: an ext4 file system, with the checksums of its files."""
 
     path: Path
     checksums: dict[str, str]
-    damage: tuple[str, int]  # one of these files, and where on the disk it begins
+    damage: tuple[str, int]  # one of them, and where on the disk it begins
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +49,17 @@ def accel() -> str:
 
 @pytest.fixture
 def golden(folder: Path, accel: str) -> Golden:
-    """16 MiB of files to be verified, and small ones to be written to, on a disk with room for much more."""
+    """16 MiB of files that stay, and small ones to be overwritten, on a disk with room for much more."""
     if shutil.which("mke2fs", path=SBIN) is None:
         pytest.skip("there is no mke2fs to make the file system with (apt-get install e2fsprogs)")
     tree, raw, path = folder / "tree", folder / "golden.raw", folder / "golden.qcow2"
     for name in ("golden", "old", "new"):
         (tree / name).mkdir(parents=True)
-    contents = {f"golden/{number}": random.Random(number).randbytes(512 * images.KiB) for number in range(FILES)}
+    sizes = {f"golden/{number}": 512 * images.KiB for number in range(KEPT)}
+    sizes |= {f"old/{number}": 40 * images.KiB for number in range(OVERWRITTEN)}
+    contents = {name: random.Random(name).randbytes(size) for name, size in sizes.items()}
     for name, content in contents.items():
         (tree / name).write_bytes(content)
-    for number in range(1, OVERWRITTEN + 1):
-        (tree / "old" / str(number)).write_bytes(random.Random(-number).randbytes(40 * images.KiB))
     images.create(raw, 1024 * images.MiB, format="raw")
     run([str(shutil.which("mke2fs", path=SBIN)), "-q", "-t", "ext4", "-d", tree, raw])
     with raw.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as disk:
@@ -90,14 +90,13 @@ def test_a_guest_works_while_its_disk_is_populated(folder: Path, golden: Golden,
         guest.vm.kill()
     print(f"{accel}: {after - before} rounds of the guest during the stream, {guest.rounds} in all")
     assert guest.complaints == []
-    assert after - before >= 10
-    synced = guest.synced
-    assert len(synced) >= guest.rounds
+    assert after - before >= 5
+    expected = guest.files_from(golden.checksums)
+    assert len(expected) >= KEPT + OVERWRITTEN + guest.rounds - 2
 
     assert images.backing(top) is None
     # A QEMU that was killed may leave clusters that nothing uses; whatever else is wrong makes this fail.
     run([images.qemu_img(), "check", "-q", "-r", "leaks", top])
-    expected = {**golden.checksums, **synced}
     with Guest(folder, "verify", *disk, accel=accel, name="again", expected=expected) as again:
         again.wait_for("over")
     assert again.complaints == []
@@ -116,4 +115,4 @@ def test_the_guest_sees_damage(folder: Path, golden: Golden, accel: str) -> None
     with Guest(folder, "verify", *disk, accel=accel, expected=golden.checksums) as guest:
         guest.wait_for("over")
     assert [line for line in guest.complaints if "FAILED" in line] == [f"bad {name}: FAILED"]
-    assert f"verified {FILES - 1}" in guest.said
+    assert f"verified {KEPT + OVERWRITTEN - 1}" in guest.said
