@@ -280,7 +280,10 @@ def docs(session: nox.Session) -> None:
     layout = ["--use-current", "--squash-hierarchy", "--lenient", "--dest-dir", str(sphinx), "virtops.qmp"]
     session.run("antsibull-docs", "sphinx-init", *layout)
     session.install("-r", str(sphinx / "requirements.txt"))
-    log = session.run("bash", str(sphinx / "build.sh"), external=True, silent=True) or ""
+    # antsibull-docs takes the guides' text with it, and not their pictures.
+    build, pictures = sphinx / "build.sh", ROOT / "docs" / "docsite" / "rst" / "*.svg"
+    build.write_text(build.read_text().replace("\nsphinx-build", f"\ncp {pictures} rst/docsite/\nsphinx-build"))
+    log = session.run("bash", str(build), external=True, silent=True) or ""
     session.log(log)
     if wrong := [line for line in log.splitlines() if "WARNING: " in line and not FOREIGN.search(line)]:
         session.error("\n".join(["Sphinx complains:", *wrong]))

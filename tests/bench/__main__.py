@@ -5,7 +5,7 @@
 
 python -m bench --rounds 7
 python -m bench late depth
-python -m bench --into docs/docsite/rst
+python -m bench --into docs/docsite/rst   (write the page of the guide anew)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lab.process import run, tool
 
 from .copying import durability, throughput
 from .depth import depth
+from .document import PAGE, write_tables
 from .libvirt import Libvirt, what_is_missing
 from .measure import Figure
 from .plots import plot
@@ -71,14 +72,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description="What a populate costs, beside other ways to have it.")
     parser.add_argument("section", nargs="*", help=f"which: {', '.join(SECTIONS)}; all of them if none is named")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each way (some sections take fewer)")
-    parser.add_argument("--into", type=Path, help="write the plots there, too")
+    parser.add_argument("--into", type=Path, help=f"the folder of {PAGE}: write tables and plots there, too")
     options = parser.parse_args()
     if unknown := sorted(set(options.section) - set(SECTIONS)):
         parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     BUILD.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     print(circumstances(), flush=True)
-    figures: list[Figure] = []
+    figures: dict[str, list[Figure]] = {}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(lab_folder())
         folder.chmod(0o711)  # libvirt's guests belong to somebody else
@@ -89,11 +90,13 @@ def main() -> int:
         bench = Bench(folder, options.rounds, libvirt, reason or "")
         for section in options.section or SECTIONS:
             for figure in SECTIONS[section](bench):
-                figures.append(figure)
+                figures.setdefault(section, []).append(figure)
                 print(f"\n{table(figure)}", flush=True)
-    kept = [dataclasses.asdict(figure) for figure in figures]
-    (BUILD / "figures.json").write_text(json.dumps({"with": circumstances(), "figures": kept}, indent=1) + "\n")
-    plot(figures, options.into or BUILD)
+    kept = {section: [dataclasses.asdict(figure) for figure in own] for section, own in figures.items()}
+    (BUILD / "figures.json").write_text(json.dumps({"with": circumstances(), "sections": kept}, indent=1) + "\n")
+    plot([figure for own in figures.values() for figure in own], options.into or BUILD)
+    if options.into:
+        write_tables(options.into, circumstances(), figures)
     print(f"\n{time.monotonic() - began:.0f} s. Samples and plots: {BUILD}")
     return 0
 

@@ -203,5 +203,3 @@ def _throttled(top: Path, limit: int) -> list[str]:
     group = ["-object", f"throttle-group,id=slow,x-bps-write={limit},x-bps-write-max={limit}"]
     file = {"driver": "throttle", "throttle-group": "slow", "file": {"driver": "file", "filename": str(top)}}
     return [*group, *disks.blockdev("qcow2", "top", file=file), *disks.frontend("virtio-blk-pci", "vda", drive="top")]
-
-

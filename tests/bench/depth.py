@@ -49,7 +49,7 @@ def depth(bench: Bench) -> Iterator[Figure]:
             with Vm(bench.folder, *words, *_second_monitor(bench.folder), name="deep") as vm:
                 is_deepest = number == DEPTHS[-1]
                 with pinging(bench.folder / "ping.qmp") as silence:
-                    look[way].append(1000 * seconds(lambda: vm.command("query-block")))  # noqa: B023
+                    look[way].append(1000 * seconds(lambda: vm.command("query-block")))
                 if is_deepest:
                     silences["query-block"].append(silence[0])
                 with pinging(bench.folder / "ping.qmp") as silence:

@@ -13,8 +13,8 @@ from lab.images import KiB, MiB
 
 from .measure import Figure, in_turn
 from .ways import (
-    GiB,
     Done,
+    GiB,
     MeteredPython,
     by_socat,
     by_virsh,
@@ -187,7 +187,8 @@ def many_disks(bench: Bench) -> Iterator[Figure]:
             "sixteen tasks": lambda monitor: [call(monitor, [disk]) for disk in names],
         }
         samples = in_turn(
-            {way: lambda tasks=tasks: sample(tasks, is_done=is_done) for way, tasks in ways.items()}, bench.rounds
+            {way: lambda tasks=tasks, is_done=is_done: sample(tasks, is_done=is_done) for way, tasks in ways.items()},
+            bench.rounds,
         )
         yield Figure(name, title, "seconds", "one call for one disk", samples)
 

@@ -178,10 +178,16 @@ class MeteredPython:
         self.path, self._cpu, self._bytes = folder / "python", folder / "cpu", folder / "bytes"
         # The module's code comes on stdin, with pipelining: what goes over an SSH connection, but for compression.
         self.path.write_text(
-            "#!/bin/sh\n"
-            f'tee -a {self._bytes} | {{ {sys.executable} "$@"; echo $? >{folder}/code$$; times | tail -1 >>{self._cpu}; }} '
-            f"| tee -a {self._bytes}\n"
-            f"code=$(cat {folder}/code$$); rm {folder}/code$$; exit $code\n"
+            f"""#!/bin/sh
+tee -a {self._bytes} | {{
+    {sys.executable} "$@"
+    echo $? >{folder}/code$$
+    times >>{self._cpu}
+}} | tee -a {self._bytes}
+code=$(cat {folder}/code$$)
+rm {folder}/code$$
+exit "$code"
+"""
         )
         self.path.chmod(0o755)
         self.forget()
@@ -196,7 +202,8 @@ class MeteredPython:
 
     @property
     def cpu_seconds(self) -> float:
-        return sum(_shell_seconds(word) for line in self._cpu.read_text().splitlines() for word in line.split())
+        # Of two lines the first is of the shell itself.
+        return sum(_shell_seconds(word) for line in self._cpu.read_text().splitlines()[1::2] for word in line.split())
 
     @property
     def bytes(self) -> int:

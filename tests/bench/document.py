@@ -1,0 +1,37 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The tables of a page: what stands between `.. bench: SECTION` and `.. bench: end` is written anew."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from .measure import Figure
+
+PAGE = "guide_speed.rst"
+
+
+def as_rst(figure: Figure) -> str:
+    """A table with the title above it."""
+    lines = [f".. list-table:: {figure.title}", "   :header-rows: 1", "   :widths: 40 15 30 15", ""]
+    for row in figure.rows():
+        lines += [f"   {'* -' if column == 0 else '  -'} {cell}".rstrip() for column, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+def write_tables(folder: Path, circumstances: str, sections: Mapping[str, Sequence[Figure]]) -> None:
+    """Put the tables of these sections into the page in the folder, and leave the others as they are."""
+    page = folder / PAGE
+    text = page.read_text()
+    parts = {name: "\n\n".join(map(as_rst, figures)) for name, figures in sections.items()}
+    for name, part in {"with": f"{circumstances}.", **parts}.items():
+        region = re.compile(rf"(^\.\. bench: {name}\n\n).*?(^\.\. bench: end$)", re.DOTALL | re.MULTILINE)
+        text, count = region.subn(lambda found, part=part: f"{found[1]}{part}\n\n{found[2]}", text)
+        assert count == 1, f"{page} has no place for {name}"
+    page.write_text(text)
