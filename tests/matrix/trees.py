@@ -3,8 +3,9 @@
 
 """QEMUs of other Debian releases, side by side with the installed one.
 
-Each lives in a tree of its own, made by debootstrap and kept. Its programs run without chroot, through the tree's own
-dynamic loader: paths and /proc look as usual to the tests, and the pid that is started is QEMU's.
+Each lives in a tree of its own, which is kept: its packages and those that they depend on, fetched by apt and unpacked,
+nothing installed. Its programs run without chroot, through the tree's own dynamic loader: paths and /proc look as usual
+to the tests, and the pid that is started is QEMU's. None of this needs root.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TREES = ROOT / ".ansible" / "qemu"
+PACKAGES = ("qemu-system-x86", "qemu-utils")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MIRROR = os.environ.get("MATRIX_MIRROR", "http://deb.debian.org/debian")
 
 # The releases of Debian that carry each version. The last one moves: what is run is what the binary itself says.
@@ -73,19 +76,46 @@ def _make(suite: str, tree: Path) -> None:
     """Make a tree; it gets its name when it is complete, so that a broken attempt is never taken for one."""
     if platform.machine() != "x86_64":
         raise Unavailable(f"the trees are for x86_64, this is {platform.machine()}")
-    if os.geteuid() != 0:
-        raise Unavailable("making the tree needs root")
-    if shutil.which("debootstrap") is None:
-        raise Unavailable("debootstrap is not installed (apt-get install debootstrap)")
-    attempt = tree.with_suffix(".incomplete")
-    shutil.rmtree(attempt, ignore_errors=True)
-    attempt.parent.mkdir(parents=True, exist_ok=True)
-    print(f"Making a tree of Debian {suite} with its QEMU in {tree}", flush=True)
-    _run(["debootstrap", "--variant=minbase", suite, str(attempt), MIRROR], suite)
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", "qemu-system-x86", "qemu-utils"]
-    _run(["chroot", str(attempt), "env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", *install], suite)
-    shutil.rmtree(attempt / "var" / "cache" / "apt", ignore_errors=True)
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise Unavailable(f"there is no {program} to fetch it from Debian {suite} with")
+    if not KEYRING.exists():
+        raise Unavailable(f"there is no {KEYRING} (apt-get install debian-archive-keyring)")
+    attempt, packages = tree.with_suffix(".incomplete"), tree.with_suffix(".packages")
+    for folder in (attempt, packages):
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"Fetching Debian {suite}'s QEMU to {tree}", flush=True)
+    apt = _apt(suite, packages)
+    _run([*apt, "update", "--error-on=any"], suite)
+    _run([*apt, "install", "--yes", "--no-install-recommends", "--download-only", *PACKAGES], suite)
+    for package in sorted(packages.glob("archives/*.deb")):
+        _run(["dpkg-deb", "--extract", str(package), str(attempt)], suite)
+    shutil.rmtree(packages)
     attempt.rename(tree)
+
+
+def _apt(suite: str, folder: Path) -> list[str]:
+    """The words of an apt-get that knows this release alone, takes nothing for installed and keeps all to a folder."""
+    for name in ("lists/partial", "archives/partial"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").touch()
+    (folder / "sources.list").write_text(f"deb [arch=amd64 signed-by={KEYRING}] {MIRROR} {suite} main\n")
+    places = {
+        "Dir::Etc::SourceList": folder / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Dir::State::Lists": folder / "lists",
+        "Dir::State::Status": folder / "status",
+        "Dir::Cache": folder,
+        "APT::Architecture": "amd64",
+        "APT::Architectures": "amd64",
+        "APT::Sandbox::User": "root",  # its own user may not look into the checkout
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "2",
+        "Acquire::http::Timeout": "20",
+    }
+    return ["apt-get", "--quiet", *(word for key, value in places.items() for word in ("-o", f"{key}={value}"))]
 
 
 def _run(command: list[str], suite: str) -> None:
@@ -99,7 +129,8 @@ def _run(command: list[str], suite: str) -> None:
 
 def _wrapper(tree: Path, program: str) -> Path:
     """A script that runs a program of the tree with the tree's own loader and libraries."""
-    loader = tree / "lib64" / "ld-linux-x86-64.so.2"
+    places = [tree / folder / "ld-linux-x86-64.so.2" for folder in ("lib64", "usr/lib64")]
+    loader = next(place for place in places if place.is_symlink() or place.exists())
     if loader.is_symlink() and loader.readlink().is_absolute():  # a link that would lead out of the tree
         loader = tree / str(loader.readlink()).lstrip("/")
     words = [loader, "--library-path", ":".join(f"{tree}/{folder}" for folder in LIBRARIES), tree / "usr/bin" / program]
