@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Scene, Vm, disks, host, images, product, wait_until
+from lab import Proxy, Scene, Vm, disks, host, images, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,14 +116,21 @@ def test_a_held_disk_takes_no_place(unreadable: Unreadable, folder: Path, boot: 
     assert len(good.chain("vda")) == 1
 
 
-def test_a_users_pause_is_no_error(disk: Scene) -> None:
+def test_a_users_pause_is_no_error(disk: Scene, folder: Path) -> None:
     """A job that somebody pauses while we wait is waited for, neither failed nor resumed against their will."""
     job = disk.start()
     options = {"speed": "2", "wait_timeout": 3, "on_timeout": "leave"}
-    waiter = product.Running("block_stream", {"monitors": [disk.vm.monitor], "disks": ["vda"], **options})
-    wait_until(lambda: bool(disk.vm.jobs()[job]["speed"] == 2), "the task has seen the job run")
-    disk.vm.command("job-pause", id=job)
-    result = waiter.result()
+    with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
+        waiter = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"], **options})
+
+        def waits() -> bool:
+            """It set the speed, looked at everything once more, and then at the job alone."""
+            _before, *after = " ".join(proxy.commands).split("block-job-set-speed")
+            return bool(after) and after[0].count("query-block-jobs") > 1
+
+        wait_until(waits, "the task waits for the job")
+        disk.vm.command("job-pause", id=job)
+        result = waiter.result()
     assert (result.failed, result["finished"]) == (False, False), result
     assert (disk.vm.jobs()[job]["paused"], disk.vm.jobs()[job]["io-status"]) == (True, "ok")
 
