@@ -15,6 +15,8 @@
     |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission
     +-- CommandRefused      QEMU answered a command with an error
     +-- StreamFailed        a stream ended, or is held, without the data being there
+    |   +-- DiskGone        the disk was unplugged, or its medium ejected
+    |   +-- JobHangs        the job does not even end when it is told to: its storage does not answer
     +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
@@ -66,6 +68,14 @@ class CommandRefused(QmpError):
 
 class StreamFailed(QmpError):
     """A stream ended or is held, and the disk still needs its backing images."""
+
+
+class DiskGone(StreamFailed):
+    """There is no such disk any more, or nothing in it."""
+
+
+class JobHangs(StreamFailed):
+    """A job that was told to end does not, and QEMU may hang as well if it is told to wait for the disk."""
 
 
 class TimeIsUp(QmpError):

@@ -16,6 +16,8 @@ from typing import Any, Collection, Mapping
 
 from ._disk import Disk
 
+_OUR_PREFIX = "populate-"
+
 ENDINGS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 
 
@@ -101,6 +103,11 @@ class Ending:
 
 def job_id_for(disk: Disk, taken: Collection[str]) -> str:
     """Make a job id that tells the disk: a letter first, then what QEMU allows (``A-Za-z0-9-._``)."""
-    stem = "populate-" + (re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk")[-100:]
+    stem = _OUR_PREFIX + (re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk")[-100:]
     free = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
     return next(job_id for job_id in free if job_id not in taken)
+
+
+def is_our_id(job_id: str) -> bool:
+    """Whether a job bears a name that ``job_id_for`` makes: this call, or an earlier one, started it."""
+    return job_id.startswith(_OUR_PREFIX)

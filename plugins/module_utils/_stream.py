@@ -15,8 +15,8 @@ import contextlib
 from dataclasses import replace
 from typing import Any, Awaitable, Callable, Mapping, cast
 
-from ._errors import CommandRefused, MonitorUnusable, QmpError, StreamFailed, TimeIsUp
-from ._job import Job, job_id_for
+from ._errors import CommandRefused, DiskGone, JobHangs, MonitorUnusable, QmpError, StreamFailed, TimeIsUp
+from ._job import Job, is_our_id, job_id_for
 from ._observe import Host, Monitor, explain, identify, look, resolver
 from ._outcome import Outcome, untouched
 from ._plan import ACTIONS, News, Step, Wish, is_done, metadata_size, next_step, releasable, weightier
@@ -70,6 +70,7 @@ class _Drive:
         self._before = so_far.before
         self._stays = so_far.stays
         self._job: Job | None = None
+        self._orphans: tuple[str, ...] = ()
         # A stream that an earlier visit left is not started anew: if it is gone and its work is not done, it failed.
         self._has_started = earlier is not None
         self._action = so_far.action
@@ -92,7 +93,10 @@ class _Drive:
             await self._release()
         except QmpError as failure:
             error = explain(self._target.label, failure, self._monitor.address, self._host)
-            if isinstance(failure, StreamFailed) and self._watches:
+            if isinstance(failure, DiskGone):
+                error += await self._let_go()
+            # Where the storage hangs, a flush would wait for it as the job does, and the whole VM for the flush.
+            if isinstance(failure, StreamFailed) and not isinstance(failure, JobHangs) and self._watches:
                 with contextlib.suppress(QmpError):
                     await self._flush()  # so that a crash does not cost what was copied
             await self._look_once_more()
@@ -116,6 +120,19 @@ class _Drive:
         if self._has_arrived:
             with contextlib.suppress(QmpError):  # it may be the monitor that failed
                 await self._look()
+
+    async def _let_go(self) -> str:
+        """End our job on a disk that is gone: it would keep the images busy for ever, and the disk from coming back."""
+        told = ""
+        for job_id in self._orphans:
+            fate = "is left in QEMU"
+            if is_our_id(job_id):
+                with contextlib.suppress(QmpError):
+                    await self._monitor.execute("job-cancel", {"id": job_id})
+                    await self._watch(job_id).end()
+                    fate = "was cancelled, and what it copied is kept"
+            told += f"; job {job_id} {fate}"
+        return told
 
     async def _advance(self) -> None:
         take: Mapping[Step, Callable[[], Awaitable[bool]]] = {
@@ -161,8 +178,8 @@ class _Drive:
     def _see(self, vm: Vm) -> None:
         disk = vm.disk(self._target.disk.key)
         if disk is None or not disk.chain:
-            ours = [f"; job {job.id} is left in QEMU" for job in vm.jobs if job.id in self._watches]
-            raise StreamFailed(f"the disk is gone: it was unplugged, or its medium was ejected{''.join(ours)}")
+            self._orphans = tuple(job.id for job in vm.jobs if job.id in self._watches)
+            raise DiskGone("the disk is gone: it was unplugged, or its medium was ejected")
         base = self._wish.base
         stays = base_place(disk, base, resolver(vm.identity, self._host)(base) if base else None)
         if base is not None and stays == len(disk.chain) > 1:

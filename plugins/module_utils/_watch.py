@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from ._errors import StreamFailed
+from ._errors import JobHangs
 from ._job import Ending, Job
 from ._observe import Monitor, understood
 from ._plan import News, Wish, news_of
@@ -57,13 +57,13 @@ class JobWatch:
     async def end(self) -> None:
         """Wait until a job that was told to end is gone, or concluded if it is one that must be dismissed.
 
-        :raise StreamFailed: it does not end.
+        :raise JobHangs: it does not end.
         """
         patience = asyncio.get_running_loop().time() + _END_SECONDS
         job = await self.look()
         while job is not None and not job.is_concluded:
             if asyncio.get_running_loop().time() >= patience:
-                raise StreamFailed(
+                raise JobHangs(
                     f"{job.position} and does not end within {_END_SECONDS:g} s. Does the storage of its images answer?"
                 )
             await self._hear(_POLL_SECONDS)

@@ -423,6 +423,8 @@ def test_a_job_that_does_not_end_is_told() -> None:
     assert outcome.error is not None
     assert "does not end within 60 s" in outcome.error
     assert not outcome.is_finished
+    # The one before finalize: another one would hang with the job, and the VM with it.
+    assert qemu.log.count(FLUSH) == 1
 
 
 def test_a_peer_that_leads_in_circles_is_left() -> None:
@@ -484,8 +486,20 @@ def test_a_disk_that_goes_away_is_told(change: Callable[[FakeQemu], None], words
     outcome = bring(qemu, then=(lambda: change(qemu)) if when == "then" else later(1, lambda: change(qemu)))
     assert outcome.error is not None
     assert words in outcome.error
-    assert ("job populate-vda is left in QEMU" in outcome.error) == (when == "later")
+    assert ("job populate-vda was cancelled" in outcome.error) == (when == "later")
     assert not outcome.is_finished
+    assert not qemu.jobs
+
+
+def test_a_foreign_job_on_a_disk_that_goes_away_is_left() -> None:
+    """Whose job it is decides: what somebody else started is not ended, but told."""
+    qemu = vm_with()
+    outcome = bring(
+        qemu, first=lambda: qemu.stream("top", auto_finalize=False), then=later(1, lambda: qemu.remove("vda"))
+    )
+    assert outcome.error is not None
+    assert "the disk is gone: it was unplugged, or its medium was ejected; job theirs is left in QEMU" in outcome.error
+    assert "job-cancel" not in qemu.commands
 
 
 def test_a_base_that_goes_away_is_told() -> None:
