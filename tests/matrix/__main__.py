@@ -5,8 +5,9 @@
 
 python -m matrix --python 3.8:3.10:2.17 --python 3.13:3.13:2.21 [--jobs 2] [--target info]... [5.2 11.1]
 
-A --python names the target's Python, the controller's, and the ansible-core of the controller. Everything that is made
-is kept: trees in .ansible/qemu, environments in .nox/matrix-*; the output of each run is in build/matrix.
+A --python names the target's Python, the controller's, and the ansible-core of the controller. A --target is a folder
+of tests/integration/targets, or one of its files (faults/test_storage.py). Everything that is made is kept: trees in
+.ansible/qemu, environments in .nox/matrix-*; the output of each run is in build/matrix.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from .trees import ROOT, SUITES, Qemu, Unavailable, qemu
 TARGETS = ROOT / "tests" / "integration" / "targets"
 REPORTS = ROOT / "build" / "matrix"
 TARGET_SECONDS = 1800
+# The exit code where no QEMU could be had at all: neither a success nor the failure of a test.
+NOTHING_RUN = 77
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,29 @@ class Cell:
     def words(self) -> str:
         return f"{self.counts['passed']} passed, {self.counts['failed']} failed, {self.counts['skipped']} skipped"
 
-    def run(self, targets: list[Path]) -> Cell:
+    def run(self, targets: dict[Path, list[str]]) -> Cell:
         began = time.monotonic()
         controller, target = self.pair.make()
-        for folder in targets:
-            self._run_target(folder, controller, target)
+        for folder, files in targets.items():
+            self._run_target(folder, files, controller, target)
         self.seconds = time.monotonic() - began
         print(f"QEMU {self.qemu.version}, {self.pair.label}: {self.words}, {self.seconds:.0f} s", flush=True)
         return self
 
-    def _run_target(self, folder: Path, controller: Path, target: Path) -> None:
+    def _run_target(self, folder: Path, files: list[str], controller: Path, target: Path) -> None:
         stem = REPORTS / f"{self.qemu.name}-{self.pair.target}-{folder.name}"
         report, log = stem.with_name(f"{stem.name}.xml"), stem.with_name(f"{stem.name}.log")
         report.unlink(missing_ok=True)
-        command = [str(controller), "-m", "pytest", "--confcutdir=../..", f"--junit-xml={report}", "."]
+        command = [
+            str(controller),
+            "-m",
+            "pytest",
+            "--confcutdir=../..",
+            f"--junit-xml={report}",
+            "-o",
+            "junit_family=xunit1",
+            *files,
+        ]
         environ = {**os.environ, **self.qemu.environ, "LAB_TARGET_PYTHON": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
         with log.open("wb") as output:
             code = self._wait(command, folder, environ, output)
@@ -135,19 +147,31 @@ def table(cells: list[Cell], pairs: list[Pair], missing: dict[str, str]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
+def targets_named(names: list[str]) -> dict[Path, list[str]]:
+    """The folders of targets, each with what to run there: everything, unless files of it are named."""
+    there = [script.parent for script in sorted(TARGETS.glob("*/runme.sh")) if any(script.parent.glob("test_*.py"))]
+    chosen: dict[Path, list[str]] = {}
+    for name in names or [folder.name for folder in there]:
+        folder, _slash, file = name.partition("/")
+        if TARGETS / folder not in there or not (TARGETS / name).exists():
+            raise ValueError(f"no such target: {name}")
+        chosen.setdefault(TARGETS / folder, []).append(file or ".")
+    return chosen
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="matrix", description="The integration targets on every QEMU and Python.")
     parser.add_argument("qemu", nargs="*", help=f"which QEMUs: {', '.join(SUITES)}; all of them if none is named")
     parser.add_argument("--python", type=Pair.parse, action="append", required=True, metavar="TARGET:CONTROLLER:CORE")
-    parser.add_argument("--target", action="append", help="only these targets")
+    parser.add_argument("--target", action="append", help="only these targets or files of them")
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
     options = parser.parse_args()
     if unknown := sorted(set(options.qemu) - set(SUITES)):
         parser.error(f"no such QEMU: {', '.join(unknown)}; there are {', '.join(SUITES)}")
-    targets = [script.parent for script in sorted(TARGETS.glob("*/runme.sh")) if any(script.parent.glob("test_*.py"))]
-    targets = [folder for folder in targets if not options.target or folder.name in options.target]
-    if not targets:
-        parser.error(f"no such target: {', '.join(options.target)}")
+    try:
+        targets = targets_named(options.target or [])
+    except ValueError as error:
+        parser.error(str(error))
     REPORTS.mkdir(parents=True, exist_ok=True)
     qemus: list[Qemu] = []
     missing: dict[str, str] = {}
@@ -156,7 +180,7 @@ def main() -> int:
             qemus.append(qemu(name))
         except Unavailable as reason:
             missing[name] = str(reason)
-            print(f"SKIPPED: QEMU {name}: {reason}", flush=True)
+            print(f"SKIPPED [QEMU {name}] {reason}", flush=True)
     for pair in options.python:
         pair.make()
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -170,7 +194,9 @@ def main() -> int:
     result = table(cells, options.python, missing)
     (REPORTS / "table.md").write_text(result + "\n")
     print(f"\n{result}")
-    return 0 if cells and not any(cell.counts["failed"] for cell in cells) else 1
+    if not cells:
+        return NOTHING_RUN
+    return 1 if any(cell.counts["failed"] for cell in cells) else 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TREES = ROOT / ".ansible" / "qemu"
 PACKAGES = ("qemu-system-x86", "qemu-utils")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+FETCH_SECONDS = 600
 MIRROR = os.environ.get("MATRIX_MIRROR", "http://deb.debian.org/debian")
 
 # The releases of Debian that carry each version. The last one moves: what is run is what the binary itself says.
@@ -121,7 +122,13 @@ def _apt(suite: str, folder: Path) -> list[str]:
 def _run(command: list[str], suite: str) -> None:
     log = TREES / f"{suite}.log"
     with log.open("ab") as output:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            ["timeout", str(FETCH_SECONDS), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     if done.returncode != 0:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise Unavailable(f"{command[0]} failed for {suite}: {' '.join(last)} (all of it: {log})")
