@@ -48,6 +48,59 @@ def file_system(path: Path, size: int) -> Iterator[FileSystem]:
         run(["umount", path])
 
 
+class Ext4:
+    """A file system on a block device of its own, which turns read-only when it meets an error, as most do."""
+
+    def __init__(self, device: str, path: Path) -> None:
+        self.path = path
+        self._device = device
+
+    def mount(self) -> None:
+        run(["mount", "-o", "errors=remount-ro", self._device, self.path])
+
+    def umount(self) -> None:
+        run(["umount", self.path])
+
+    def sync(self) -> None:
+        """Write out what was written so far: an error costs all else."""
+        run(["sync", "-f", self.path])
+
+    @property
+    def _trigger(self) -> Path:
+        return Path("/sys/fs/ext4", Path(self._device).name, "trigger_fs_error")
+
+    @property
+    def can_fail(self) -> bool:
+        return self._trigger.exists()
+
+    def fail(self) -> None:
+        """Meet an error: from now on every write fails, also of those who have files open."""
+        self._trigger.write_text("the laboratory\n")
+
+    def repair(self) -> None:
+        """What an administrator does; nobody may have files open there."""
+        self.umount()
+        run(["sh", "-c", f"e2fsck -fp {self._device} || test $? = 1"])  # 1: errors were corrected
+        self.mount()
+
+
+@contextlib.contextmanager
+def ext4(path: Path, size: int) -> Iterator[Ext4]:
+    """Such a file system of so many bytes at `path`; what has files open there must end first."""
+    path.mkdir()
+    device_file = path.with_suffix(".device")
+    device_file.touch()
+    os.truncate(device_file, size)
+    with loop_device(device_file) as device:
+        run(["mkfs.ext4", "-q", device])
+        mounted = Ext4(device, path)
+        mounted.mount()
+        try:
+            yield mounted
+        finally:
+            mounted.umount()
+
+
 @contextlib.contextmanager
 def bind_mount(source: Path, path: Path) -> Iterator[Path]:
     """The folder `source` once more, at `path`."""
@@ -67,6 +120,11 @@ def loop_device(file: Path) -> Iterator[str]:
         yield device
     finally:
         run(["losetup", "--detach", device])
+
+
+def set_read_only(device: str, *, read_only: bool) -> None:
+    """Have a block device refuse every write, also of those who have it open, or take it back."""
+    run(["blockdev", "--setro" if read_only else "--setrw", device])
 
 
 def has_loop_devices() -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults.guest import Guest, monitor_words
@@ -33,10 +33,10 @@ class Busy(Scene):
     model: Model
 
     @contextlib.contextmanager
-    def guest(self) -> Iterator[None]:
+    def guest(self) -> Iterator[Guest]:
         """Write all the while."""
         with Guest(self.guest_path, self.vm.disk("vda")["qdev"], self.model, seed=self.vm.name, within=OWN) as guest:
-            yield
+            yield guest
         assert guest.writes > 0
 
     def begin(self, **options: object) -> product.Running:
@@ -45,6 +45,13 @@ class Busy(Scene):
         task = product.Running("block_stream", arguments)
         wait_until(lambda: any(job["offset"] for job in self.vm.jobs().values()), "the stream copies")
         return task
+
+    def info(self) -> dict[str, Any]:
+        """What block_stream_info says of the disk."""
+        result = product.module("block_stream_info", monitors=[self.vm.monitor], disks=["vda"])
+        assert not result.failed, result
+        (disk,) = result["disks"]
+        return disk
 
     def unleash(self) -> None:
         """Let the stream run as fast as it can."""
@@ -64,6 +71,13 @@ def assert_failed(result: product.Result, *words: str) -> None:
     assert (result.failed, result["finished"]) == (True, False), result
     for word in ("vda", *words):
         assert word in result["msg"]
+
+
+def assert_idle(disk: Busy) -> None:
+    """No job is left, the backing image is still in use, and block_stream_info says so."""
+    assert (disk.vm.jobs(), disk.depth) == ({}, 1)
+    said = disk.info()
+    assert (said["job"], said["populated"], len(said["chain"])) == (None, False, 2), said
 
 
 @pytest.fixture

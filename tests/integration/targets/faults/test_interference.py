@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -37,8 +38,8 @@ def test_the_monitor_is_held_by_somebody_else_for_a_while(disk: Busy) -> None:
         assert result.failed
         assert "one client" in result["msg"]
         assert f"pid {os.getpid()}" in result["msg"]
-        assert [each["status"] for each in disk.vm.jobs().values()] == ["pending"]
         holder.close()
+        assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("pending", False)
         result = disk.stream()
         assert (result.failed, result["finished"], result["disks"][0]["action"]) == (False, True, "joined"), result
         assert job not in disk.vm.jobs()
@@ -93,6 +94,94 @@ def test_qemu_is_stopped_while_it_is_asked(disk: Busy, folder: Path) -> None:
         assert asked.wait(20), "no question to a QEMU that is stopped"
         assert task.is_alive
         os.kill(disk.vm.pid, signal.SIGCONT)
+        result = task.result()
+        assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_nothing_is_lost()
+
+
+def test_the_disk_is_unplugged_and_plugged_in_again(busy: Callable[..., Busy], folder: Path) -> None:
+    """The task says that the disk is gone and keeps nothing busy: it comes back, and a rerun finishes it."""
+    chain = images.chain(folder)
+    words = disks.frontend("virtio-scsi-pci", "scsi0")
+    disk = busy(chain, *words, *disks.node(chain.top, node_name="top", qdev="vda", device="scsi-hd"))
+    with disk.guest():
+        task = disk.begin()
+    disk.vm.command("device_del", id="vda")
+    disk.vm.wait_event("DEVICE_DELETED", device="vda")
+    disk.unleash()
+    assert_failed(task.result(), "the disk is gone", "was cancelled")
+    assert disk.vm.jobs() == {}
+    disk.vm.command("device_add", driver="scsi-hd", id="vda", drive="top")
+    with disk.guest():
+        result = disk.stream()
+        assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_nothing_is_lost()
+
+
+def test_a_disk_that_goes_with_its_drive(busy: Callable[..., Busy], folder: Path) -> None:
+    """A drive that QEMU deletes with its device: the task fails, no job is left, and the image is as good as before."""
+    chain = images.chain(folder)
+    words = disks.frontend("virtio-scsi-pci", "scsi0")
+    disk = busy(chain, *words, *disks.drive(chain.top, id="drive0", qdev="vda", device="scsi-hd"))
+    with disk.guest():
+        task = disk.begin()
+    disk.vm.command("device_del", id="vda")
+    disk.vm.wait_event("DEVICE_DELETED", device="vda")
+    # QEMU has cancelled the job, as somebody else told it to.
+    assert_failed(task.result(), "cancelled by somebody else")
+    assert disk.vm.jobs() == {}
+    disk.vm.kill()
+    assert disk.model.losses(images.content(chain.top), crashed=True) == []
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that a process has had so far."""
+    (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(kibibytes) * images.KiB
+
+
+def stop_and_continue(vm: Vm) -> None:
+    vm.command("cont")
+    vm.command("stop")
+
+
+def other_job(vm: Vm) -> None:
+    """A stream on another disk, with nothing to do: at least six events."""
+    vm.command("block-stream", job_id="other", device="alone")
+
+
+FLOODS = [
+    pytest.param(stop_and_continue, 1000, id="the VM stops and continues"),
+    pytest.param(other_job, 5000, id="other jobs"),
+]
+
+
+@pytest.mark.parametrize(("act", "events"), FLOODS)
+def test_a_flood_of_events(busy: Callable[..., Busy], folder: Path, act: Callable[[Vm], None], events: int) -> None:
+    """Thousands of events that are not about its job cost a task that waits little time and no memory."""
+    chain = images.chain(folder)
+    alone = images.create(folder / "alone.qcow2", images.MiB)
+    words = disks.drive(alone, id="alone", device=None)
+    disk = busy(chain, *disks.drive(chain.top, id="drive0", qdev="vda"), *words)
+    with disk.guest():
+        task = disk.begin()
+        (job,) = disk.vm.jobs()
+        disk.vm.command("job-pause", id=job)  # each stop of the VM would let the stream take a step
+        seconds, memory = cpu_seconds(task.pid), peak_memory(task.pid)
+        while len(disk.vm.judge.events) < events:
+            act(disk.vm)
+        wait_until(lambda: cpu_seconds(task.pid) - seconds > events * 1e-5, "the task reads them")
+        seconds, memory = cpu_seconds(task.pid) - seconds, peak_memory(task.pid) - memory
+        assert seconds < events * 1e-3, f"{seconds} s"
+        assert memory < 16 * images.MiB, f"{memory} bytes"
+        disk.vm.command("job-resume", id=job)
+        disk.unleash()
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_nothing_is_lost()

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Proxy, Vm, disks, images, kill, product
+from lab import Proxy, Scene, Vm, disks, images, kill, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,4 +111,32 @@ def test_the_module_killed_at_each_step(disk: Disk, folder: Path, moment: str) -
     assert trap.has_sprung, proxy.said
     result = disk.stream()
     assert (result.failed, result["finished"], disk.vm.jobs()) == (False, True, {}), result
+    disk.assert_safe_after_kill()
+
+
+def test_no_deprecated_command(folder: Path, boot: Boot) -> None:
+    """A QEMU that refuses whatever it calls deprecated is used as any other: paused, resumed, aborted, populated."""
+    if boot(name="plain").version < (6, 0):
+        pytest.skip("before QEMU 6.0 there is no -compat that refuses what is deprecated")
+    chain = images.chain(folder, layers=2)
+    words = disks.named_nodes(chain.images, names=["top", "mid", "base"], qdev="vda")
+    vm = boot("-compat", "deprecated-input=reject,deprecated-output=hide", *words, name="strict")
+    disk = Scene(vm, chain)
+    with Proxy(vm.monitor, folder / "proxy.qmp") as proxy:
+        monitors = [proxy.path]
+        wishes: list[dict[str, object]] = [
+            {"wait": False, "speed": "1"},
+            {"wait": False, "speed": "2"},
+            {"state": "paused"},
+            {"state": "aborted"},
+            {"base": "base"},
+            {},
+        ]
+        results = [disk.stream(monitors=monitors, **wish) for wish in wishes]
+        results.append(product.module("block_stream_info", monitors=monitors))
+    assert [result["msg"] for result in results if result.failed] == []
+    assert results[-2]["finished"]
+    told = {f"command {name}" for name in ("block-stream", "block-job-set-speed", "job-pause", "job-cancel")}
+    assert told | {"command job-finalize", "command blockdev-del"} <= set(proxy.said)
+    assert [name for name in proxy.said if name.startswith("error")] == []
     disk.assert_safe_after_kill()
