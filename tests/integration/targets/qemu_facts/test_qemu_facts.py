@@ -8,15 +8,15 @@ Where versions differ, the test asks for the difference that was measured on 5.2
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-from lab import MonitorError, Vm, disks, images
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from lab import Monitor, MonitorError, NbdServer, Vm, disks, images, wait_until
 
 Boot = Callable[..., Vm]
 
@@ -154,6 +154,29 @@ def test_cancel_of_a_paused_job(boot: Boot, folder: Path) -> None:
     vm.command("job-cancel", id="job")
     vm.wait_event("BLOCK_JOB_CANCELLED", device="job")
     assert vm.inserted("vda")["backing_file_depth"] == 1
+
+
+def test_a_flush_waits_for_reads_that_hang(boot: Boot, folder: Path) -> None:
+    """While the storage below leaves a stream without an answer, a flush does not end, and QEMU answers nobody."""
+    server = NbdServer(folder / "base.raw", folder / "base.nbd")
+    chain = images.chain(folder, base_format="raw", serve=lambda image: server.start().address)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.kill)
+        vm = boot(*disks.drive(chain.top, id="drive0", qdev="vda"))
+        vm.command("block-stream", job_id="job", device="drive0", speed=1)
+        wait_until(lambda: bool(vm.jobs()["job"]["offset"]), "the stream copies")
+        os.kill(server.pid, signal.SIGSTOP)
+        vm.command("block-job-set-speed", device="job", speed=0)
+        vm.command("job-cancel", id="job")
+        assert vm.jobs()["job"]["status"] == "running"
+        flush = f"qemu-io {vm.inserted('vda')['node-name']} flush"
+        other = Monitor(Path(vm.monitor), timeout=0.5)
+        stack.callback(other.close)
+        with pytest.raises(TimeoutError):
+            other.command("human-monitor-command", command_line=flush)
+        vm.judge.timeout = 0.5
+        with pytest.raises(TimeoutError):
+            vm.command("query-status")
 
 
 def test_speed_changes_a_running_job(boot: Boot, folder: Path) -> None:
