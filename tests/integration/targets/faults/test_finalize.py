@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import Scene, disks, images
+from lab import Scene, disks, images, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,8 @@ def test_a_rerun_after_a_failed_finalize_claims_nothing(
     again = disk.stream()
     assert header_names_a_backing_image(disk.chain.top)
     assert (again.failed, again["finished"]) == (True, False), again
+    (seen,) = product.module("block_stream_info", monitors=[disk.vm.monitor], disks=["vda"])["disks"]
+    assert (seen["stale_header"], seen["populated"], seen["job"]) == (str(disk.chain.base), False, None)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,12 @@ def test_pure_files_do_nothing(name: str) -> None:
 def test_one_file_knows_a_library(library: str, importers: set[str]) -> None:
     """What reaches out of the collection does so in one place."""
     assert {name for name, path in UTILS.items() if library in libraries(path)} == importers
+
+
+def test_no_decision_hangs_on_a_version() -> None:
+    """QEMU's version is asked for, read and reported, and nothing else: differences are found by asking for them."""
+    knowing = {name for name, path in UTILS.items() if re.search("qemu_version|query-version", path.read_text())}
+    assert knowing == {"_observe", "_vm", "_report"}
 
 
 @pytest.mark.parametrize("path", each("modules"), ids=named)
