@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from lab import Monitor, MonitorError, Proxy, disks, images, product, wait_until
 
-from .conftest import Busy, assert_failed
+from .conftest import Busy, assert_failed, assert_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +185,23 @@ def test_a_flood_of_events(busy: Callable[..., Busy], folder: Path, act: Callabl
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_nothing_is_lost()
+
+
+def test_hundreds_of_errors_that_are_ignored(busy: Callable[..., Busy], folder: Path) -> None:
+    """No read of the base succeeds, and each is told by an event: the task fails once, and nothing is lost."""
+    chain = images.chain(folder, size=128 * images.MiB, base_format="raw")
+    fault = {"event": "none", "iotype": "read", "errno": 5, "once": False}
+    inner = {"driver": "file", "filename": str(chain.base), "read-only": True}
+    words = disks.blockdev("blkdebug", "faults", image=inner, inject_error=[fault], read_only=True)
+    words += disks.blockdev("raw", "base", file="faults", read_only=True)
+    words += disks.blockdev("qcow2", "top", file={"driver": "file", "filename": str(chain.top)}, backing="base")
+    disk = busy(chain, *words, *disks.frontend("virtio-blk-pci", "vda", drive="top"))
+    with disk.guest():
+        assert_failed(disk.stream(on_error="ignore"), "Input/output error", "still needs its backing images")
+        assert_idle(disk)
+    assert len([event for event in disk.vm.judge.events if event["event"] == "BLOCK_JOB_ERROR"]) > 200
+    disk.vm.kill()
+    assert disk.model.losses(images.content(chain.top), crashed=True) == []
 
 
 @pytest.mark.parametrize(
