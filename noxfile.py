@@ -219,9 +219,15 @@ def matrix(session: nox.Session) -> None:
     run_matrix(session, [(PYTHONS[0], RUNNABLE[0]), (PYTHONS[-1], RUNNABLE[-1])])
 
 
-# What tells most about a QEMU: the facts that the product builds on, orders of events, chains, a header that cannot be
-# written.
-TELLING = ("qemu_facts", "populate_chains/test_order.py", "populate_chains/test_chains.py", "faults/test_finalize.py")
+# What tells most about a QEMU in half a minute: the facts that the product builds on, the order of truth and its
+# commands, jobs of others, files that are given up, and a header that cannot be written.
+TELLING = (
+    "qemu_facts",
+    "populate_chains/test_order.py",
+    "populate_chains/test_foreign.py",
+    "populate_chains/test_released.py",
+    "faults/test_finalize.py",
+)
 
 
 @nox.session(venv_backend="none", tags=["everyday"])

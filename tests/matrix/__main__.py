@@ -181,7 +181,7 @@ def main() -> int:
         except Unavailable as reason:
             missing[name] = str(reason)
             print(f"SKIPPED [QEMU {name}] {reason}", flush=True)
-    for pair in options.python:
+    for pair in options.python if qemus else []:
         pair.make()
     with ThreadPoolExecutor(options.jobs) as pool:
         cells = list(pool.map(lambda cell: cell.run(targets), [Cell(q, p) for q in qemus for p in options.python]))
