@@ -208,7 +208,8 @@ def run_matrix(session: nox.Session, pairs: list[tuple[int, str]], *words: str) 
     session.run("python3", "-m", "matrix", *pythons, *words, *session.posargs, env=env, success_codes=[0, 77])
     table = (BUILD / "matrix" / "table.md").read_text()
     if " passed, " not in table:
-        session.skip("; ".join(sorted(set(re.findall(r"^\| (\S+ \| NOT RUN: [^|]+)", table, flags=re.MULTILINE)))))
+        reasons = re.findall(r"^\| (\S+) \| NOT RUN: ([^|]+) ", table, flags=re.MULTILINE)
+        session.skip("; ".join(f"QEMU {name}: {reason}" for name, reason in reasons))
 
 
 @nox.session(venv_backend="none")

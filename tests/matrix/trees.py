@@ -122,6 +122,7 @@ def _apt(suite: str, folder: Path) -> list[str]:
 def _run(command: list[str], suite: str) -> None:
     log = TREES / f"{suite}.log"
     with log.open("ab") as output:
+        before = output.tell()
         done = subprocess.run(
             ["timeout", str(FETCH_SECONDS), *command],
             stdin=subprocess.DEVNULL,
@@ -130,8 +131,9 @@ def _run(command: list[str], suite: str) -> None:
             check=False,
         )
     if done.returncode != 0:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise Unavailable(f"{command[0]} failed for {suite}: {' '.join(last)} (all of it: {log})")
+        said = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()
+        reason = next((line for line in said if line.startswith("E:")), "".join(said[-1:]))
+        raise Unavailable(f"{command[0]} failed for {suite}: {reason} (all of it: {log})")
 
 
 def _wrapper(tree: Path, program: str) -> Path:
