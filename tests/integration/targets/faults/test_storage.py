@@ -147,9 +147,10 @@ def test_the_file_system_of_the_top_fills_up(
     top.write_bytes(chain.top.read_bytes())
     disk = busy(images.Chain((top, *chain.images[1:]), chain.expected))
     request.addfinalizer(disk.vm.kill)  # before the file system goes
-    with disk.guest():
+    with disk.guest_while_writes_fail:
         assert_failed(disk.stream(check_space=False), "No space left on device", "still needs its backing images")
         assert_idle(disk)
+    with disk.guest():
         small.resize(64 * images.MiB)
         result = disk.stream()
         assert (result.failed, result["finished"]) == (False, True), result
@@ -243,11 +244,10 @@ def test_a_write_to_the_top_is_refused_as_read_only(busy: Callable[..., Busy], f
     words += disks.blockdev("blkdebug", "faults", image="file", inject_error=[fault])
     words += disks.blockdev("qcow2", "top", file="faults")
     disk = busy(chain, *words, *disks.frontend("virtio-blk-pci", "vda", drive="top"))
-    if disk.vm.version < (6, 0):
-        pytest.skip("QEMU 5.2 hangs when blkdebug fails a write while somebody writes through its human monitor")
-    with disk.guest():
+    with disk.guest_while_writes_fail:
         assert_failed(disk.stream(), "Read-only file system", "still needs its backing images")
         assert_idle(disk)
+    with disk.guest():
         result = disk.stream()
         assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_nothing_is_lost()
