@@ -96,7 +96,7 @@ class _Drive:
             if isinstance(failure, DiskGone):
                 error += await self._let_go()
             # Where the storage hangs, a flush would wait for it as the job does, and the whole VM for the flush.
-            if isinstance(failure, StreamFailed) and not isinstance(failure, JobHangs) and self._watches:
+            elif isinstance(failure, StreamFailed) and not isinstance(failure, JobHangs) and self._watches:
                 with contextlib.suppress(QmpError):
                     await self._flush()  # so that a crash does not cost what was copied
             await self._look_once_more()
@@ -131,6 +131,7 @@ class _Drive:
                     await self._monitor.execute("job-cancel", {"id": job_id})
                     await self._watch(job_id).end()
                     fate = "was cancelled, and what it copied is kept"
+                    await self._flush()
             told += f"; job {job_id} {fate}"
         return told
 

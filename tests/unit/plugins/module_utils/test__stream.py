@@ -502,6 +502,16 @@ def test_a_foreign_job_on_a_disk_that_goes_away_is_left() -> None:
     assert "job-cancel" not in qemu.commands
 
 
+def test_our_job_on_a_disk_that_goes_away_may_hang() -> None:
+    """If it does not end when it is cancelled, it is told to be there, and QEMU is not made to wait for its storage."""
+    qemu = vm_with()
+    qemu.act_before("job-cancel", lambda: setattr(qemu, "_job_cancel", lambda arguments: None))
+    outcome = bring(qemu, then=later(1, lambda: qemu.remove("vda")))
+    assert outcome.error is not None
+    assert "the disk is gone: it was unplugged, or its medium was ejected; job populate-vda is left" in outcome.error
+    assert qemu.log.count(FLUSH) == 0
+
+
 def test_a_base_that_goes_away_is_told() -> None:
     """If the base leaves the chain before the act, nothing is started in its place."""
     qemu = vm_with()
