@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import glob
@@ -17,6 +18,9 @@ from typing import Callable, Collection, Iterator, Mapping, Sequence, Tuple
 
 from ._disk import Room
 from ._release import FileId, Traces
+
+# As long as QEMU itself may take for a flush.
+_WRITE_OUT_SECONDS = 600.0
 
 # Runs a command, and returns its exit code, stdout and stderr.
 RunCommand = Callable[[Sequence[str]], Tuple[int, str, str]]
@@ -68,6 +72,27 @@ class LinuxHost:
             return None
         free = os.statvfs(file)
         return Room(status.st_dev, free.f_bavail * free.f_frsize)
+
+    async def write_out(self, file: str) -> bool:
+        """Write out a regular file, in a process of its own: if the storage hangs, only that process hangs with it."""
+        status = _stat(file)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return True
+        nothing = asyncio.subprocess.DEVNULL
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "sync", "--data", file, stdin=nothing, stdout=nothing, stderr=nothing
+            )
+        except OSError:  # there is no such program, and QEMU's flush has to do it all
+            return True
+        end = asyncio.ensure_future(process.wait())
+        await asyncio.wait({end}, timeout=_WRITE_OUT_SECONDS)
+        is_over = end.done()
+        if not is_over:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                process.kill()
+            await asyncio.wait({end}, timeout=1)  # and no longer: where storage hangs, no signal reaches it
+        return is_over
 
     def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""

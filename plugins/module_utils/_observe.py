@@ -81,6 +81,9 @@ class Host(Protocol):
     def room(self, file: str) -> Room | None:
         """The file system that a file lies on; None where ``file`` is no regular file."""
 
+    async def write_out(self, file: str) -> bool:
+        """Have the kernel write what it holds back of a file to the storage; False if that does not come to an end."""
+
     def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 

@@ -71,6 +71,7 @@ class _Drive:
         self._stays = so_far.stays
         self._job: Job | None = None
         self._orphans: tuple[str, ...] = ()
+        self._is_written_out = True
         # A stream that an earlier visit left is not started anew: if it is gone and its work is not done, it failed.
         self._has_started = earlier is not None
         self._action = so_far.action
@@ -295,8 +296,14 @@ class _Drive:
     async def _flush(self) -> None:
         """Have QEMU write out the image, which no QMP command does: only its monitor for people can.
 
-        It answers with nothing, or with a text if the node is unknown. It does not tell an I/O error.
+        It answers with nothing, or with a text if the node is unknown. It does not tell an I/O error. Until it answers
+        the guest stands still, so what a stream has copied is written out before, beside QEMU.
         """
+        file = self._disk.top.file
+        if file is not None and not self._is_written_out:
+            if not await self._host.write_out(file):
+                raise JobHangs(f"what was copied cannot be written out: the storage of {file} does not answer")
+            self._is_written_out = True
         line = f"qemu-io {self._top} flush"
         said = str(await self._monitor.execute("human-monitor-command", {"command-line": line})).strip()
         if said:
@@ -323,6 +330,7 @@ class _Drive:
 
     def _watch(self, job_id: str) -> JobWatch:
         if job_id not in self._watches:
+            self._is_written_out = False
             self._watches[job_id] = JobWatch(self._monitor, job_id, self._listeners)
         return self._watches[job_id]
 

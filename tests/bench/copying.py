@@ -16,8 +16,9 @@ from lab import NbdServer, Vm, disks, images, product
 from lab.images import MiB
 from lab.process import run
 
+from .depth import pinging, second_monitor
 from .measure import Figure, in_turn, seconds
-from .ways import environment, golden, moment_of, must_be_populated, overlay, timed
+from .ways import GiB, environment, golden, moment_of, must_be_populated, overlay, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +197,20 @@ def durability(bench: Bench) -> Iterator[Figure]:
         samples[f"{OURS}, of it from pending to the end"] = flushes
         storage = "this machine's storage" if limit is None else f"storage of {limit // MiB} MiB/s"
         yield Figure(f"durable-{name}", f"128 MiB made durable, on {storage}", "seconds", BARE, samples)
+
+    base = golden(bench.folder, GiB)
+
+    def silence(stream: Callable[[Vm], float]) -> float:
+        words = disks.drive(overlay(top, base), id="vda", qdev="vda")
+        with Vm(bench.folder, *words, *second_monitor(bench.folder), name="silence") as vm:
+            with pinging(bench.folder) as longest:
+                stream(vm)
+            must_be_populated(vm.judge)
+            return longest[0]
+
+    ways = {BARE_FLUSHED: lambda: silence(_bare), OURS: lambda: silence(_ours)}
+    title = "The longest time that QEMU's main loop is held, 1 GiB to copy"
+    yield Figure("durable-silence", title, "milliseconds", BARE_FLUSHED, in_turn(ways, min(3, bench.rounds)))
 
 
 def _throttled(top: Path, limit: int) -> list[str]:

@@ -46,17 +46,17 @@ def depth(bench: Bench) -> Iterator[Figure]:
         for number in DEPTHS:
             way = f"{number} images"
             words = disks.drive(deep_chain(bench.folder, number), id="vda", qdev="vda")
-            with Vm(bench.folder, *words, *_second_monitor(bench.folder), name="deep") as vm:
+            with Vm(bench.folder, *words, *second_monitor(bench.folder), name="deep") as vm:
                 is_deepest = number == DEPTHS[-1]
-                with pinging(bench.folder / "ping.qmp") as silence:
+                with pinging(bench.folder) as silence:
                     look[way].append(1000 * seconds(lambda: vm.command("query-block")))
                 if is_deepest:
                     silences["query-block"].append(silence[0])
-                with pinging(bench.folder / "ping.qmp") as silence:
+                with pinging(bench.folder) as silence:
                     info[way].append(_module("block_stream_info", monitors=[vm.monitor]))
                 if is_deepest:
                     silences["block_stream_info"].append(silence[0])
-                with pinging(bench.folder / "ping.qmp") as silence:
+                with pinging(bench.folder) as silence:
                     stream[way].append(_module("block_stream", monitors=[vm.monitor], disks=["vda"]))
                 if is_deepest:
                     silences["block_stream"].append(silence[0])
@@ -74,15 +74,17 @@ def _module(name: str, **options: object) -> float:
     return 1000 * timed(command, stdin=stdin, environ=environment()).seconds
 
 
-def _second_monitor(folder: Path) -> list[str]:
+def second_monitor(folder: Path) -> list[str]:
     return ["-qmp", f"unix:{folder / 'ping.qmp'},server=on,wait=off"]
 
 
 @contextmanager
-def pinging(path: Path) -> Iterator[list[float]]:
-    """Ask something small all the while; yields the longest time for an answer, in milliseconds, at the end."""
+def pinging(folder: Path) -> Iterator[list[float]]:
+    """Ask something small at the second monitor all the while; what it yields is, at the end, the longest time for an
+    answer in milliseconds.
+    """
     over, longest = threading.Event(), [0.0]
-    monitor = Monitor(path)
+    monitor = Monitor(folder / "ping.qmp")
 
     def ping() -> None:
         while not over.is_set():

@@ -571,6 +571,9 @@ class FakeHost:
     def room(self, file: str) -> Room | None:
         return Room(1, self.free)
 
+    async def write_out(self, file: str) -> bool:
+        return True
+
     def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 

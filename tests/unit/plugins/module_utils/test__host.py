@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -259,6 +260,40 @@ def test_a_device_is_no_regular_file() -> None:
     """A device is told as what it is."""
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert not HOST.traces(ids(Path("/dev/null")))["/dev/null"].is_regular
+
+
+@pytest.fixture
+def sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that stands for the system's own `sync`."""
+    program = folder / "sync"
+    monkeypatch.setenv("PATH", str(folder))
+    return program
+
+
+def write_out(file: Path) -> bool:
+    return asyncio.run(HOST.write_out(str(file)))
+
+
+def test_write_out(folder: Path, sync: Path) -> None:
+    """A regular file is written out by the program for it; where there is none, or no such file, nobody waits."""
+    image = folder / "image"
+    assert write_out(image)
+    image.touch()
+    assert write_out(image)
+    sync.write_text(f'#!/bin/sh\necho "$@" >{folder}/called\n')
+    sync.chmod(0o755)
+    assert write_out(image)
+    assert (folder / "called").read_text() == f"--data {image}\n"
+
+
+def test_write_out_has_an_end(folder: Path, sync: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that does not end is ended after a time, and that is told."""
+    monkeypatch.setattr(_host, "_WRITE_OUT_SECONDS", 0.0)
+    image = folder / "image"
+    image.touch()
+    sync.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    sync.chmod(0o755)
+    assert not write_out(image)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
 from ansible_collections.virtops.qmp.plugins.module_utils._disk import Room
 from ansible_collections.virtops.qmp.plugins.module_utils._errors import WrongRequest
+from ansible_collections.virtops.qmp.plugins.module_utils._host import LinuxHost
 from ansible_collections.virtops.qmp.plugins.module_utils._module import to_bytes, wish_from
 from ansible_collections.virtops.qmp.plugins.module_utils._plan import Wish
 from ansible_collections.virtops.qmp.tests.unit import clock
@@ -59,6 +60,12 @@ class Lab:
 def lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     own = Lab(folder)
     monkeypatch.setattr(asyncio, "run", own.run)
+
+    async def write_out(_host: LinuxHost, file: str) -> bool:
+        return True
+
+    # Another process does not jump with the time of this one.
+    monkeypatch.setattr(LinuxHost, "write_out", write_out)
     return own
 
 

@@ -469,6 +469,36 @@ def test_without_a_flush_nothing_is_finalized() -> None:
     assert ("job-finalize" in qemu.commands, len(qemu.chain())) == (False, 3)
 
 
+def test_the_guest_does_not_wait_for_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream has copied is written out before QEMU is told to flush, once; a disk that is done holds nothing."""
+    qemu = vm_with()
+    flushes: list[tuple[str, int]] = []
+
+    async def write_out(_host: FakeHost, file: str) -> bool:
+        flushes.append((file, qemu.log.count(FLUSH)))
+        return True
+
+    monkeypatch.setattr(FakeHost, "write_out", write_out)
+    assert bring(qemu).is_finished
+    assert flushes == [("/vms/top.qcow2", 0)]
+    assert bring(qemu).is_finished
+    assert len(flushes) == 1
+
+
+def test_storage_that_does_not_take_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If writing out does not come to an end, QEMU is not told to wait for it: the stream stays at pending."""
+    qemu = vm_with()
+
+    async def write_out(_host: FakeHost, file: str) -> bool:
+        return False
+
+    monkeypatch.setattr(FakeHost, "write_out", write_out)
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "the storage of /vms/top.qcow2 does not answer" in outcome.error
+    assert (qemu.log.count(FLUSH), "job-finalize" in qemu.commands, len(qemu.chain())) == (0, False, 3)
+
+
 # -- The world changes meanwhile ---------------------------------------------------------------------------------------
 
 
