@@ -182,13 +182,7 @@ def durability(bench: Bench) -> Iterator[Figure]:
         words = _throttled(top, limit) if limit else []
         flushes: list[float] = []
 
-        def ours(vm: Vm, flushes: list[float] = flushes) -> float:
-            spent = _ours(vm)
-            pending, end = (moment_of(vm.judge, f"BLOCK_JOB_{what}") for what in ("PENDING", "COMPLETED"))
-            flushes.append(end - pending)
-            return spent
-
-        streams = {BARE: _bare_unflushed, BARE_FLUSHED: _bare, OURS: ours}
+        streams = {BARE: _bare_unflushed, BARE_FLUSHED: _bare, OURS: _noting(flushes)}
         ways = {
             way: lambda stream=stream, words=words: _stream(bench.folder, overlay(top, base), stream, *words)
             for way, stream in streams.items()
@@ -211,6 +205,18 @@ def durability(bench: Bench) -> Iterator[Figure]:
     ways = {BARE_FLUSHED: lambda: silence(_bare), OURS: lambda: silence(_ours)}
     title = "The longest time that QEMU's main loop is held, 1 GiB to copy"
     yield Figure("durable-silence", title, "milliseconds", BARE_FLUSHED, in_turn(ways, min(3, bench.rounds)))
+
+
+def _noting(flushes: list[float]) -> Callable[[Vm], float]:
+    """Our stream, which notes how long it took from pending to its end."""
+
+    def stream(vm: Vm) -> float:
+        spent = _ours(vm)
+        pending, end = (moment_of(vm.judge, f"BLOCK_JOB_{what}") for what in ("PENDING", "COMPLETED"))
+        flushes.append(end - pending)
+        return spent
+
+    return stream
 
 
 def _throttled(top: Path, limit: int) -> list[str]:
