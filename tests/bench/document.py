@@ -21,7 +21,9 @@ def as_rst(figure: Figure) -> str:
     """A table with the title above it."""
     lines = [f".. list-table:: {figure.title}", "   :header-rows: 1", "   :widths: 40 15 30 15", ""]
     for row in figure.rows():
-        lines += [f"   {'* -' if column == 0 else '  -'} {cell}".rstrip() for column, cell in enumerate(row)]
+        # Two hyphens would become a dash.
+        cells = [f"``{cell}``" if "--" in cell else cell for cell in row]
+        lines += [f"   {'* -' if column == 0 else '  -'} {cell}".rstrip() for column, cell in enumerate(cells)]
     return "\n".join(lines)
 
 
