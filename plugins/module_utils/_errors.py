@@ -16,7 +16,7 @@
     +-- CommandRefused      QEMU answered a command with an error
     +-- StreamFailed        a stream ended, or is held, without the data being there
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
-    |   +-- JobHangs        the job does not even end when it is told to: its storage does not answer
+    |   +-- JobHangs        its storage does not answer: it does not end, or cannot be written out
     +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
@@ -75,7 +75,7 @@ class DiskGone(StreamFailed):
 
 
 class JobHangs(StreamFailed):
-    """A job that was told to end does not, and QEMU may hang as well if it is told to wait for the disk."""
+    """A job does not end, or what it copied cannot be written out, and QEMU would hang if it were told to flush."""
 
 
 class TimeIsUp(QmpError):

@@ -99,17 +99,7 @@ def _ours(vm: Vm) -> float:
     """By QEMU's own clock, from the start of our job to its end, which comes after the flush."""
     command, stdin = product.command_of("block_stream", monitors=[vm.monitor], disks=["vda"], check_space=False)
     timed(command, stdin=stdin, environ=environment())
-    end = moment_of(vm.judge, "BLOCK_JOB_COMPLETED")
-    return end - _began(vm)
-
-
-def _began(vm: Vm) -> float:
-    (stamp,) = (
-        event["timestamp"]
-        for event in vm.judge.events
-        if event["event"] == "JOB_STATUS_CHANGE" and event["data"]["status"] == "created"
-    )
-    return float(stamp["seconds"] + stamp["microseconds"] / 1e6)
+    return moment_of(vm.judge, "BLOCK_JOB_COMPLETED") - moment_of(vm.judge, "JOB_STATUS_CHANGE", status="created")
 
 
 def _copy(command: Sequence[str | Path], result: Path) -> float:
@@ -139,7 +129,7 @@ def _with_cache(base: Path, act: Callable[[], float], *, is_cold: bool) -> float
 
 @contextmanager
 def slowly(near: Path, far: Path, delay: float) -> Iterator[None]:
-    """The server at `near`, reached at `far`, with a delay in seconds for what each side says."""
+    """The server at `near`, reached at `far`, with a delay in seconds for each request."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(far))
     listener.listen(8)

@@ -81,10 +81,10 @@ def _ways(bench: Bench, size: int, judge: Callable[[Monitor], None]) -> dict[str
     """Every way to populate one disk of so many bytes: each makes its VM, runs, is judged, and ends the VM."""
     base = golden(bench.folder, size)
 
-    def on_plain(command: Callable[[Vm], list[str]], stdin: str = "") -> Done:
+    def on_plain(command: Callable[[Vm], list[str]]) -> Done:
         with plain_vm(bench.folder, base) as vm:
             words = command(vm)
-            done = timed(words, environ=environment(), stdin=stdin)
+            done = timed(words, environ=environment())
             judge(vm.judge)
             return done
 
@@ -159,7 +159,12 @@ def late(bench: Bench) -> Iterator[Figure]:
         **{way: end_of(run) for way, run in ways.items() if way != RAW},
     }
     yield Figure(
-        "late", "Late by, 64 MiB to copy", "milliseconds", RAW, in_turn(words, bench.rounds), bench.missing(VIRSH)
+        "late",
+        "Late by, 64 MiB to copy",
+        "milliseconds",
+        RAW,
+        in_turn(words, bench.rounds),
+        bench.missing(VIRSH_PLAY, VIRSH),
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .libvirt import Libvirt
 
+GiB = 1024 * MiB
 PLAY = "- hosts: all\n  gather_facts: false\n  tasks: {tasks}\n"
 
 
@@ -164,11 +165,12 @@ def must_be_populated(judge: Monitor) -> None:
         assert depth == 0, f"not populated: {entry['qdev']} has {depth} images below it"
 
 
-def moment_of(judge: Monitor, name: str) -> float:
-    """When QEMU said it last, in seconds since the epoch."""
-    judge.wait_event(name)
-    stamps = [event["timestamp"] for event in judge.events if event["event"] == name]
-    return float(stamps[-1]["seconds"] + stamps[-1]["microseconds"] / 1e6)
+def moment_of(judge: Monitor, name: str, **members: str) -> float:
+    """When QEMU last told an event with these members, in seconds since the epoch."""
+    judge.wait_event(name, lambda data: members.items() <= data.items())
+    told = [each for each in judge.events if each["event"] == name and members.items() <= each["data"].items()]
+    stamp = told[-1]["timestamp"]
+    return float(stamp["seconds"] + stamp["microseconds"] / 1e6)
 
 
 class MeteredPython:
@@ -218,6 +220,3 @@ def _shell_seconds(text: str) -> float:
 def cpu_of_children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-GiB = 1024 * MiB
