@@ -86,13 +86,14 @@ class LinuxHost:
         except OSError:  # there is no such program, and QEMU's flush has to do it all
             return True
         end = asyncio.ensure_future(process.wait())
-        await asyncio.wait({end}, timeout=_WRITE_OUT_SECONDS)
-        is_over = end.done()
-        if not is_over:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                process.kill()
-            await asyncio.wait({end}, timeout=1)  # and no longer: where storage hangs, no signal reaches it
-        return is_over
+        try:
+            await asyncio.wait({end}, timeout=_WRITE_OUT_SECONDS)
+            return end.done()
+        finally:
+            if not end.done():
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    process.kill()
+                await asyncio.wait({end}, timeout=1)  # and no longer: where storage hangs, no signal reaches it
 
     def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""

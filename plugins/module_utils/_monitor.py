@@ -75,12 +75,14 @@ class JobEvents:
 
     async def next(self, timeout: float) -> Mapping[str, Any] | None:
         """The next event within ``timeout`` seconds, or None."""
+        if timeout <= 0 and self.listener.empty() and self._client.runstate is Runstate.RUNNING:
+            return None
         heard = asyncio.ensure_future(self.listener.get())
         over = asyncio.ensure_future(self._client.runstate_changed())
         waits = {heard, over}
         try:
             if self._client.runstate is Runstate.RUNNING or not self.listener.empty():
-                await asyncio.wait(waits, timeout=max(timeout, 0.0), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if heard.done():
                 self._unread.discard(heard.result()["event"])
                 return heard.result()

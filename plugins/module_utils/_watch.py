@@ -57,17 +57,20 @@ class JobWatch:
     async def end(self) -> None:
         """Wait until a job that was told to end is gone, or concluded if it is one that must be dismissed.
 
+        After the event of its end QEMU does not take the next command before the job is one or the other.
+
         :raise JobHangs: it does not end.
         """
         patience = asyncio.get_running_loop().time() + _END_SECONDS
-        job = await self.look()
-        while job is not None and not job.is_concluded:
+        while await self.ending() is None:
+            job = await self.look()
+            if job is None or job.is_concluded:
+                return
             if asyncio.get_running_loop().time() >= patience:
                 raise JobHangs(
                     f"{job.position} and does not end within {_END_SECONDS:g} s. Does the storage of its images answer?"
                 )
             await self._hear(_POLL_SECONDS)
-            job = await self.look()
 
     async def ending(self) -> Ending | None:
         """How the job ended; None if its event has not come, and then only the chain tells."""

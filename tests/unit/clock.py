@@ -20,10 +20,9 @@ class _Jump(selectors.DefaultSelector):  # type: ignore[misc]  # an alias that d
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
-        if not ready:
-            if timeout is None:
-                raise AssertionError("everybody waits, and nothing will ever happen")
-            self._advance(timeout)
+        if timeout is None and not ready:
+            raise AssertionError("everybody waits, and nothing will ever happen")
+        self._advance(0.0 if ready or timeout is None else timeout)
         return ready
 
 
@@ -39,8 +38,8 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let so much time be over."""
-        self._now += max(seconds, 0.0)
+        """Let so much time be over, and no less than a moment: somebody may wait for one that is too short to count."""
+        self._now += max(seconds, 1e-12)
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

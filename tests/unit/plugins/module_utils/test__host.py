@@ -296,6 +296,25 @@ def test_write_out_has_an_end(folder: Path, sync: Path, monkeypatch: pytest.Monk
     assert not write_out(image)
 
 
+def test_a_write_out_that_nobody_wants_any_more_is_ended(folder: Path, sync: Path) -> None:
+    """Who gives up waiting leaves no process behind."""
+    image, started = folder / "image", folder / "started"
+    image.touch()
+    os.mkfifo(started)
+    sync.write_text(f"#!/bin/sh\necho $$ >{started}\nwhile :; do :; done\n")
+    sync.chmod(0o755)
+
+    async def work() -> int:
+        waiting = asyncio.ensure_future(HOST.write_out(str(image)))
+        pid = int(await asyncio.get_running_loop().run_in_executor(None, started.read_text))
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        return pid
+
+    assert not Path(f"/proc/{asyncio.run(work())}").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

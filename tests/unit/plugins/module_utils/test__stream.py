@@ -26,6 +26,7 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
 
 FILES = ("top.qcow2", "mid.qcow2", "base.qcow2")
 FLUSH = ("human-monitor-command", {"command-line": "qemu-io top flush"})
+WHOLE = SIZE / CHUNK * TICK
 Act = Callable[[], object]
 
 
@@ -60,6 +61,8 @@ def bring(
             deadline = None if seconds is None else loop.time() + seconds
             outcome = await bring_about(monitor, host, target, wished, deadline)
             assert not qemu.listeners, "a listener was left behind"
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left behind"
             return outcome
 
     outcome: Outcome = clock.run(work())
@@ -469,20 +472,60 @@ def test_without_a_flush_nothing_is_finalized() -> None:
     assert ("job-finalize" in qemu.commands, len(qemu.chain())) == (False, 3)
 
 
-def test_the_guest_does_not_wait_for_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stream has copied is written out before QEMU is told to flush, once; a disk that is done holds nothing."""
-    qemu = vm_with()
-    flushes: list[tuple[str, int]] = []
+def writing_out(monkeypatch: pytest.MonkeyPatch, qemu: FakeQemu, seconds: float = 0.0) -> list[tuple[float, str]]:
+    """Have the host take so long to write out; the list gets the time and the last step that QEMU was told."""
+    calls: list[tuple[float, str]] = []
 
     async def write_out(_host: FakeHost, file: str) -> bool:
-        flushes.append((file, qemu.log.count(FLUSH)))
+        assert file == "/vms/top.qcow2"
+        told = [command for command in qemu.commands if command in qemu.acts]
+        calls.append((asyncio.get_running_loop().time(), told[-1]))
+        await asyncio.sleep(seconds)
         return True
 
     monkeypatch.setattr(FakeHost, "write_out", write_out)
+    return calls
+
+
+def test_the_guest_does_not_wait_for_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream has copied is written out before QEMU is told to flush; a disk that is done holds nothing."""
+    qemu = vm_with()
+    calls = writing_out(monkeypatch, qemu)
     assert bring(qemu).is_finished
-    assert flushes == [("/vms/top.qcow2", 0)]
+    assert {told for _time, told in calls} == {"block-stream"}
+    assert calls[-1][0] == pytest.approx(WHOLE, abs=0.01)
+    calls.clear()
     assert bring(qemu).is_finished
-    assert len(flushes) == 1
+    assert not calls
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.0, [0.05, 5.05, 10.05, 15.05]), (4.0, [0.05, 4.1, 8.15, 12.2])])
+def test_it_is_written_out_while_it_is_copied(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, times: list[float]
+) -> None:
+    """Storage that needs long is given more to do at once, so that little is left at the end; else it is left alone."""
+    qemu = vm_with()
+    calls = writing_out(monkeypatch, qemu, seconds)
+    outcome = bring(qemu, Wish(speed=CHUNK, on_timeout="leave"), seconds=16)
+    assert outcome.error is None
+    assert outcome.job is not None
+    assert [time for time, _told in calls] == pytest.approx(times)
+
+
+def test_nobody_waits_for_what_is_written_out_beside_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the storage hangs, the time that the user gives is over when it is over."""
+    ended: list[float] = []
+
+    async def write_out(_host: FakeHost, file: str) -> bool:
+        try:
+            return await asyncio.sleep(600, result=False)
+        finally:
+            ended.append(asyncio.get_running_loop().time())
+
+    monkeypatch.setattr(FakeHost, "write_out", write_out)
+    outcome = bring(vm_with(), Wish(speed=CHUNK, on_timeout="leave"), seconds=10)
+    assert outcome.job is not None
+    assert ended == pytest.approx([10])
 
 
 def test_storage_that_does_not_take_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
