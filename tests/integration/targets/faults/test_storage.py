@@ -129,6 +129,24 @@ def test_the_server_of_the_base_stops_answering_for_ever(
     assert disk.model.losses(images.content(remote.top), crashed=True) == []
 
 
+def test_a_job_that_hangs_is_told_after_a_minute(
+    busy: Callable[..., Busy], remote: images.Chain, server: NbdServer
+) -> None:
+    """The task neither waits for ever nor has the VM wait for the storage: QEMU answers, and a rerun cleans up."""
+    disk = busy(remote)
+    disk.start()
+    os.kill(server.pid, signal.SIGSTOP)
+    disk.unleash()
+    abort = {"monitors": [disk.vm.monitor], "disks": ["vda"], "state": "aborted"}
+    told = product.Running("block_stream", abort).result(timeout=100)
+    assert_failed(told, "does not end within 60 s", "Does the storage of its images answer?")
+    assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("running", False)
+    os.kill(server.pid, signal.SIGCONT)
+    result = disk.stream(state="aborted")
+    assert not result.failed, result
+    assert_idle(disk)
+
+
 @pytest.fixture
 def small(folder: Path) -> Iterator[host.FileSystem]:
     """A file system that the stream will fill."""
