@@ -368,7 +368,7 @@ class _Drive:
     async def _keep_written_out(self) -> None:
         """Have what is copied written out while the stream goes on, so that little is left to wait for at its end.
 
-        The guest's own flushes get shorter by it: each waits for all of the image, and so for what the stream has copied.
+        The guest gains, too: each of its flushes waits for all of the image, and so for what the stream has copied.
         """
         file, pause = self._disk.top.file, _WRITE_OUT_SOON_SECONDS
         while file is not None:

@@ -18,7 +18,7 @@ from .measure import Figure, seconds
 from .ways import environment, golden, must_be_populated, timed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from .tasks import Bench
@@ -38,33 +38,27 @@ def deep_chain(folder: Path, depth: int) -> Path:
 
 def depth(bench: Bench) -> Iterator[Figure]:
     """The whole module, by depth, beside QEMU's own time for one look at the chain; and the longest silence."""
-    look: dict[str, list[float]] = {f"{number} images": [] for number in DEPTHS}
-    info: dict[str, list[float]] = {way: [] for way in look}
-    stream: dict[str, list[float]] = {way: [] for way in look}
-    silences: dict[str, list[float]] = {"query-block": [], "block_stream_info": [], "block_stream": []}
+    acts: dict[str, Callable[[Vm], float]] = {
+        "query-block": lambda vm: 1000 * seconds(lambda: vm.command("query-block")),
+        "block_stream_info": lambda vm: _module("block_stream_info", monitors=[vm.monitor]),
+        "block_stream": lambda vm: _module("block_stream", monitors=[vm.monitor], disks=["vda"]),
+    }
+    spent: dict[str, dict[str, list[float]]] = {act: {f"{number} images": [] for number in DEPTHS} for act in acts}
+    silences: dict[str, list[float]] = {act: [] for act in acts}
     for _round in range(bench.rounds):
         for number in DEPTHS:
-            way = f"{number} images"
             words = disks.drive(deep_chain(bench.folder, number), id="vda", qdev="vda")
             with Vm(bench.folder, *words, *second_monitor(bench.folder), name="deep") as vm:
-                is_deepest = number == DEPTHS[-1]
-                with pinging(bench.folder) as silence:
-                    look[way].append(1000 * seconds(lambda: vm.command("query-block")))
-                if is_deepest:
-                    silences["query-block"].append(silence[0])
-                with pinging(bench.folder) as silence:
-                    info[way].append(_module("block_stream_info", monitors=[vm.monitor]))
-                if is_deepest:
-                    silences["block_stream_info"].append(silence[0])
-                with pinging(bench.folder) as silence:
-                    stream[way].append(_module("block_stream", monitors=[vm.monitor], disks=["vda"]))
-                if is_deepest:
-                    silences["block_stream"].append(silence[0])
+                for act, measure in acts.items():
+                    with pinging(bench.folder) as silence:
+                        spent[act][f"{number} images"].append(measure(vm))
+                    if number == DEPTHS[-1]:
+                        silences[act].append(silence[0])
                 must_be_populated(vm.judge)
     first = f"{DEPTHS[0]} images"
-    yield Figure("depth-query", "query-block alone", "milliseconds", first, look)
-    yield Figure("depth-info", "block_stream_info", "milliseconds", first, info)
-    yield Figure("depth-stream", "block_stream, 64 KiB to copy", "milliseconds", first, stream)
+    yield Figure("depth-query", "query-block alone", "milliseconds", first, spent["query-block"])
+    yield Figure("depth-info", "block_stream_info", "milliseconds", first, spent["block_stream_info"])
+    yield Figure("depth-stream", "block_stream, 64 KiB to copy", "milliseconds", first, spent["block_stream"])
     title = f"The longest time that QEMU's main loop is held, {DEPTHS[-1]} images"
     yield Figure("depth-silence", title, "milliseconds", "query-block", silences)
 
