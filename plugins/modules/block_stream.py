@@ -18,6 +18,8 @@ description:
     resumes one that an error stopped, and changes nothing where all is done.
   - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails
     once, with all of it. A wrong name or option starts nothing at all.
+  - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while, with
+    C(sync --data) on the active image, if that is a file of the hypervisor and coreutils is installed there.
   - A stream is not finished while the file system of the active image is full, because QEMU does not tell if a flush
     fails. It waits at V(pending), and the next run finishes it.
   - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when
