@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,28 @@ def test_flushed_before_finalized(disk: Disk, folder: Path) -> None:
     assert start["arguments"]["auto-finalize"] is False
     assert start["arguments"].get("auto-dismiss", True) is True
     assert "filter-node-name" not in start["arguments"]
+
+
+def test_written_out_beside_qemu(disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host writes the image out while the stream runs, and once more before QEMU, and with it the guest, flushes."""
+    log, sync = folder / "log", folder / "bin" / "sync"
+    sync.parent.mkdir()
+    sync.write_text(f'#!/bin/sh\necho "sync $*" >>{log}\nexec {shutil.which("sync")} "$@"\n')
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sync.parent}{os.pathsep}{os.environ['PATH']}")
+
+    def listen(name: str) -> None:
+        with log.open("a") as file:
+            file.write(f"{name}\n")
+
+    with Proxy(disk.vm.monitor, folder / "proxy.qmp", listen) as proxy:
+        result = disk.stream(monitors=[proxy.path], speed="1M")
+    assert (result.failed, result["finished"]) == (False, True), result
+    told = log.read_text().splitlines()
+    pending, flush = told.index("event BLOCK_JOB_PENDING"), told.index("command human-monitor-command")
+    written_out = f"sync --data {disk.chain.top}"
+    assert (written_out in told[:pending], written_out in told[pending:flush]) == (True, True), told
+    assert written_out not in told[flush:]
 
 
 def test_a_second_run_only_looks(disk: Disk, folder: Path) -> None:
