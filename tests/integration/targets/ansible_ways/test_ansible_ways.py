@@ -110,7 +110,7 @@ def test_until_finished(vm: Vm) -> None:
     tasks = """
         tasks:
           - name: start
-            virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false}
+            virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false, speed: 1M}
           - name: populate
             virtops.qmp.block_stream: {monitors: "{{ monitor }}", disks: vda, wait: false}
             register: result

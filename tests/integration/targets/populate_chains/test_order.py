@@ -56,7 +56,7 @@ def test_flushed_before_finalized(disk: Disk, folder: Path) -> None:
 
 
 def test_written_out_beside_qemu(disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host writes the image out while the stream runs, and once more before QEMU, and with it the guest, flushes."""
+    """The host writes the image out while the stream runs, and once more before QEMU flushes, and the guest waits."""
     log, sync = folder / "log", folder / "bin" / "sync"
     sync.parent.mkdir()
     sync.write_text(f'#!/bin/sh\necho "sync $*" >>{log}\nexec {shutil.which("sync")} "$@"\n')
