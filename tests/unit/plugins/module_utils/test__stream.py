@@ -512,6 +512,15 @@ def test_it_is_written_out_while_it_is_copied(
     assert [time for time, _told in calls] == pytest.approx(times)
 
 
+def test_what_is_no_local_file_is_left_to_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk whose own image is behind NBD is flushed by QEMU alone."""
+    qemu = vm_with()
+    qemu.nodes["top"].filename = "nbd+unix:///?socket=/vms/top.sock"
+    calls = writing_out(monkeypatch, qemu)
+    assert bring(qemu).is_finished
+    assert (calls, qemu.log.count(FLUSH)) == ([], 2)
+
+
 def test_nobody_waits_for_what_is_written_out_beside_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the storage hangs, the time that the user gives is over when it is over."""
     ended: list[float] = []
