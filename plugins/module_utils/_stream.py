@@ -29,9 +29,9 @@ from ._watch import JobWatch
 # Every step leads on; a peer that keeps leading us in circles is no QEMU.
 _MOST_STEPS = 40
 
-# Between two times that the image is written out beside the stream: as soon as may be while that takes long.
-_WRITE_OUT_SOON_SECONDS = 0.05
-_WRITE_OUT_SECONDS = 5.0
+# How long a stream is left alone before its image is written out again: hardly, while there is much to write.
+_SOON_SECONDS = 0.05
+_LATER_SECONDS = 5.0
 
 
 async def bring_about(
@@ -370,13 +370,13 @@ class _Drive:
 
         The guest gains, too: each of its flushes waits for all of the image, and so for what the stream has copied.
         """
-        file, pause = self._disk.top.file, _WRITE_OUT_SOON_SECONDS
+        file, pause = self._disk.top.file, _SOON_SECONDS
         while file is not None:
             await asyncio.sleep(pause)
             began = asyncio.get_running_loop().time()
             await self._host.write_out(file)
-            has_much = asyncio.get_running_loop().time() - began >= _WRITE_OUT_SOON_SECONDS
-            pause = _WRITE_OUT_SOON_SECONDS if has_much else _WRITE_OUT_SECONDS
+            has_much = asyncio.get_running_loop().time() - began >= _SOON_SECONDS
+            pause = _SOON_SECONDS if has_much else _LATER_SECONDS
 
     async def _check_ending(self, job_id: str) -> None:
         """The job is gone. A failure is told by its event only; without one, the chain tells whether it succeeded."""
