@@ -137,8 +137,7 @@ def test_a_job_that_hangs_is_told_after_a_minute(
     disk.start()
     os.kill(server.pid, signal.SIGSTOP)
     disk.unleash()
-    abort = {"monitors": [disk.vm.monitor], "disks": ["vda"], "state": "aborted"}
-    told = product.Running("block_stream", abort).result(timeout=100)
+    told = disk.stream(state="aborted", timeout=100)
     assert_failed(told, "does not end within 60 s", "Does the storage of its images answer?")
     assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("running", False)
     os.kill(server.pid, signal.SIGCONT)

@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,46 +263,48 @@ def test_a_device_is_no_regular_file() -> None:
 
 
 @pytest.fixture
-def sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program that stands for the system's own `sync`."""
-    program = folder / "sync"
+def sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a script in the place of the system's own `sync`; before it is called there is no such program."""
     monkeypatch.setenv("PATH", str(folder))
-    return program
+
+    def put(script: str) -> None:
+        program = folder / "sync"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    return put
 
 
 def write_out(file: Path) -> bool:
     return asyncio.run(HOST.write_out(str(file)))
 
 
-def test_write_out(folder: Path, sync: Path) -> None:
+def test_write_out(folder: Path, sync: Callable[[str], None]) -> None:
     """A regular file is written out by the program for it; where there is none, or no such file, nobody waits."""
     image = folder / "image"
     assert write_out(image)
     image.touch()
     assert write_out(image)
-    sync.write_text(f'#!/bin/sh\necho "$@" >{folder}/called\n')
-    sync.chmod(0o755)
+    sync(f'echo "$@" >{folder}/called')
     assert write_out(image)
     assert (folder / "called").read_text() == f"--data {image}\n"
 
 
-def test_write_out_has_an_end(folder: Path, sync: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_out_has_an_end(folder: Path, sync: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does not end is ended after a time, and that is told."""
     monkeypatch.setattr(_host, "_WRITE_OUT_SECONDS", 0.0)
     image = folder / "image"
     image.touch()
-    sync.write_text("#!/bin/sh\nwhile :; do :; done\n")
-    sync.chmod(0o755)
+    sync("while :; do :; done")
     assert not write_out(image)
 
 
-def test_a_write_out_that_nobody_wants_any_more_is_ended(folder: Path, sync: Path) -> None:
+def test_a_write_out_that_nobody_wants_any_more_is_ended(folder: Path, sync: Callable[[str], None]) -> None:
     """Who gives up waiting leaves no process behind."""
     image, started = folder / "image", folder / "started"
     image.touch()
     os.mkfifo(started)
-    sync.write_text(f"#!/bin/sh\necho $$ >{started}\nwhile :; do :; done\n")
-    sync.chmod(0o755)
+    sync(f"echo $$ >{started}\nwhile :; do :; done")
 
     async def work() -> int:
         waiting = asyncio.ensure_future(HOST.write_out(str(image)))

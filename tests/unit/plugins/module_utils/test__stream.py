@@ -61,8 +61,9 @@ def bring(
             deadline = None if seconds is None else loop.time() + seconds
             outcome = await bring_about(monitor, host, target, wished, deadline)
             assert not qemu.listeners, "a listener was left behind"
-            await asyncio.sleep(0)
-            assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left behind"
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            _ended, left = await asyncio.wait(others, timeout=0) if others else (others, set())
+            assert not left, "a task was left behind"
             return outcome
 
     outcome: Outcome = clock.run(work())
