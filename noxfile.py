@@ -340,7 +340,7 @@ SHIPPED = re.compile(
     r"""(MANIFEST\.json|FILES\.json|README\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
     |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
     |docs/docsite/(extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
-    |plugins/[a-z_]+/[a-z_]+\.(py|yml)|playbooks/[a-z_/]+\.yml
+    |plugins/[a-z_/]+\.(py|yml)|playbooks/[a-z_/]+\.yml
     |roles/[a-z_]+/(README\.md|[a-z_]+/[a-zA-Z_/]+\.(yml|j2)))""",
     re.VERBOSE,
 )

@@ -14,18 +14,20 @@ from typing import Any, Callable, Coroutine, Mapping, Sequence
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
-from ._errors import QmpError, WrongRequest
-from ._fleet import bring_all_about
-from ._host import LinuxHost
-from ._monitor import QEMU_QMP_IMPORT_ERROR, open_monitor
-from ._observe import Host, OpenMonitor, Sighting, observe, resolver
-from ._outcome import Outcome, forecast, untouched
-from ._plan import Wish
-from ._release import Release, judge
-from ._report import Rooms, diff_of, disk_to_result, has_changed, outcome_to_result, vm_to_result
-from ._schedule import refuse_crowded
-from ._select import EVERY_DISK, Target, refuse_unfit, select
-from ._vm import Vm
+from ._decide._outcome import Outcome, forecast, untouched
+from ._decide._report import FreeSpaces, diff_of, disk_to_result, has_changed, outcome_to_result, vm_to_result
+from ._decide._schedule import refuse_crowded
+from ._decide._select import EVERY_DISK, refuse_unfit, select
+from ._decide._verdict import Verdict, judge
+from ._model._errors import QmpError, WrongRequest
+from ._model._request import Request
+from ._model._seams import Host, OpenMonitor
+from ._model._target import Target
+from ._model._vm import Vm
+from ._reach._host import LinuxHost
+from ._reach._qmp import QEMU_QMP_IMPORT_ERROR, open_monitor
+from ._run._fleet import bring_all_about
+from ._run._observe import Sighting, observe, resolver
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
 _MOST_BYTES = 2**63 - 1
@@ -79,11 +81,11 @@ async def inform(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
         except WrongRequest as error:
             errors.append(str(error))
             disks = []
-    rooms = _rooms([disk for _vm, disk in disks], host)
+    free_spaces = _free_spaces([disk for _vm, disk in disks], host)
     return {
         "changed": False,
         "vms": [vm_to_result(vm) for vm in sighting.vms],
-        "disks": [disk_to_result(vm, disk, rooms) for vm, disk in disks],
+        "disks": [disk_to_result(vm, disk, free_spaces) for vm, disk in disks],
         "warnings": list(sighting.skipped),
         "errors": errors,
     }
@@ -91,7 +93,7 @@ async def inform(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
 
 async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict[str, Any]:
     """The work of block_stream: nothing is started unless all that was asked for can be right."""
-    wish = wish_from(module.params)
+    request = request_from(module.params)
     sighting = await observe(module.params["monitors"], opener, host)
     errors = [failure.message for failure in sighting.failures]
     if errors and not sighting.vms:
@@ -99,18 +101,18 @@ async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
     targets: Sequence[Target] = ()
     outcomes: list[Outcome]
     try:
-        targets = select(sighting.vms, module.params["disks"], wish.base, _resolve_for(host))
-        refuse_unfit(targets, wish.base)
-        if wish.state == "populated" and wish.check_space:
-            refuse_crowded(targets, _rooms([target.disk for target in targets], host))
+        targets = select(sighting.vms, module.params["disks"], request.base, _resolve_for(host))
+        refuse_unfit(targets, request.base)
+        if request.state == "populated" and request.check_space:
+            refuse_crowded(targets, _free_spaces([target.disk for target in targets], host))
     except WrongRequest as error:
         errors.append(str(error))
-        outcomes = [untouched(target, wish) for target in targets]
+        outcomes = [untouched(target, request) for target in targets]
     else:
         outcomes = (
-            [forecast(t, wish) for t in targets]
+            [forecast(t, request) for t in targets]
             if module.check_mode
-            else await bring_all_about(targets, wish, opener, host)
+            else await bring_all_about(targets, request, opener, host)
         )
     return _told(sighting, outcomes, errors, host)
 
@@ -119,22 +121,22 @@ def _told(sighting: Sighting, outcomes: Sequence[Outcome], errors: list[str], ho
     ids = {file: each for outcome in outcomes for file, each in outcome.left_ids.items()}
     traces = host.traces({image.file: ids[image.file] for o in outcomes for image in o.left if image.file in ids})
 
-    def releases(outcome: Outcome) -> list[Release]:
+    def verdicts(outcome: Outcome) -> list[Verdict]:
         is_finished = outcome.is_finished
         return [judge(i, traces.get(i.file or ""), sighting.vms, is_finished=is_finished) for i in outcome.left]
 
-    rooms = _rooms([outcome.disk for outcome in outcomes], host)
+    free_spaces = _free_spaces([outcome.disk for outcome in outcomes], host)
     return {
         "changed": any(has_changed(outcome) for outcome in outcomes),
         "finished": not errors and all(outcome.is_finished for outcome in outcomes),
-        "disks": [outcome_to_result(outcome, rooms, releases(outcome)) for outcome in outcomes],
+        "disks": [outcome_to_result(outcome, free_spaces, verdicts(outcome)) for outcome in outcomes],
         "diff": diff_of(outcomes),
         "warnings": [*sighting.skipped, *(note for outcome in outcomes for note in outcome.notes)],
         "errors": errors + [outcome.error for outcome in outcomes if outcome.error is not None],
     }
 
 
-def wish_from(params: Mapping[str, Any]) -> Wish:
+def request_from(params: Mapping[str, Any]) -> Request:
     """Read the options of block_stream.
 
     :raise WrongRequest: with the option, the reason and the remedy.
@@ -156,7 +158,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
             raise WrongRequest(
                 "increment goes with state populated and with wait only: it stops the stream once it has gone so far"
             )
-    return Wish(
+    return Request(
         state=params["state"],
         base=params["base"],
         wait=params["wait"],
@@ -199,6 +201,6 @@ def _resolve_for(host: Host) -> Callable[[Vm, str], str | None]:
     return lambda vm, name: resolver(vm.identity, host)(name)
 
 
-def _rooms(disks: Sequence[Any], host: Host) -> Rooms:
+def _free_spaces(disks: Sequence[Any], host: Host) -> FreeSpaces:
     files = {disk.top.file for disk in disks if disk.chain and disk.top.file is not None}
-    return {file: host.room(file) for file in files}
+    return {file: host.free_space(file) for file in files}

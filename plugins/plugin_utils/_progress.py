@@ -196,8 +196,8 @@ def _names(host: str, disk: Mapping[str, Any]) -> list[str]:
 def _fit(names: Sequence[str], rest: str) -> str:
     """Shorten the longest names, at their front, until the line fits."""
     short = list(names)
-    room = WIDTH - len(rest) - 2
-    while len(" ".join(short)) > room:
+    free_space = WIDTH - len(rest) - 2
+    while len(" ".join(short)) > free_space:
         longest = max(range(len(short)), key=lambda place: len(short[place]))
         short[longest] = "~" + short[longest].removeprefix("~")[1:]
     return f"{' '.join(short)}  {rest}"

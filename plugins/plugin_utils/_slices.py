@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_int
 
-from ..module_utils._plan import weightier
+from ..module_utils._decide._plan import weightier
 
 # A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
 _SHARE = 10

@@ -10,11 +10,11 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.virtops.qmp.plugins.module_utils._disk import Disk, Image
-from ansible_collections.virtops.qmp.plugins.module_utils._graph import Graph
-from ansible_collections.virtops.qmp.plugins.module_utils._job import Job
-from ansible_collections.virtops.qmp.plugins.module_utils._select import Target
-from ansible_collections.virtops.qmp.plugins.module_utils._vm import Identity, Vm, read_identity
+from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk, Image
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
+from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, Vm, read_identity
 
 REPLIES = Path(__file__).parent / "plugins" / "module_utils" / "replies"
 NO_GRAPH = Graph({}, {}, {})
@@ -120,8 +120,10 @@ def vm(*disks: Disk, jobs: tuple[Job, ...] = (), **members: Any) -> Vm:
     return Vm(**{**values, **members})
 
 
-def target(subject: Disk | None = None, running: Job | None = None, stays: int | None = None, **members: Any) -> Target:
+def target(
+    subject: Disk | None = None, running: Job | None = None, base_index: int | None = None, **members: Any
+) -> Target:
     """A selected disk, with a job where one is given."""
     chosen = disk() if subject is None else subject
     owner = vm(chosen, jobs=() if running is None else (running,), **members)
-    return Target(owner, chosen, len(chosen.chain) if stays is None else stays)
+    return Target(owner, chosen, len(chosen.chain) if base_index is None else base_index)

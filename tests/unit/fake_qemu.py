@@ -16,15 +16,14 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.virtops.qmp.plugins.module_utils._disk import Room
-from ansible_collections.virtops.qmp.plugins.module_utils._errors import (
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
     MonitorLost,
     MonitorMissing,
     MonitorSilent,
     QmpError,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._release import FileId, Traces
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, FreeSpace, Traces
 
 MIB = 1024 * 1024
 SIZE = 64 * MIB
@@ -568,8 +567,8 @@ class FakeHost:
     def real_path(self, path: str, directory: str | None) -> str | None:
         return posixpath.normpath(posixpath.join(directory or "/", path))
 
-    def room(self, file: str) -> Room | None:
-        return Room(1, self.free)
+    def free_space(self, file: str) -> FreeSpace | None:
+        return FreeSpace(1, self.free)
 
     async def write_out(self, file: str) -> bool:
         return True

@@ -10,7 +10,7 @@ import contextlib
 import json
 from typing import Any, AsyncIterator, Awaitable, Callable  # noqa: UP035  # Python 3.8
 
-from ansible_collections.virtops.qmp.plugins.module_utils._errors import CommandRefused
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import CommandRefused
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeQemu
 
 GREETING = {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}

@@ -9,7 +9,7 @@ import re
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._errors import CommandRefused
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import CommandRefused
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import recorded
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeQemu

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable  # noqa: UP035  # Python 3.8
 
-from ansible_collections.virtops.qmp.plugins.module_utils._disk import Disk
-from ansible_collections.virtops.qmp.plugins.module_utils._job import Job
-from ansible_collections.virtops.qmp.plugins.module_utils._plan import Step, Wish, next_step
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import Step, next_step
+from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
+from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.tests.unit.builders import disk, image, job
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,8 +37,8 @@ jobs = st.builds(
     st.booleans(),
     st.sampled_from([0, 1, 512]),
 )
-wishes = st.builds(
-    Wish,
+requests = st.builds(
+    Request,
     state=st.sampled_from(["populated", "paused", "aborted", "stopped"]),
     speed=st.sampled_from([None, 0, 1]),
 )
@@ -46,32 +47,32 @@ wishes = st.builds(
 class Qemu:
     """A disk, its job, and what was done to them. Every step that must not be is an assertion here."""
 
-    def __init__(self, subject: Disk, running: Job | None, stays: int, chance: Callable[[str, int], int]):
-        self.disk, self.job, self.stays, self._chance = subject, running, stays, chance
+    def __init__(self, subject: Disk, running: Job | None, base_index: int, chance: Callable[[str, int], int]):
+        self.disk, self.job, self.base_index, self._chance = subject, running, base_index, chance
         self.starts = 0
 
-    def take(self, step: Step, wish: Wish) -> None:
-        getattr(self, f"_{step.value}")(wish)
+    def take(self, step: Step, asked: Request) -> None:
+        getattr(self, f"_{step.value}")(asked)
 
     def _end(self, *, succeeded: bool) -> None:
         self.job = None
         if succeeded:
-            self.disk = replace(self.disk, chain=self.disk.chain[:1] + self.disk.chain[self.stays :])
-            self.stays = 1
+            self.disk = replace(self.disk, chain=self.disk.chain[:1] + self.disk.chain[self.base_index :])
+            self.base_index = 1
 
     @property
     def _present(self) -> Job:
         assert self.job is not None, "a step without a job to take it with"
         return self.job
 
-    def _start(self, wish: Wish) -> None:
+    def _start(self, asked: Request) -> None:
         assert self.job is None, "a second job on a disk"
-        assert wish.state == "populated", "a start that nobody asked for"
-        assert self.stays > 1, "a stream with nothing to copy"
+        assert asked.state == "populated", "a start that nobody asked for"
+        assert self.base_index > 1, "a stream with nothing to copy"
         self.starts += 1
-        self.job = job("running", speed=wish.speed or 0)
+        self.job = job("running", speed=asked.speed or 0)
 
-    def _follow(self, wish: Wish) -> None:
+    def _follow(self, asked: Request) -> None:
         running = self._present
         assert not running.is_pending, "waiting for a job that waits for us"
         if running.status == "aborting":
@@ -89,72 +90,74 @@ class Qemu:
             self._end(succeeded=False)
         return None
 
-    def _resume(self, wish: Wish) -> None:
+    def _resume(self, asked: Request) -> None:
         assert self._present.paused, "a resume of what is not paused"
         self.job = replace(self._present, status="running", paused=False, io_status="ok")
 
-    def _retune(self, wish: Wish) -> None:
-        assert wish.speed is not None
-        assert wish.speed != self._present.speed, "a speed that is set already"
-        self.job = replace(self._present, speed=wish.speed)
+    def _retune(self, asked: Request) -> None:
+        assert asked.speed is not None
+        assert asked.speed != self._present.speed, "a speed that is set already"
+        self.job = replace(self._present, speed=asked.speed)
 
-    def _finalize(self, wish: Wish) -> None:
+    def _finalize(self, asked: Request) -> None:
         assert self._present.is_pending, "a job finalized that has not copied everything"
         assert self._present.type == "stream", "a job finalized that is no stream"
-        assert wish.state in ("populated", "stopped"), "a job finalized against the wish"
+        assert asked.state in ("populated", "stopped"), "a job finalized against the wish"
         self._end(succeeded=True)
 
-    def _dismiss(self, wish: Wish) -> None:
+    def _dismiss(self, asked: Request) -> None:
         assert self._present.is_concluded, "a job dismissed that is not over"
         assert self._present.type == "stream", "a job dismissed that is no stream"
         self._end(succeeded=self._present.error is None)
 
-    def _pause(self, wish: Wish) -> None:
-        assert wish.state == "paused"
+    def _pause(self, asked: Request) -> None:
+        assert asked.state == "paused"
         assert not self._present.paused
         self.job = replace(self._present, status="paused", paused=True)
 
-    def _cancel(self, wish: Wish) -> None:
-        assert wish.state in ("aborted", "stopped"), "a stream cancelled against the wish"
+    def _cancel(self, asked: Request) -> None:
+        assert asked.state in ("aborted", "stopped"), "a stream cancelled against the wish"
         assert self._present.type == "stream", "a job cancelled that is no stream"
-        assert not (self._present.is_pending and wish.state == "stopped"), "a finished copy thrown away"
+        assert not (self._present.is_pending and asked.state == "stopped"), "a finished copy thrown away"
         self._end(succeeded=False)
 
 
 @settings(max_examples=1000, deadline=None, database=None, derandomize=True)
-@given(st.data(), disks, st.none() | jobs, wishes)
-def test_every_plan_ends_and_loses_nothing(data: st.DataObject, subject: Disk, running: Job | None, wish: Wish) -> None:
+@given(st.data(), disks, st.none() | jobs, requests)
+def test_every_plan_ends_and_loses_nothing(
+    data: st.DataObject, subject: Disk, running: Job | None, asked: Request
+) -> None:
     """Whatever is there and whatever happens: no step destroys a copy, and the last one is what was wished or refused.
 
     A stream that failed is not started again by the same run, which is where a plan may end, too.
     """
-    stays = data.draw(st.integers(1, len(subject.chain)), "stays")
-    qemu = Qemu(subject, running, stays, lambda label, most: data.draw(st.integers(0, most), label))
+    base_index = data.draw(st.integers(1, len(subject.chain)), "stays")
+    qemu = Qemu(subject, running, base_index, lambda label, most: data.draw(st.integers(0, most), label))
     step = Step.FOLLOW
     for _number in range(MOST_STEPS):
-        step = next_step(qemu.disk, qemu.job, wish, qemu.stays)
+        step = next_step(qemu.disk, qemu.job, asked, qemu.base_index)
         if step in (Step.DONE, Step.REFUSE) or (step is Step.START and qemu.starts):
             break
-        qemu.take(step, wish)
+        qemu.take(step, asked)
     else:
         # Only a QEMU that pauses the stream whenever it is resumed makes the plan as long as that.
         assert step in (Step.FOLLOW, Step.RESUME)
-    if step is Step.DONE and wish.state == "populated":
-        assert qemu.stays == 1
+    if step is Step.DONE and asked.state == "populated":
+        assert qemu.base_index == 1
         assert (qemu.disk.hidden_backing, qemu.disk.stale_header) == (None, None)
     if step is Step.DONE and qemu.job is not None and qemu.job.type == "stream":
-        assert wish.state == "paused"
+        assert asked.state == "paused"
         assert qemu.job.paused or qemu.job.is_pending
 
 
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
-@given(disks, st.none() | jobs, wishes)
-def test_what_is_done_is_never_started(subject: Disk, running: Job | None, wish: Wish) -> None:
+@given(disks, st.none() | jobs, requests)
+def test_what_is_done_is_never_started(subject: Disk, running: Job | None, asked: Request) -> None:
     """A disk that needs no other image gets no stream, and one that needs one without showing it is not called done."""
-    stays = len(subject.chain)
-    is_whole = stays == 1 and not (subject.hidden_backing or subject.stale_header)
-    step = next_step(subject, running, wish, stays)
+    base_index = len(subject.chain)
+    is_whole = base_index == 1 and not (subject.hidden_backing or subject.stale_header)
+    step = next_step(subject, running, asked, base_index)
     if is_whole:
         assert step is not Step.START
-    if not is_whole and wish.state == "populated":
+    if not is_whole and asked.state == "populated":
         assert step is not Step.DONE

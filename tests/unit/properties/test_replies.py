@@ -10,9 +10,9 @@ import copy
 from typing import Any, Iterator, List, Tuple  # noqa: UP035  # Python 3.8
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._errors import QmpError
-from ansible_collections.virtops.qmp.plugins.module_utils._observe import understood
-from ansible_collections.virtops.qmp.plugins.module_utils._vm import Vm
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import QmpError
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import understood
 from ansible_collections.virtops.qmp.tests.unit.builders import REPLIES, recorded, recorded_vm, vm_from
 from hypothesis import given, settings
 from hypothesis import strategies as st

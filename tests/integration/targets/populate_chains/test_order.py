@@ -148,7 +148,7 @@ def test_no_deprecated_command(folder: Path, boot: Boot) -> None:
     disk = Scene(vm, chain)
     with Proxy(vm.monitor, folder / "proxy.qmp") as proxy:
         monitors = [proxy.path]
-        wishes: list[dict[str, object]] = [
+        requests: list[dict[str, object]] = [
             {"wait": False, "speed": "1"},
             {"wait": False, "speed": "2"},
             {"state": "paused"},
@@ -156,7 +156,7 @@ def test_no_deprecated_command(folder: Path, boot: Boot) -> None:
             {"base": "base"},
             {},
         ]
-        results = [disk.stream(monitors=monitors, **wish) for wish in wishes]
+        results = [disk.stream(monitors=monitors, **request) for request in requests]
         results.append(product.module("block_stream_info", monitors=monitors))
     assert [result["msg"] for result in results if result.failed] == []
     assert results[-2]["finished"]

@@ -13,11 +13,11 @@ from typing import Any, Callable  # noqa: UP035  # Python 3.8
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
-from ansible_collections.virtops.qmp.plugins.module_utils._disk import Room
-from ansible_collections.virtops.qmp.plugins.module_utils._errors import WrongRequest
-from ansible_collections.virtops.qmp.plugins.module_utils._host import LinuxHost
-from ansible_collections.virtops.qmp.plugins.module_utils._module import to_bytes, wish_from
-from ansible_collections.virtops.qmp.plugins.module_utils._plan import Wish
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
@@ -207,7 +207,7 @@ def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None
 def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is refused with the figures, unless the user knows better or only wants to stop something."""
     qemu = lab.vm()
-    monkeypatch.setattr(_module.LinuxHost, "room", lambda self, file: Room(1, 2 * MIB))
+    monkeypatch.setattr(_module.LinuxHost, "free_space", lambda self, file: FreeSpace(1, 2 * MIB))
     crowded = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert crowded["failed"]
     assert f"up to {10 * MIB} bytes and the file system has {2 * MIB} free" in crowded["msg"]
@@ -295,25 +295,25 @@ DEFAULTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("options", "wish"),
+    ("options", "asked"),
     [
-        pytest.param({}, Wish(), id="defaults"),
-        pytest.param({"state": "paused", "wait": False}, Wish(state="paused", wait=False), id="paused"),
-        pytest.param({"base": "b", "release": False}, Wish(base="b", release=False), id="base"),
-        pytest.param({"increment": "1GiB", "cursor": 5}, Wish(increment=1024**3, cursor=5), id="increment"),
-        pytest.param({"speed": "200MB/s"}, Wish(speed=200 * MIB), id="speed per second"),
-        pytest.param({"speed": "0"}, Wish(speed=0), id="unlimited"),
+        pytest.param({}, Request(), id="defaults"),
+        pytest.param({"state": "paused", "wait": False}, Request(state="paused", wait=False), id="paused"),
+        pytest.param({"base": "b", "release": False}, Request(base="b", release=False), id="base"),
+        pytest.param({"increment": "1GiB", "cursor": 5}, Request(increment=1024**3, cursor=5), id="increment"),
+        pytest.param({"speed": "200MB/s"}, Request(speed=200 * MIB), id="speed per second"),
+        pytest.param({"speed": "0"}, Request(speed=0), id="unlimited"),
         pytest.param(
-            {"wait_timeout": 0, "on_timeout": "stop"}, Wish(wait_timeout=0, on_timeout="stop"), id="no time to wait"
+            {"wait_timeout": 0, "on_timeout": "stop"}, Request(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
-        pytest.param({"on_error": "stop", "parallel": 4}, Wish(on_error="stop", parallel=4), id="policy and places"),
-        pytest.param({"check_space": False}, Wish(check_space=False), id="space"),
-        pytest.param({"poll_interval": 60}, Wish(poll_interval=60), id="short visits"),
+        pytest.param({"on_error": "stop", "parallel": 4}, Request(on_error="stop", parallel=4), id="policy and places"),
+        pytest.param({"check_space": False}, Request(check_space=False), id="space"),
+        pytest.param({"poll_interval": 60}, Request(poll_interval=60), id="short visits"),
     ],
 )
-def test_wish_from(options: dict[str, Any], wish: Wish) -> None:
+def test_wish_from(options: dict[str, Any], asked: Request) -> None:
     """Every option becomes a member of the wish, in bytes and seconds."""
-    assert wish_from({**DEFAULTS, **options}) == wish
+    assert request_from({**DEFAULTS, **options}) == asked
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_wish_from(options: dict[str, Any], wish: Wish) -> None:
 def test_wish_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
-        wish_from({**DEFAULTS, **options})
+        request_from({**DEFAULTS, **options})
 
 
 @pytest.mark.parametrize(

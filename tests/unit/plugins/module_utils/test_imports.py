@@ -9,33 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils import _errors
+from ansible_collections.virtops.qmp.plugins.module_utils._model import _errors
 
-PLUGINS = Path(_errors.__file__).resolve().parents[1]
-UTILS = {path.stem: path for path in (PLUGINS / "module_utils").glob("*.py")}
+PLUGINS = Path(_errors.__file__).resolve().parents[2]
+UTILS = {str(path.relative_to(PLUGINS / "module_utils")): path for path in (PLUGINS / "module_utils").rglob("*.py")}
 
-PURE = {"_errors", "_graph", "_disk", "_job", "_vm", "_plan", "_release", "_select", "_schedule", "_outcome", "_report"}
-# Who may import whom of module_utils; a file that is missing here has no place yet.
+# Who may import whom of module_utils; a folder that is missing here has no place yet.
 MAY_IMPORT = {
-    "_errors": set(),
-    "_graph": set(),
-    "_disk": {"_graph"},
-    "_job": {"_disk"},
-    "_vm": {"_disk", "_graph", "_job"},
-    "_plan": {"_disk", "_graph", "_job"},
-    "_release": {"_disk", "_vm"},
-    "_select": {"_disk", "_errors", "_job", "_vm"},
-    "_schedule": {"_disk", "_errors", "_plan", "_select"},
-    "_outcome": PURE - {"_report", "_schedule"},
-    "_report": PURE,
-    "_observe": PURE,
-    "_watch": PURE | {"_observe"},
-    "_stream": PURE | {"_observe", "_watch"},
-    "_fleet": PURE | {"_observe", "_watch", "_stream"},
-    "_monitor": {"_errors"},
-    "_host": {"_errors", "_disk", "_release"},
-    "_module": set(UTILS),
+    "_model": {"_model"},
+    "_decide": {"_model", "_decide"},
+    "_reach": {"_model", "_reach"},
+    "_run": {"_model", "_decide", "_run"},
+    "_module.py": {"_model", "_decide", "_reach", "_run"},
 }
+PURE = ("_model", "_decide")
 IMPURE_LIBRARIES = {
     "asyncio",
     "os",
@@ -50,8 +37,13 @@ IMPURE_LIBRARIES = {
 }
 
 
+def room(path: Path) -> str:
+    """The folder of module_utils that a file is in; a file beside the folders is a room of its own."""
+    return path.relative_to(PLUGINS / "module_utils").parts[0]
+
+
 def imports(path: Path) -> Iterator[str]:
-    """What a file imports: `._disk` for a neighbour, `..module_utils._module` for one further off."""
+    """What a file imports: `._disk` for a neighbour, `.._model._disk` for one in another room."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -67,38 +59,46 @@ def libraries(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
 
 
-def neighbours(path: Path) -> set[str]:
-    return {name.lstrip(".").split(".")[0] for name in imports(path) if name.startswith(".")}
+def rooms_used(path: Path) -> set[str]:
+    """The rooms whose files a file of module_utils imports."""
+    used = set()
+    for name in imports(path):
+        depth = len(name) - len(name.lstrip("."))
+        if depth:
+            file = path.parents[depth - 1].joinpath(*name.lstrip(".").split(".")).with_suffix(".py")
+            assert file.is_file(), f"{path} imports {name}, which is no file of module_utils"
+            used.add(room(file))
+    return used
 
 
 def each(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (PLUGINS / folder).glob("*.py"))
+    return sorted(path for folder in folders for path in (PLUGINS / folder).rglob("*.py"))
 
 
 def named(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+    return str(path.relative_to(PLUGINS))
 
 
-@pytest.mark.parametrize("name", sorted(UTILS))
-def test_directions(name: str) -> None:
-    """Every file of module_utils imports only those that it may, and every file has its place."""
-    assert name in MAY_IMPORT
-    assert neighbours(UTILS[name]) <= MAY_IMPORT[name]
+@pytest.mark.parametrize("path", UTILS.values(), ids=named)
+def test_directions(path: Path) -> None:
+    """Every file of module_utils imports only from the rooms that its own may know, and every room has its place."""
+    assert room(path) in MAY_IMPORT
+    assert rooms_used(path) <= MAY_IMPORT[room(path)]
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_pure_files_do_nothing(name: str) -> None:
+@pytest.mark.parametrize("path", [path for path in UTILS.values() if room(path) in PURE], ids=named)
+def test_pure_rooms_do_nothing(path: Path) -> None:
     """A file that decides imports nothing that acts, and knows no clock."""
-    assert not libraries(UTILS[name]) & IMPURE_LIBRARIES
+    assert not libraries(path) & IMPURE_LIBRARIES
 
 
 @pytest.mark.parametrize(
     ("library", "importers"),
     [
-        pytest.param("qemu", {"_monitor"}, id="qemu.qmp"),
-        pytest.param("ansible", {"_module"}, id="AnsibleModule"),
+        pytest.param("qemu", {"_reach/_qmp.py"}, id="qemu.qmp"),
+        pytest.param("ansible", {"_module.py"}, id="AnsibleModule"),
         pytest.param("subprocess", set(), id="no subprocess"),
-        pytest.param("socket", {"_monitor"}, id="socket"),
+        pytest.param("socket", {"_reach/_qmp.py"}, id="socket"),
     ],
 )
 def test_one_file_knows_a_library(library: str, importers: set[str]) -> None:
@@ -109,7 +109,7 @@ def test_one_file_knows_a_library(library: str, importers: set[str]) -> None:
 def test_no_decision_hangs_on_a_version() -> None:
     """QEMU's version is asked for, read and reported, and nothing else: differences are found by asking for them."""
     knowing = {name for name, path in UTILS.items() if re.search("qemu_version|query-version", path.read_text())}
-    assert knowing == {"_observe", "_vm", "_report"}
+    assert knowing == {"_run/_observe.py", "_model/_vm.py", "_decide/_report.py"}
 
 
 @pytest.mark.parametrize("path", each("modules"), ids=named)
@@ -132,7 +132,8 @@ def test_plugin_utils_are_pure(path: Path) -> None:
     """What the controller decides imports nothing that acts, and of the target's part what decides, too."""
     assert not libraries(path) & (IMPURE_LIBRARIES - {"ansible"})
     assert {name for name in imports(path) if name.startswith("ansible")} <= {"ansible.module_utils.common.validation"}
-    assert {name for name in imports(path) if name.startswith("..")} <= {f"..module_utils.{name}" for name in PURE}
+    theirs = [name for name in imports(path) if name.startswith("..")]
+    assert all(name.startswith(tuple(f"..module_utils.{room}." for room in PURE)) for name in theirs)
 
 
 @pytest.mark.parametrize("path", each("action", "module_utils", "modules", "plugin_utils"), ids=named)

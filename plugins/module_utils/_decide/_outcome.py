@@ -1,0 +1,81 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A disk when all is said and done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Mapping
+
+from .._model._disk import Disk, Image
+from .._model._files import FileId
+from .._model._job import Job
+from .._model._request import Request
+from .._model._target import Target
+from .._model._vm import Vm
+from ._plan import ACTIONS, is_done, next_step, requested_chain
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A disk as it was, as it is, and what was done between.
+
+    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain, ``left_ids`` the
+    files of the chain as they were when the work began. ``error`` is a whole sentence, ``notes`` are what the user
+    should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
+    check mode.
+    """
+
+    vm: Vm
+    disk: Disk
+    base_index: int
+    before: Disk
+    action: str = "none"
+    cursor: int = 0
+    left: tuple[Image, ...] = ()
+    left_ids: Mapping[str, FileId] = field(default_factory=dict)
+    released_nodes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    seconds: float = 0.0
+    forecast: tuple[str, ...] | None = None
+
+    @property
+    def job(self) -> Job | None:
+        """The job that works on the disk now."""
+        return self.vm.job_on(self.disk)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to copy, and nothing went wrong on the way."""
+        return self.error is None and is_done(self.disk, self.base_index)
+
+    @property
+    def grew_by(self) -> int | None:
+        """By how many bytes the active image grew, the guest's own writes included; None where QEMU does not tell."""
+        sizes = [disk.top.allocated if disk.chain else None for disk in (self.before, self.disk)]
+        return None if sizes[0] is None or sizes[1] is None else sizes[1] - sizes[0]
+
+    @property
+    def chain_after(self) -> tuple[str, ...]:
+        """The chain as it is, or, in check mode, as it would be."""
+        return self.disk.chain_paths if self.forecast is None else self.forecast
+
+
+def untouched(target: Target, request: Request, error: str | None = None) -> Outcome:
+    """The outcome of a disk to which nothing was done."""
+    cursor = request.cursor if target.job is None else target.job.offset
+    if is_done(target.disk, target.base_index):
+        cursor = target.disk.virtual_size
+    return Outcome(target.vm, target.disk, target.base_index, target.disk, cursor=cursor, error=error)
+
+
+def forecast(target: Target, request: Request) -> Outcome:
+    """What check mode tells: the action that would come first, and the chain if all goes well."""
+    step = next_step(target.disk, target.job, request, target.base_index)
+    is_seen_through = request.state == "populated" and request.wait and request.increment is None
+    chain = requested_chain(target.disk, target.base_index) if is_seen_through else target.disk.chain
+    paths = tuple(image.path for image in chain)
+    return replace(untouched(target, request), action=ACTIONS.get(step, "none"), forecast=paths)

@@ -1,0 +1,174 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What to do: pure decisions from a disk, its job and a wish. Nothing here does I/O or knows a clock."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Mapping, Sequence
+
+from .._model._disk import Disk, Image
+from .._model._graph import Graph
+from .._model._job import Job
+from .._model._request import Request
+
+
+class Step(Enum):
+    """The next thing to do with a disk. Each leads to a state that is looked at anew."""
+
+    DONE = "done"
+    START = "start"
+    FOLLOW = "follow"
+    RESUME = "resume"
+    RETUNE = "retune"
+    FINALIZE = "finalize"
+    DISMISS = "dismiss"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+    REFUSE = "refuse"
+
+
+def is_done(disk: Disk, base_index: int) -> bool:
+    """Whether nothing is left to copy.
+
+    :param stays: the place in the chain of the image that stays as the backing image; its length where none does.
+    """
+    return _is_at_end(disk, base_index) and disk.hidden_backing is None and disk.stale_header is None
+
+
+def _is_at_end(disk: Disk, base_index: int) -> bool:
+    """Whether QEMU's chain is as it shall be."""
+    return bool(disk.chain) and base_index <= 1
+
+
+def next_step(disk: Disk, job: Job | None, request: Request, base_index: int) -> Step:
+    """The state machine: one step from what is to what is wished."""
+    if job is not None and job.type != "stream":
+        return Step.DONE if is_done(disk, base_index) and request.state == "populated" else Step.REFUSE
+    if job is not None and job.is_concluded:
+        return Step.DISMISS
+    if request.state == "populated":
+        return _towards_populated(disk, job, request, base_index)
+    if job is None:
+        return Step.DONE
+    if job.status == "aborting":
+        return Step.FOLLOW
+    if request.state == "paused":
+        return Step.DONE if job.paused or job.is_pending else Step.PAUSE
+    if request.state == "stopped" and job.is_pending:
+        return Step.FINALIZE
+    return Step.CANCEL
+
+
+def _towards_populated(disk: Disk, job: Job | None, request: Request, base_index: int) -> Step:
+    if job is None and _is_at_end(disk, base_index):
+        # Where QEMU uses no other image and the disk still needs one, a stream would copy nothing and say it had.
+        return Step.DONE if is_done(disk, base_index) else Step.REFUSE
+    if job is None:
+        return Step.START
+    if job.is_pending:
+        return Step.FINALIZE
+    if request.speed is not None and request.speed != job.speed:
+        return Step.RETUNE
+    return Step.RESUME if job.paused else Step.FOLLOW
+
+
+class WaitEnd(Enum):
+    """Why the wait for a job is over."""
+
+    GONE = "it ended"
+    READY = "it has copied everything"
+    HELD = "an error stopped it"
+    LEFT = "nobody wants to wait, or to hold the monitor meanwhile"
+    FAR_ENOUGH = "the cursor arrived"
+    TIME_IS_UP = "the time is over"
+
+
+def wait_end(job: Job | None, request: Request, *, time_is_up: bool) -> WaitEnd | None:
+    """Whether a followed job is a reason to stop waiting; None to wait on.
+
+    A pause by somebody else is none: it is theirs to end, and the next run's to resume.
+    """
+    if job is None:
+        return WaitEnd.GONE
+    if job.is_pending or job.is_concluded:
+        return WaitEnd.READY
+    if job.is_held_by_error:
+        return WaitEnd.HELD
+    if not request.wait:
+        return WaitEnd.LEFT
+    if request.mark is not None and job.offset >= request.mark:
+        return WaitEnd.FAR_ENOUGH
+    if time_is_up:
+        return WaitEnd.TIME_IS_UP
+    return WaitEnd.LEFT if request.poll_interval else None
+
+
+# What a step is called in the result.
+ACTIONS: Mapping[Step, str] = {
+    Step.START: "started",
+    Step.RESUME: "resumed",
+    Step.RETUNE: "retuned",
+    Step.FOLLOW: "joined",
+    Step.FINALIZE: "joined",
+    Step.PAUSE: "paused",
+    Step.CANCEL: "stopped",
+}
+_WEIGHTS = ("none", "joined", "retuned", "resumed", "paused", "started", "stopped")
+
+
+def weightier(one: str, other: str) -> str:
+    """The action that says more about what happened to a disk: a stream that was joined, then stopped, was stopped."""
+    return max(one, other, key=_WEIGHTS.index)
+
+
+def is_change(action: str) -> bool:
+    """Whether an action by itself changed something."""
+    return action not in ("none", "joined")
+
+
+def requested_chain(disk: Disk, base_index: int) -> tuple[Image, ...]:
+    """The chain once the stream is done."""
+    return disk.chain[:1] + disk.chain[base_index:]
+
+
+def space_needed(disk: Disk, base_index: int) -> int:
+    """What a stream may still write, in bytes.
+
+    The images to be dropped give at most what they occupy, and one that does not tell (NBD) at most its virtual size;
+    all together never exceed the disk. Compressed and finely scattered images take more than they occupy, which QEMU
+    does not tell.
+    """
+    layers = disk.chain[1:base_index]
+    sizes = (i.virtual_size if i.allocated is None else min(i.allocated, i.virtual_size) for i in layers)
+    return min(sum(sizes), disk.virtual_size)
+
+
+def metadata_size(disk: Disk) -> int:
+    """What a flush may have to write for the tables of a qcow2 image: 8 bytes for each cluster of 64 KiB, and some."""
+    return disk.virtual_size // 8192 + 2**20
+
+
+def releasable(left: Sequence[Image], graph: Graph) -> tuple[list[str], list[str]]:
+    """Which nodes of the images that left a chain can be deleted, in the order QEMU takes, and which must stay.
+
+    Only nodes that somebody named explicitly outlive the stream; those with a generated name (``#block123``) go by
+    themselves.
+
+    :param left: the images as they were before the stream, top down.
+    :param graph: the graph after the stream.
+    :return: the nodes to delete; and, in words, the nodes that something else uses.
+    """
+    delete: list[str] = []
+    kept: list[str] = []
+    for node in (node for image in left for node in image.nodes):
+        if node.startswith("#") or node not in graph.below:
+            continue
+        others = [user for user in graph.users.get(node, ()) if user not in {f"node {gone}" for gone in delete}]
+        if others:
+            kept.append(f"{node} (used by {', '.join(others)})")
+        else:
+            delete.append(node)
+    return delete, kept

@@ -1,0 +1,111 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What Ansible gets back: the only place where what is known becomes dictionaries for ``exit_json``."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional, Sequence
+
+from .._model._disk import Disk, Image
+from .._model._files import FreeSpace
+from .._model._job import Job
+from .._model._vm import Vm
+from ._outcome import Outcome
+from ._plan import is_change, space_needed
+from ._verdict import Verdict
+
+FreeSpaces = Mapping[str, Optional[FreeSpace]]
+
+
+def vm_to_result(vm: Vm) -> dict[str, Any]:
+    """One element of ``vms``."""
+    who = vm.identity
+    return {
+        "monitor": who.monitor,
+        "name": who.name,
+        "uuid": who.uuid,
+        "status": vm.status,
+        "qemu_version": who.qemu_version,
+        "pid": who.pid,
+    }
+
+
+def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any]:
+    """One element of ``disks``."""
+    top = disk.top if disk.chain else None
+    free_space = free_spaces.get(top.file) if top is not None and top.file is not None else None
+    return {
+        "vm": vm.identity.label,
+        "monitor": vm.identity.monitor,
+        "names": list(disk.names),
+        "device": disk.device,
+        "qdev": disk.qdev,
+        "node_name": disk.node_name,
+        "path": top.path if top else None,
+        "format": top.format if top else None,
+        "virtual_size": disk.virtual_size,
+        "read_only": disk.read_only,
+        "populated": disk.is_populated,
+        "stale_header": disk.stale_header,
+        "chain": [_image_to_result(image) for image in disk.chain],
+        "space": {"needed": space_needed(disk, len(disk.chain)), "free": free_space.free if free_space else None},
+        "job": _job_to_result(vm.job_on(disk)),
+    }
+
+
+def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """One element of ``disks`` of block_stream."""
+    return {
+        **disk_to_result(outcome.vm, outcome.disk, free_spaces),
+        "action": outcome.action,
+        "finished": outcome.is_finished,
+        "cursor": outcome.cursor,
+        "seconds": round(outcome.seconds, 1),
+        "grew_by": outcome.grew_by,
+        "released": [_verdict_to_result(each) for each in verdicts],
+        "error": outcome.error,
+    }
+
+
+def diff_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[str]]]:
+    """The chain of every disk before and after, top first, as Ansible prints it with ``--diff``."""
+    names = [f"{outcome.vm.identity.label} {outcome.disk.label}" for outcome in outcomes]
+    return {
+        "before": {name: list(outcome.before.chain_paths) for name, outcome in zip(names, outcomes)},
+        "after": {name: list(outcome.chain_after) for name, outcome in zip(names, outcomes)},
+    }
+
+
+def has_changed(outcome: Outcome) -> bool:
+    """Whether anything about the disk is other than it was."""
+    return (
+        is_change(outcome.action) or bool(outcome.released_nodes) or outcome.before.chain_paths != outcome.chain_after
+    )
+
+
+def _image_to_result(image: Image) -> dict[str, Any]:
+    return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
+
+
+def _verdict_to_result(release: Verdict) -> dict[str, Any]:
+    pids = None if release.pids is None else list(release.pids)
+    return {"path": release.path, "free": release.is_free, "pids": pids, "reason": release.reason}
+
+
+def _job_to_result(job: Job | None) -> dict[str, Any] | None:
+    if job is None:
+        return None
+    return {
+        "id": job.id,
+        "type": job.type,
+        "status": job.status,
+        "cur": job.offset,
+        "end": job.len,
+        "percent": round(job.percent, 1),
+        "speed": job.speed,
+        "paused": job.paused,
+        "io_status": job.io_status,
+        "error": job.error,
+    }

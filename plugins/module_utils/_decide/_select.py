@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which disks are meant, and which of them cannot be streamed: said with all their names before anything is started."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional, Sequence
+
+from .._model._disk import Disk, Image
+from .._model._errors import WrongRequest
+from .._model._target import Target, base_index_of
+from .._model._vm import Vm
+
+EVERY_DISK = "*"
+
+# Turns a name that the user gave into the absolute path of a file, as this VM's QEMU would find it.
+ResolveFor = Callable[[Vm, str], Optional[str]]
+
+
+def select(vms: Sequence[Vm], names: Sequence[str], base: str | None, resolve: ResolveFor) -> tuple[Target, ...]:
+    """Find the disks that are meant, in the order of VMs and disks.
+
+    :raise WrongRequest: with every name that fits none, or several of one VM, and with the names that there are.
+    """
+    wanted: set[tuple[str, str]] = set()
+    problems: list[str] = []
+    for name in names:
+        hits = 0
+        for vm in vms:
+            own = _fitting(vm, name, resolve(vm, name))
+            hits += len(own)
+            wanted |= {(vm.identity.monitor, disk.key) for disk in own}
+            if len(own) > 1 and name != EVERY_DISK:
+                who = vm.identity.label
+                problems.append(f"{who}: {name!r} names {len(own)} disks; use a name that one has. {describe([vm])}")
+        if not hits and name != EVERY_DISK:
+            problems.append(f"{name!r} names no disk of any VM. {describe(vms)}")
+    if problems:
+        raise WrongRequest("\n".join(problems))
+    return tuple(
+        Target(vm, disk, base_index_of(disk, base, resolve(vm, base) if base else None))
+        for vm in vms
+        for disk in vm.disks
+        if (vm.identity.monitor, disk.key) in wanted
+    )
+
+
+def _fitting(vm: Vm, name: str, file: str | None) -> list[Disk]:
+    if name == EVERY_DISK:
+        return [disk for disk in vm.disks if disk.chain and not disk.read_only]
+    return [disk for disk in vm.disks if disk.answers_to(name, file)]
+
+
+def describe(vms: Sequence[Vm]) -> str:
+    """List the disks with all their names, for an error about a name."""
+    lines = [f"{vm.identity.label}: {', '.join(disk.names) or '(no name)'}" for vm in vms for disk in vm.disks]
+    return "There are: " + "; ".join(lines) if lines else "No VM answers, or none has a disk"
+
+
+def refuse_unfit(targets: Sequence[Target], base: str | None) -> None:
+    """Say what QEMU would take and get wrong, or refuse later, before anything is started.
+
+    :raise WrongRequest: with all of it.
+    """
+    problems = [f"{target.label}: {problem}" for target in targets for problem in [_refusal(target, base)] if problem]
+    if problems:
+        raise WrongRequest("\n".join(problems))
+
+
+def _refusal(target: Target, base: str | None) -> str | None:
+    vm, disk = target.vm, target.disk
+    if vm.identity.is_libvirts:
+        return (
+            "libvirt manages this VM. A stream behind its back leaves libvirt with a wrong backing chain, and a later "
+            "`virsh blockcopy --shallow` undoes it in silence. Use `virsh blockpull`, one disk at a time"
+        )
+    if vm.status == "inmigrate":
+        return (
+            "the VM waits for an incoming migration, and its disks still belong to the source. Populate it there, or "
+            "here after the migration"
+        )
+    if not disk.chain:
+        return "the drive is empty. Leave it out, or insert a medium"
+    if disk.read_only:
+        return "the disk is read-only, and QEMU would rewrite it all the same. Leave it out, or attach it writable"
+    if disk.hidden_backing is not None:
+        return (
+            f"a {disk.top.format} node stands above node {disk.hidden_backing}, which has a backing image: QEMU would "
+            "say that it streamed, and would copy nothing. Attach the image without the node above it"
+        )
+    if base is None or len(disk.chain) == 1:
+        return None
+    if target.base_index == 0:
+        return f"base {base!r} is the active image itself. Name one below it: {_paths(disk.chain[1:])}"
+    if target.base_index == len(disk.chain):
+        return f"base {base!r} is not in the backing chain, which is: {_paths(disk.chain)}"
+    below, base_index = disk.chain[1], disk.chain[target.base_index]
+    if target.base_index > 1 and below.virtual_size < min(disk.virtual_size, base_index.virtual_size):
+        return (
+            f"{below.path} is shorter than the disk and than base {base!r}: QEMU would let the guest read the base "
+            "where it reads zeros now. Populate the disk without a base"
+        )
+    return None
+
+
+def _paths(images: Sequence[Image]) -> str:
+    return ", ".join(image.path for image in images)

@@ -1,0 +1,42 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A disk that was selected, and how much of its chain is to go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ._disk import Disk
+from ._job import Job
+from ._vm import Vm
+
+
+@dataclass(frozen=True)
+class Target:
+    """A selected disk of a VM; ``stays`` as ``base_place`` gives it."""
+
+    vm: Vm
+    disk: Disk
+    base_index: int
+
+    @property
+    def label(self) -> str:
+        """The beginning of every message about it."""
+        return f"{self.vm.identity.label}: disk {self.disk.label}"
+
+    @property
+    def job(self) -> Job | None:
+        """The job that works on the disk."""
+        return self.vm.job_on(self.disk)
+
+
+def base_index_of(disk: Disk, base: str | None, file: str | None) -> int:
+    """Where the chain shall end: the place of the image that stays as the backing image.
+
+    :param file: the absolute path of ``base``.
+    :return: the length of the chain without a base, or where the base is not in it.
+    """
+    place = None if base is None else disk.find_base(base, file)
+    return len(disk.chain) if place is None else place

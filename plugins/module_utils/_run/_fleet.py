@@ -1,0 +1,169 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Many disks of many VMs in one call: so many at a time, each monitor held only while its VM has work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import AsyncIterator, Sequence
+
+from .._decide._outcome import Outcome, untouched
+from .._decide._schedule import Turn, lanes, turn
+from .._model._errors import QmpError
+from .._model._request import Request
+from .._model._seams import Host, Monitor, OpenMonitor
+from .._model._target import Target
+from ._observe import explain
+from ._reconcile import bring_about
+
+
+def _until(deadline: float | None) -> float | None:
+    """The seconds until the deadline, 0 behind it; None without one."""
+    return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+
+
+class _Slots:
+    """So many streams may run at a time. Those that run already count, but need not wait."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._taken = 0
+        self._freed = asyncio.Condition()
+
+    async def take(self, deadline: float | None, *, runs_already: bool) -> bool:
+        """Wait for a slot; False when the deadline came first, or together with it."""
+        async with self._freed:
+            if not runs_already and not self._has_room():
+                try:
+                    await asyncio.wait_for(self._freed.wait_for(self._has_room), _until(deadline))
+                except asyncio.TimeoutError:
+                    return False
+                if _until(deadline) == 0:
+                    return False
+            self._taken += 1
+            return True
+
+    async def give_back(self) -> None:
+        """Let the next one go."""
+        async with self._freed:
+            self._taken -= 1
+            self._freed.notify()
+
+    def _has_room(self) -> bool:
+        return self._taken < self._limit
+
+
+class _SharedMonitor:
+    """A monitor that is open as long as one of its VM's disks needs it."""
+
+    def __init__(self, address: str, open_monitor: OpenMonitor):
+        self._address = address
+        self._open_monitor = open_monitor
+        self._opening = asyncio.Lock()
+        self._users = 0
+        self._session = contextlib.AsyncExitStack()
+        self._monitor: Monitor | None = None
+
+    @contextlib.asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Monitor]:
+        """Open the monitor unless it is open, and close it unless somebody else needs it."""
+        async with self._opening:
+            if self._monitor is None:
+                self._monitor = await self._session.enter_async_context(self._open_monitor(self._address))
+            monitor = self._monitor
+            self._users += 1
+        try:
+            yield monitor
+        finally:
+            async with self._opening:
+                self._users -= 1
+                if self._users == 0:
+                    self._monitor = None
+                    await self._session.aclose()
+
+
+async def bring_all_about(
+    targets: Sequence[Target], request: Request, open_monitor: OpenMonitor, host: Host
+) -> list[Outcome]:
+    """Do what is wished with every target; the outcomes are in the order of the targets.
+
+    What fails for one disk stops no other.
+    """
+    return await _Fleet(targets, request, open_monitor, host).run()
+
+
+class _Fleet:
+    """All disks of a call on their way."""
+
+    def __init__(self, targets: Sequence[Target], request: Request, open_monitor: OpenMonitor, host: Host):
+        now = asyncio.get_running_loop().time()
+        self._targets = targets
+        self._request = request
+        self._host = host
+        self._deadline = (
+            now if not request.wait else None if request.wait_timeout is None else now + request.wait_timeout
+        )
+        self._slots = _Slots(request.parallel)
+        addresses = {target.vm.identity.monitor for target in targets}
+        self._monitors = {address: _SharedMonitor(address, open_monitor) for address in addresses}
+        self._outcomes: dict[int, Outcome] = {}
+
+    async def run(self) -> list[Outcome]:
+        """Every lane by itself; streams that run already take their slots first."""
+        ordered = sorted(lanes(self._targets), key=lambda lane: lane[0].job is None)
+        await asyncio.gather(*(self._run_lane(lane) for lane in ordered))
+        return [self._outcomes[id(target)] for target in self._targets]
+
+    async def _run_lane(self, lane: Sequence[Target]) -> None:
+        # The disks of a lane share nodes: a stream can begin only when that of the one before is gone.
+        holder: Target | None = None
+        for target in lane:
+            if holder is not None and turn(target, self._request) is Turn.WAITS:
+                reason = f"it shares a backing node with disk {holder.disk.label}, whose job is still there"
+                self._outcomes[id(target)] = _not_begun(target, self._request, reason)
+                continue
+            outcome = self._outcomes[id(target)] = await self._take_turn(target)
+            holder = holder or (target if outcome.job is not None else None)
+
+    async def _take_turn(self, target: Target) -> Outcome:
+        kind = turn(target, self._request)
+        if kind is Turn.NEEDS_NONE:
+            return await self._see_through(target)
+        if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
+            reason = f"its turn did not come within {self._request.wait_timeout} s (wait_timeout)"
+            return _not_begun(target, self._request, reason)
+        began = asyncio.get_running_loop().time()
+        outcome = await self._see_through(target)
+        outcome = replace(outcome, seconds=asyncio.get_running_loop().time() - began)
+        # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back the others.
+        if outcome.job is None or outcome.job.paused or outcome.error is not None:
+            await self._slots.give_back()
+        return outcome
+
+    async def _see_through(self, target: Target) -> Outcome:
+        """One long visit to the monitor; or short ones, with a ``poll_interval``, until the job is done with."""
+        outcome: Outcome | None = None
+        while True:
+            is_last = _until(self._deadline) == 0
+            try:
+                async with self._monitors[target.vm.identity.monitor].borrow() as monitor:
+                    outcome = await bring_about(monitor, self._host, target, self._request, self._deadline, outcome)
+            except QmpError as error:
+                message = explain(target.label, error, target.vm.identity.monitor, self._host)
+                return replace(outcome or untouched(target, self._request), error=message)
+            is_left = outcome.error is None and outcome.job is not None
+            if is_last or not is_left or not self._request.poll_interval or self._request.state != "populated":
+                return outcome
+            remaining = _until(self._deadline)
+            pause = self._request.poll_interval
+            await asyncio.sleep(pause if remaining is None else min(pause, remaining))
+
+
+def _not_begun(target: Target, request: Request, reason: str) -> Outcome:
+    """A disk whose turn did not come: an error only if the user wanted to wait for it, and for nothing less."""
+    is_failure = request.wait and request.on_timeout == "fail"
+    return untouched(target, request, f"{target.label}: not started: {reason}" if is_failure else None)

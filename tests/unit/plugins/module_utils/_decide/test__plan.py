@@ -1,0 +1,316 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import (
+    ACTIONS,
+    Step,
+    WaitEnd,
+    is_change,
+    is_done,
+    next_step,
+    releasable,
+    requested_chain,
+    space_needed,
+    wait_end,
+    weightier,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk, Image
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
+from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, image, job, recorded_vm
+
+# Every status that a job of QEMU can have, and the two ways to be paused.
+JOBS: dict[str, Job | None] = {
+    "none": None,
+    **{
+        status: job(status)
+        for status in (
+            "undefined",
+            "created",
+            "running",
+            "paused",
+            "ready",
+            "standby",
+            "waiting",
+            "pending",
+            "aborting",
+            "concluded",
+            "null",
+        )
+    },
+    "held": HELD,
+    "mirror": job(type="mirror"),
+    "mirror concluded": job("concluded", type="mirror"),
+}
+# What follows for a job that merely runs, by state.
+RUNS = {"populated": Step.FOLLOW, "paused": Step.PAUSE, "aborted": Step.CANCEL, "stopped": Step.CANCEL}
+# What follows for all other jobs: populated, paused, aborted, stopped.
+OTHERS = {
+    "none": (Step.START, Step.DONE, Step.DONE, Step.DONE),
+    "paused": (Step.RESUME, Step.DONE, Step.CANCEL, Step.CANCEL),
+    "held": (Step.RESUME, Step.DONE, Step.CANCEL, Step.CANCEL),
+    "pending": (Step.FINALIZE, Step.DONE, Step.CANCEL, Step.FINALIZE),
+    "aborting": (Step.FOLLOW,) * 4,
+    "concluded": (Step.DISMISS,) * 4,
+    "mirror": (Step.REFUSE,) * 4,
+    "mirror concluded": (Step.REFUSE,) * 4,
+}
+# Where the disk is done, three differ, and only in state populated.
+DONE = {"none": Step.DONE, "mirror": Step.DONE, "mirror concluded": Step.DONE}
+
+
+def expected_step(state: str, running: str, done: bool) -> Step:
+    if done and state == "populated" and running in DONE:
+        return DONE[running]
+    return OTHERS[running][list(RUNS).index(state)] if running in OTHERS else RUNS[state]
+
+
+@pytest.mark.parametrize(
+    ("state", "running", "done"),
+    [
+        pytest.param(state, running, done, id=f"{state}, {running}, {'done' if done else 'not done'}")
+        for state, running, done in itertools.product(RUNS, JOBS, (True, False))
+    ],
+)
+def test_next_step(state: str, running: str, done: bool) -> None:
+    """Every state with every job on a disk that is done and on one that is not has its one next step."""
+    subject = disk("top") if done else disk("top", "base")
+    step = next_step(subject, JOBS[running], Request(state=state), len(subject.chain))
+    assert step is expected_step(state, running, done)
+
+
+@pytest.mark.parametrize(
+    ("speed", "running", "step"),
+    [
+        pytest.param(7, job(speed=7), Step.FOLLOW, id="the same speed"),
+        pytest.param(7, job(speed=8), Step.RETUNE, id="another speed"),
+        pytest.param(0, job(speed=8), Step.RETUNE, id="unlimited"),
+        pytest.param(None, job(speed=8), Step.FOLLOW, id="no wish"),
+        pytest.param(7, job("paused", speed=8), Step.RETUNE, id="paused: first the speed"),
+        pytest.param(7, job("paused", speed=7), Step.RESUME, id="paused at the right speed"),
+        pytest.param(7, job("pending", speed=8), Step.FINALIZE, id="pending: too late"),
+        pytest.param(7, job("concluded", speed=8), Step.DISMISS, id="concluded: too late"),
+        pytest.param(7, None, Step.START, id="no job"),
+    ],
+)
+def test_next_step_with_a_speed(speed: int | None, running: Job | None, step: Step) -> None:
+    """A running job gets the wished speed before anything else, and only if it has another one."""
+    assert next_step(disk(), running, Request(speed=speed), 2) is step
+
+
+@pytest.mark.parametrize(
+    ("subject", "base_index", "done"),
+    [
+        pytest.param(disk("top"), 1, True, id="alone"),
+        pytest.param(disk("top", "base"), 2, False, id="the base must go"),
+        pytest.param(disk("top", "base"), 1, True, id="the base stays"),
+        pytest.param(disk("top", "mid", "base"), 2, False, id="the middle must go"),
+        pytest.param(disk("top", hidden_backing="below"), 1, False, id="a chain below a raw node"),
+    ],
+)
+def test_is_done(subject: Disk, base_index: int, done: bool) -> None:
+    """Nothing is left to copy when nothing is between the top and what stays."""
+    assert is_done(subject, base_index) is done
+
+
+FAR = Request(increment=10, cursor=30)
+
+
+@pytest.mark.parametrize(
+    ("running", "asked", "time_is_up", "news"),
+    [
+        pytest.param(None, Request(), False, WaitEnd.GONE, id="gone"),
+        pytest.param(None, Request(wait=False), True, WaitEnd.GONE, id="gone before all else"),
+        pytest.param(job("pending"), Request(wait=False), True, WaitEnd.READY, id="pending"),
+        pytest.param(job("concluded"), Request(), False, WaitEnd.READY, id="concluded"),
+        pytest.param(HELD, Request(wait=False), True, WaitEnd.HELD, id="held"),
+        pytest.param(job("paused"), Request(), False, None, id="paused by somebody else"),
+        pytest.param(job(), Request(wait=False), True, WaitEnd.LEFT, id="nobody waits"),
+        pytest.param(job("paused"), Request(wait=False), False, WaitEnd.LEFT, id="nobody waits for a paused one"),
+        pytest.param(job(offset=39), FAR, False, None, id="before the mark"),
+        pytest.param(job(offset=40), FAR, False, WaitEnd.FAR_ENOUGH, id="at the mark"),
+        pytest.param(job(offset=41), FAR, True, WaitEnd.FAR_ENOUGH, id="beyond the mark when time is up"),
+        pytest.param(job(offset=39), FAR, True, WaitEnd.TIME_IS_UP, id="time is up before the mark"),
+        pytest.param(job(), Request(), True, WaitEnd.TIME_IS_UP, id="time is up"),
+        pytest.param(job(), Request(poll_interval=9), False, WaitEnd.LEFT, id="between two visits nobody listens"),
+        pytest.param(job(), Request(poll_interval=9), True, WaitEnd.TIME_IS_UP, id="time is up at a visit"),
+        pytest.param(job("pending"), Request(poll_interval=9), False, WaitEnd.READY, id="pending at a visit"),
+        pytest.param(job("paused"), Request(), True, WaitEnd.TIME_IS_UP, id="time is up for a paused one"),
+        pytest.param(job(offset=100), Request(), False, None, id="offset equals len and it still runs"),
+        *[
+            pytest.param(job(status), Request(), False, None, id=f"{status} is no news")
+            for status in ("created", "running", "ready", "standby", "waiting", "aborting")
+        ],
+    ],
+)
+def test_news_of(running: Job | None, asked: Request, time_is_up: bool, news: WaitEnd | None) -> None:
+    """A wait ends for these reasons, in this order of weight, and for no other."""
+    assert wait_end(running, asked, time_is_up=time_is_up) is news
+
+
+@pytest.mark.parametrize(
+    ("asked", "mark"),
+    [
+        pytest.param(Request(), None, id="no increment"),
+        pytest.param(Request(cursor=5), None, id="a cursor alone"),
+        pytest.param(Request(increment=10), 10, id="from the beginning"),
+        pytest.param(Request(increment=10, cursor=5), 15, id="from a cursor"),
+    ],
+)
+def test_mark(asked: Request, mark: int | None) -> None:
+    """An increment ends so far beyond the cursor."""
+    assert asked.mark == mark
+
+
+def test_stopped_changes_the_state_only() -> None:
+    """Who stops keeps all other wishes."""
+    assert Request(speed=3, base="b").stopped() == Request(state="stopped", speed=3, base="b")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "heavier"),
+    [
+        pytest.param("none", "none", "none", id="nothing"),
+        pytest.param("none", "joined", "joined", id="joined"),
+        pytest.param("joined", "retuned", "retuned", id="joined and retuned"),
+        pytest.param("resumed", "retuned", "resumed", id="resumed and retuned"),
+        pytest.param("started", "joined", "started", id="started and followed"),
+        pytest.param("started", "stopped", "stopped", id="started and stopped"),
+        pytest.param("joined", "paused", "paused", id="paused"),
+    ],
+)
+def test_weightier(one: str, other: str, heavier: str) -> None:
+    """The more telling of two actions is told, in whatever order they came."""
+    assert [weightier(*pair) for pair in ((one, other), (other, one))] == [heavier, heavier]
+
+
+def test_every_action_has_a_weight() -> None:
+    """No action that a step is called can be missing where actions are compared."""
+    assert {weightier("none", action) for action in ACTIONS.values()} == set(ACTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("action", "change"),
+    [
+        pytest.param("none", False, id="none"),
+        pytest.param("joined", False, id="joined"),
+        *[pytest.param(action, True, id=action) for action in ("retuned", "resumed", "paused", "started", "stopped")],
+    ],
+)
+def test_is_change(action: str, change: bool) -> None:
+    """To follow a stream that runs changes nothing, every other action does."""
+    assert is_change(action) is change
+
+
+@pytest.mark.parametrize(
+    ("base_index", "names"),
+    [
+        pytest.param(3, ["top"], id="alone"),
+        pytest.param(2, ["top", "base"], id="down to the base"),
+        pytest.param(1, ["top", "mid", "base"], id="as it is"),
+    ],
+)
+def test_wished_chain(base_index: int, names: list[str]) -> None:
+    """What a stream leaves is the top, and all from what stays downwards."""
+    assert [each.node_name for each in requested_chain(disk("top", "mid", "base"), base_index)] == names
+
+
+@pytest.mark.parametrize(
+    ("subject", "base_index", "needed"),
+    [
+        pytest.param(disk("top"), 1, 0, id="nothing to copy"),
+        pytest.param(disk("top", "base"), 2, 100, id="what the base occupies"),
+        pytest.param(disk("top", "mid", "base"), 3, 200, id="the sum"),
+        pytest.param(disk("top", "mid", "base"), 2, 100, id="the base stays"),
+        pytest.param(disk("top", "base"), 1, 0, id="all stays"),
+        pytest.param(disk("top", image("base", allocated=None)), 2, 1000, id="NBD tells its size only"),
+        pytest.param(disk("top", image("base", allocated=5000)), 2, 1000, id="metadata beyond its size"),
+        pytest.param(
+            disk("top", image("mid", allocated=900), image("base", allocated=900)), 3, 1000, id="the disk's size"
+        ),
+        pytest.param(disk("top", image("base", allocated=None, virtual_size=5000)), 2, 1000, id="a longer base"),
+        pytest.param(disk("top", image("base", allocated=None, virtual_size=300)), 2, 300, id="a shorter base"),
+    ],
+)
+def test_space_needed(subject: Disk, base_index: int, needed: int) -> None:
+    """A stream writes at most what the images to be dropped hold, and never more than the disk."""
+    assert space_needed(subject, base_index) == needed
+
+
+GONE = {"top": {"file": "top-file"}, "top-file": {}}
+LEFT = {
+    **GONE,
+    "mid": {"file": "mid-file", "backing": "base"},
+    "mid-file": {},
+    "base": {"file": "base-file"},
+    "base-file": {},
+}
+USERS = {"mid-file": ("node mid",), "base": ("node mid",), "base-file": ("node base",)}
+
+
+@pytest.mark.parametrize(
+    ("left", "graph", "delete", "kept"),
+    [
+        pytest.param(
+            [image("mid"), image("base")],
+            Graph(LEFT, USERS, {}),
+            ["mid", "mid-file", "base", "base-file"],
+            [],
+            id="all, from the top down",
+        ),
+        pytest.param([image("mid"), image("base")], Graph(GONE, {}, {}), [], [], id="gone by themselves"),
+        pytest.param(
+            [image("base", nodes=("#block1", "#block2"))],
+            Graph({"#block1": {}, "#block2": {}}, {}, {}),
+            [],
+            [],
+            id="generated names go by themselves",
+        ),
+        pytest.param(
+            [image("mid"), image("base")],
+            Graph(LEFT, {**USERS, "base": ("node mid", "node other")}, {}),
+            ["mid", "mid-file"],
+            ["base (used by node other)", "base-file (used by node base)"],
+            id="another disk stands on the base",
+        ),
+        pytest.param(
+            [image("mid")],
+            Graph(LEFT, {**USERS, "mid": ("device or export vdb", "job j")}, {}),
+            [],
+            ["mid (used by device or export vdb, job j)", "mid-file (used by node mid)"],
+            id="an export and a job use it",
+        ),
+        pytest.param(
+            [image("mid", nodes=("slow", "mid", "mid-file"))],
+            Graph({**LEFT, "slow": {"file": "mid"}}, {**USERS, "mid": ("node slow",)}, {}),
+            ["slow", "mid", "mid-file"],
+            [],
+            id="a filter above it goes first",
+        ),
+        pytest.param([], Graph(LEFT, USERS, {}), [], [], id="nothing left the chain"),
+    ],
+)
+def test_releasable(left: list[Image], graph: Graph, delete: list[str], kept: list[str]) -> None:
+    """Named nodes that nothing else uses can be deleted, users first; the rest is named with its users."""
+    assert releasable(left, graph) == (delete, kept)
+
+
+def test_releasable_after_a_real_stream() -> None:
+    """The nodes of a chain as QEMU 7.2 had it, with all edges gone but their own."""
+    before, after = recorded_vm("qemu-7.2-named-nodes"), recorded_vm("qemu-7.2-concluded")
+    dismissed = {node: tuple(user for user in users if user != "job job0") for node, users in after.graph.users.items()}
+    graph = Graph(after.graph.below, dismissed, {})
+    assert releasable(before.disks[0].chain[1:], graph) == (["mid", "mid-file", "base", "base-file"], [])
+
+
+def test_releasable_keeps_what_another_disk_stands_on() -> None:
+    """A base that two disks share stays, as QEMU 7.2 shows it."""
+    seen = recorded_vm("qemu-7.2-shared-base")
+    _delete, kept = releasable(seen.disks[0].chain[1:], seen.graph)
+    assert kept == ["base (used by node top-a, node top-b)", "base-file (used by node base)"]

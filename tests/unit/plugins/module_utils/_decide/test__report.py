@@ -1,0 +1,175 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, untouched
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import (
+    diff_of,
+    disk_to_result,
+    has_changed,
+    outcome_to_result,
+    vm_to_result,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.tests.unit.builders import EMPTY, HELD, disk, image, job, recorded_vm, target, vm
+
+
+def test_a_vm() -> None:
+    """A VM is told with who it is and how it is."""
+    assert vm_to_result(vm(disk(), status="paused")) == {
+        "monitor": "/vms/vm0.qmp",
+        "name": "vm0",
+        "uuid": None,
+        "status": "paused",
+        "qemu_version": "7.2.22",
+        "pid": 100,
+    }
+
+
+def test_a_disk() -> None:
+    """A disk is told with its chain, its space and its job."""
+    subject = disk(image(nodes=("top",)), "base", device="drive0")
+    running = vm(subject, jobs=(job(offset=1, len=3, speed=9),))
+    assert disk_to_result(running, subject, {"/vms/top.qcow2": FreeSpace(1, 77)}) == {
+        "vm": "vm0",
+        "monitor": "/vms/vm0.qmp",
+        "names": list(subject.names),
+        "device": "drive0",
+        "qdev": "/machine/peripheral/vda/virtio-backend",
+        "node_name": "top",
+        "path": "/vms/top.qcow2",
+        "format": "qcow2",
+        "virtual_size": 1000,
+        "read_only": False,
+        "populated": False,
+        "stale_header": None,
+        "chain": [
+            {"node_name": "top", "path": "/vms/top.qcow2", "format": "qcow2", "allocated": 100},
+            {"node_name": "base", "path": "/vms/base.qcow2", "format": "qcow2", "allocated": 100},
+        ],
+        "space": {"needed": 100, "free": 77},
+        "job": {
+            "id": "populate-vda",
+            "type": "stream",
+            "status": "running",
+            "cur": 1,
+            "end": 3,
+            "percent": 33.3,
+            "speed": 9,
+            "paused": False,
+            "io_status": "ok",
+            "error": None,
+        },
+    }
+
+
+def test_an_empty_drive() -> None:
+    """A drive without a medium has no path, no chain and no job."""
+    found = disk_to_result(vm(EMPTY), EMPTY, {})
+    assert (found["path"], found["format"], found["chain"], found["job"]) == (None, None, [], None)
+    assert (found["virtual_size"], found["populated"], found["space"]) == (0, False, {"needed": 0, "free": None})
+
+
+@pytest.mark.parametrize(
+    ("top", "free_spaces"),
+    [
+        pytest.param(image(file=None), {}, id="no local file"),
+        pytest.param(image(), {}, id="not looked at"),
+        pytest.param(image(), {"/vms/top.qcow2": None}, id="a device"),
+    ],
+)
+def test_free_space_that_cannot_be_told(top: Any, free_spaces: Any) -> None:
+    """Where the free space is unknown it is null, not 0."""
+    subject = disk(top, "base")
+    assert disk_to_result(vm(subject), subject, free_spaces)["space"] == {"needed": 100, "free": None}
+
+
+def test_a_held_job_tells_why() -> None:
+    """A job that an error holds differs from a pause in its io_status."""
+    subject = disk()
+    found = disk_to_result(vm(subject, jobs=(HELD,)), subject, {})
+    assert (found["job"]["paused"], found["job"]["io_status"]) == (True, "failed")
+
+
+def outcome(**members: Any) -> Outcome:
+    return replace(untouched(target(), Request()), **members)
+
+
+def test_an_outcome() -> None:
+    """What was done is told beside the disk as it is now."""
+    verdicts = [
+        Verdict("/vms/base.qcow2", (), None),
+        Verdict("/vms/mid.qcow2", (7, 8), "it is still open in x (pid 7)"),
+        Verdict("nbd://host/x", None, "only its server can know"),
+    ]
+    found = outcome_to_result(outcome(action="started", cursor=5, error="why"), {}, verdicts)
+    assert {key: found[key] for key in ("action", "finished", "cursor", "error", "vm")} == {
+        "action": "started",
+        "finished": False,
+        "cursor": 5,
+        "error": "why",
+        "vm": "vm0",
+    }
+    assert found["released"] == [
+        {"path": "/vms/base.qcow2", "free": True, "pids": [], "reason": None},
+        {"path": "/vms/mid.qcow2", "free": False, "pids": [7, 8], "reason": "it is still open in x (pid 7)"},
+        {"path": "nbd://host/x", "free": False, "pids": None, "reason": "only its server can know"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "after"),
+    [
+        pytest.param({}, ["/vms/top.qcow2", "/vms/base.qcow2"], id="nothing changed"),
+        pytest.param({"disk": disk("top")}, ["/vms/top.qcow2"], id="populated"),
+        pytest.param({"forecast": ("/vms/top.qcow2",)}, ["/vms/top.qcow2"], id="check mode"),
+    ],
+)
+def test_diff(members: dict[str, Any], after: list[str]) -> None:
+    """The chains before and after, by VM and disk."""
+    assert diff_of([outcome(**members)]) == {
+        "before": {"vm0 vda": ["/vms/top.qcow2", "/vms/base.qcow2"]},
+        "after": {"vm0 vda": after},
+    }
+
+
+@pytest.mark.parametrize(
+    ("members", "changed"),
+    [
+        pytest.param({}, False, id="nothing"),
+        pytest.param({"action": "joined"}, False, id="joined, and it still runs"),
+        pytest.param({"action": "joined", "disk": disk("top")}, True, id="joined, and the chain is another"),
+        pytest.param({"action": "started"}, True, id="started"),
+        pytest.param({"action": "paused"}, True, id="paused"),
+        pytest.param({"released_nodes": ("base",)}, True, id="nodes were deleted"),
+        pytest.param({"forecast": ("/vms/top.qcow2",)}, True, id="check mode: it would change"),
+        pytest.param({"forecast": ("/vms/top.qcow2", "/vms/base.qcow2")}, False, id="check mode: it would not"),
+    ],
+)
+def test_has_changed(members: dict[str, Any], changed: bool) -> None:
+    """A disk has changed if something was done to it, or its chain is another."""
+    assert has_changed(outcome(**members)) is changed
+
+
+def test_every_disk_of_every_recording_can_be_told() -> None:
+    """Whatever a real QEMU shows becomes a result without an error."""
+    for name in (
+        "drive",
+        "blockdev",
+        "filters",
+        "json-names",
+        "nbd",
+        "raw-over-chain",
+        "held",
+        "concluded",
+        "incoming",
+    ):
+        seen = recorded_vm(f"qemu-7.2-{name}")
+        assert all(disk_to_result(seen, each, {})["vm"] == "vm0" for each in seen.disks)

@@ -1,0 +1,114 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, read_identity
+from ansible_collections.virtops.qmp.tests.unit.builders import disk, identity, job, recorded, recorded_vm, vm
+
+VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
+NO_UUID = {"UUID": "00000000-0000-0000-0000-000000000000"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("qemu-7.2-drive", identity(), id="name"),
+        pytest.param("qemu-7.2-diskless", identity(uuid="5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11"), id="name and UUID"),
+        pytest.param("qemu-7.2-libvirt", identity(is_libvirts=True), id="libvirt's node names"),
+        pytest.param("qemu-7.2-charmonitor", identity(is_libvirts=True), id="libvirt's monitor"),
+    ],
+)
+def test_identity(name: str, expected: Identity) -> None:
+    """The identity is what QEMU says of itself, and libvirt's VMs are recognized."""
+    assert recorded_vm(name).identity == expected
+
+
+def test_a_vm_without_a_name() -> None:
+    """Where QEMU was given no name its monitor stands for it."""
+    nameless = read_identity("/m.qmp", None, {}, NO_UUID, VERSION, [], blocks=[{"device": "cd0"}])
+    assert (nameless.name, nameless.label, nameless.qemu_version) == (None, "/m.qmp", "7.2.22")
+
+
+def test_label() -> None:
+    """A VM is called by its name."""
+    assert identity(name="web01").label == "web01"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        pytest.param({"monitor": "/other.qmp"}, True, id="another monitor"),
+        pytest.param({"pid": 101}, False, id="another process"),
+        pytest.param({"pid": None}, False, id="TCP"),
+        pytest.param({"name": "vm1"}, False, id="a launcher made the socket: another name"),
+        pytest.param({"uuid": "1"}, False, id="a launcher made the socket: another UUID"),
+    ],
+)
+def test_is_same_vm(other: dict[str, Any], same: bool) -> None:
+    """Two monitors are one VM's only if process, name and UUID agree."""
+    assert identity().is_same_vm(identity(**other)) is same
+
+
+def test_two_monitors_over_tcp_are_never_taken_for_one() -> None:
+    """Where no process can be seen nothing proves that two VMs are one."""
+    assert not identity(pid=None).is_same_vm(identity(pid=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        pytest.param("running", {"vda": "job0"}, id="running"),
+        pytest.param("paused", {"vda": "job0"}, id="paused"),
+        pytest.param("held", {"vda": "job0"}, id="held"),
+        pytest.param("pending", {"vda": "job0"}, id="pending"),
+        pytest.param("concluded", {"vda": "job0"}, id="concluded"),
+        pytest.param("cancelled", {"vda": "job0"}, id="cancelled"),
+        pytest.param("mirror", {"vda": "job0"}, id="of another type"),
+        pytest.param("drive", {}, id="none"),
+    ],
+)
+def test_job_on(name: str, jobs: dict[str, str]) -> None:
+    """A job is found on its disk by the graph, whoever started it, and on no other disk."""
+    seen = recorded_vm(f"qemu-7.2-{name}")
+    found = {each.label: seen.job_on(each) for each in seen.disks}
+    assert {label: each.id for label, each in found.items() if each} == jobs
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes", "found"),
+    [
+        pytest.param("stream", ("other-top", "top"), False, id="a stream that only reads it"),
+        pytest.param("stream", ("top", "base"), True, id="a stream that writes to it"),
+        pytest.param("backup", ("target", "top"), True, id="another job that uses it"),
+        pytest.param("backup", ("target",), False, id="another job that does not"),
+        pytest.param("stream", (), False, id="a job that the graph does not show"),
+    ],
+)
+def test_job_on_tells_writing_from_reading(kind: str, nodes: tuple[str, ...], found: bool) -> None:
+    """A stream belongs to the disk that it writes to, although it holds images that other disks share."""
+    subject = disk()
+    owner = vm(subject, jobs=(job(type=kind),))
+    owner.graph.jobs["populate-vda"] = nodes  # type: ignore[index]
+    assert (owner.job_on(subject) is not None) is found
+
+
+def test_no_job_is_on_an_empty_drive() -> None:
+    """An empty drive has no node that a job could work on."""
+    seen = recorded_vm("qemu-7.2-running")
+    assert seen.job_on(next(each for each in seen.disks if each.label == "cd0")) is None
+
+
+def test_status() -> None:
+    """The status is QEMU's."""
+    assert recorded_vm("qemu-7.2-incoming").status == recorded("qemu-7.2-incoming")["query-status"]["status"]
+
+
+def test_a_disk_is_found_again_by_its_key() -> None:
+    """The key finds a disk, and None is the answer for one that is gone."""
+    seen = recorded_vm("qemu-7.2-drive")
+    assert [seen.disk(each.key) for each in seen.disks] == list(seen.disks)
+    assert seen.disk("nosuch") is None

@@ -1,0 +1,234 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
+    CommandRefused,
+    MonitorMissing,
+    MonitorSilent,
+    MonitorUnusable,
+    QmpError,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import (
+    Sighting,
+    explain,
+    identify,
+    look,
+    observe,
+    resolver,
+    understood,
+)
+from ansible_collections.virtops.qmp.tests.unit import clock
+from ansible_collections.virtops.qmp.tests.unit.builders import identity
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeHost, FakeMonitor, FakeQemu
+
+UUID = "5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11"
+
+
+def vm_called(name: str, pid: int) -> FakeQemu:
+    qemu = FakeQemu(name, pid)
+    qemu.add("vda", "top.qcow2", "base.qcow2")
+    return qemu
+
+
+def seen(host: FakeHost, *patterns: str) -> Sighting:
+    sighting: Sighting = clock.run(observe(patterns, host.open_monitor, host))
+    assert host.open == [], "a monitor was not left free"
+    return sighting
+
+
+def labels(sighting: Sighting) -> list[str]:
+    return [vm.identity.label for vm in sighting.vms]
+
+
+def test_vms_come_in_the_order_of_the_monitors() -> None:
+    """Every monitor is visited once, and the VMs come in the order in which they were named."""
+    host = FakeHost(*(vm_called(f"vm{number}", number) for number in range(1, 41)))
+    names = [f"vm{number}" for number in range(40, 0, -1)]
+    sighting = seen(host, *(f"/vms/{name}.qmp" for name in names), "/vms/vm1.qmp")
+    assert (labels(sighting), sighting.skipped, sighting.failures) == (names, (), ())
+    assert len(host.opened) == 40
+    assert host.most_open <= 32
+
+
+def test_only_questions_are_asked() -> None:
+    """To look at a VM changes nothing, and never asks what kills QEMU 7.2."""
+    qemu = vm_called("vm1", 1)
+    seen(FakeHost(qemu), qemu.address)
+    assert qemu.acts == []
+    assert "query-named-block-nodes" not in qemu.commands
+    assert len(qemu.commands) == len(set(qemu.commands)) == 8
+
+
+def test_a_glob_that_finds_nothing_is_told() -> None:
+    """A glob without a socket is no failure, but is not passed over in silence."""
+    assert seen(FakeHost(), "/vms/*.qmp") == Sighting((), ("/vms/*.qmp matches no socket",), ())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "skipped", "failures"),
+    [
+        pytest.param(
+            ["/vms/*.qmp"], ["/vms/off.qmp belongs to a VM that is off: nobody serves it"], [], id="by a glob"
+        ),
+        pytest.param(["/vms/off.qmp", "/vms/vm1.qmp"], [], ["/vms/off.qmp: nobody is there"], id="outright"),
+        pytest.param(["/vms/*.qmp", "/vms/off.qmp"], [], ["/vms/off.qmp: nobody is there"], id="by both"),
+        pytest.param(
+            ["/vms/off.qmp", "/vms/*.qmp"], [], ["/vms/off.qmp: nobody is there"], id="by both, the other way"
+        ),
+    ],
+)
+def test_a_socket_that_nobody_serves(patterns: list[str], skipped: list[str], failures: list[str]) -> None:
+    """A VM that is off is passed over where a glob found its socket, and a failure where it was named."""
+    host = FakeHost(vm_called("vm1", 1))
+    host.globs["/vms/*.qmp"] = ["/vms/off.qmp", "/vms/vm1.qmp"]
+    sighting = seen(host, *patterns)
+    assert (labels(sighting), list(sighting.skipped)) == (["vm1"], skipped)
+    assert [failure.message for failure in sighting.failures] == failures
+
+
+def test_two_monitors_of_one_vm_are_one_vm() -> None:
+    """The second monitor of a VM is told and left."""
+    qemu = vm_called("vm1", 1)
+    host = FakeHost(qemu)
+
+    @contextlib.asynccontextmanager
+    async def open_monitor(address: str) -> AsyncIterator[FakeMonitor]:
+        monitor = FakeMonitor(qemu)
+        monitor.address = address
+        yield monitor
+
+    sighting = clock.run(observe(["/vms/a.qmp", "/vms/b.qmp"], open_monitor, host))
+    assert labels(sighting) == ["vm1"]
+    assert sighting.skipped == ("/vms/b.qmp is another monitor of vm1",)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        pytest.param(MonitorUnusable("it is a file"), "/vms/vm1.qmp: it is a file", id="unusable"),
+        pytest.param(
+            MonitorSilent("no greeting"), "/vms/vm1.qmp: no greeting. pid 100 owns /vms/vm1.qmp", id="busy: by whom"
+        ),
+    ],
+)
+def test_one_bad_monitor_stops_no_other(error: QmpError, message: str) -> None:
+    """What is wrong with one monitor is told, and the others are looked at."""
+    host = FakeHost(vm_called("vm1", 1), vm_called("vm2", 2))
+    host.unopenable["/vms/vm1.qmp"] = error
+    sighting = seen(host, "/vms/vm1.qmp", "/vms/vm2.qmp")
+    assert labels(sighting) == ["vm2"]
+    assert [(failure.where, failure.message) for failure in sighting.failures] == [("/vms/vm1.qmp", message)]
+
+
+@pytest.mark.parametrize("executed", [False, True])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_connection_lost_at_every_question(number: int, executed: bool) -> None:
+    """A VM that dies while it is looked at is a failure of this VM only."""
+    dying, other = vm_called("vm1", 1), vm_called("vm2", 2)
+    dying.lose_at(number, executed=executed)
+    sighting = seen(FakeHost(dying, other), dying.address, other.address)
+    assert labels(sighting) == ["vm2"]
+    assert [failure.where for failure in sighting.failures] == [dying.address]
+
+
+def test_a_mistake_of_our_own_is_not_hidden() -> None:
+    """What is no error of the world is raised as it is."""
+    qemu = vm_called("vm1", 1)
+    qemu._query_name = lambda arguments: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        seen(FakeHost(qemu), qemu.address)
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        pytest.param("query_name", [], id="no mapping"),
+        pytest.param("query_version", {"qemu": {}}, id="no version"),
+        pytest.param("query_uuid", {}, id="no UUID"),
+        pytest.param("query_status", {}, id="no status"),
+        pytest.param("query_block", [{"device": "", "inserted": {}}], id="no image"),
+        pytest.param("query_block", 7, id="no list"),
+        pytest.param("query_block_jobs", [{"device": "j"}], id="half a job"),
+        pytest.param("x_debug_query_block_graph", {"nodes": [], "edges": [{}]}, id="half an edge"),
+        pytest.param("x_debug_query_block_graph", {}, id="no graph"),
+    ],
+)
+def test_a_reply_that_no_qemu_sends(command: str, reply: Any) -> None:
+    """A peer that answers, but not as QEMU does, is unusable, and no traceback."""
+    qemu = vm_called("vm1", 1)
+    setattr(qemu, f"_{command}", lambda arguments: reply)
+    sighting = seen(FakeHost(qemu), qemu.address)
+    assert "the answers lack what every QEMU since 4.0 sends" in sighting.failures[0].message
+
+
+def test_a_graph_in_a_circle_is_no_graph() -> None:
+    """Nodes that stand on each other are no reason for a traceback."""
+    circle = Graph(below={"a": {"file": "b"}, "b": {"file": "a"}}, users={}, jobs={})
+    with pytest.raises(MonitorUnusable):
+        understood(lambda: list(circle.descendants("a")))
+
+
+def test_a_refused_question_is_told() -> None:
+    """A QEMU too old for a question says so."""
+    qemu = vm_called("vm1", 1)
+    qemu.refuses["x-debug-query-block-graph"] = "The command x-debug-query-block-graph has not been found"
+    assert "has not been found" in seen(FakeHost(qemu), qemu.address).failures[0].message
+
+
+def test_look_reads_the_state_again() -> None:
+    """A second look keeps who the VM is, and reads what may have changed."""
+    qemu = vm_called("vm1", 1)
+    host = FakeHost(qemu)
+
+    async def work() -> None:
+        monitor = FakeMonitor(qemu)
+        first = await identify(monitor, host)
+        qemu.remove("vda")
+        qemu.status = "paused"
+        second = await look(monitor, first.identity, host)
+        assert second.identity is first.identity
+        assert (len(first.disks), second.disks, second.status) == (1, (), "paused")
+
+    clock.run(work())
+    assert qemu.commands.count("query-name") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        pytest.param("top.qcow2", "/vms/top.qcow2", id="relative"),
+        pytest.param("/a/../b", "/b", id="absolute"),
+        pytest.param("nbd://host/x", None, id="no file"),
+    ],
+)
+def test_names_are_those_of_qemu(path: str, file: str | None) -> None:
+    """A relative name is relative to QEMU's working directory, and a protocol is no file."""
+    assert resolver(identity(), FakeHost())(path) == file
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        pytest.param(MonitorMissing("gone"), "disk: gone", id="missing"),
+        pytest.param(MonitorSilent("busy"), "disk: busy. pid 100 owns /m.qmp", id="silent"),
+        pytest.param(CommandRefused("x", "y"), "disk: QEMU refused x: y", id="refused"),
+    ],
+)
+def test_explain(error: QmpError, words: str) -> None:
+    """An error is told with where it happened, and with the processes where one of them may be the reason."""
+    assert explain("disk", error, "/m.qmp", FakeHost()) == words
+
+
+def test_explain_where_no_process_is_found() -> None:
+    """Where the processes cannot be told the sentence ends."""
+    host = FakeHost()
+    host.who_serves = lambda address: ""  # type: ignore[method-assign]
+    assert explain("vm", MonitorSilent("busy"), "/m.qmp", host) == "vm: busy"

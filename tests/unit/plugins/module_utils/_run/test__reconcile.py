@@ -1,0 +1,900 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable  # noqa: UP035  # Python 3.8
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
+from ansible_collections.virtops.qmp.plugins.module_utils._run._reconcile import bring_about
+from ansible_collections.virtops.qmp.tests.unit import clock
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
+    CHUNK,
+    IO_ERROR,
+    MIB,
+    NO_SPACE,
+    SIZE,
+    TICK,
+    FakeHost,
+    FakeQemu,
+)
+
+FILES = ("top.qcow2", "mid.qcow2", "base.qcow2")
+FLUSH = ("human-monitor-command", {"command-line": "qemu-io top flush"})
+WHOLE = SIZE / CHUNK * TICK
+Act = Callable[[], object]
+
+
+def nothing() -> None:
+    pass
+
+
+def vm_with(*files: str, named: bool = False) -> FakeQemu:
+    """A VM with one disk `vda`."""
+    qemu = FakeQemu()
+    qemu.add("vda", *(files or FILES), named=named)
+    return qemu
+
+
+def bring(
+    qemu: FakeQemu,
+    asked: Request | None = None,
+    *,
+    seconds: float | None = None,
+    first: Act = nothing,
+    then: Act = nothing,
+) -> Outcome:
+    """Bring about a wish; `first` happens before the VM is looked at, `then` between the plan and the act."""
+    requested = Request() if asked is None else asked
+
+    async def work() -> Outcome:
+        host = FakeHost(qemu)
+        first()
+        async with host.open_monitor(qemu.address) as monitor:
+            seen = await identify(monitor, host)
+            disk = seen.disks[0]
+            base = None if requested.base is None else host.real_path(requested.base, "/vms")
+            target = Target(seen, disk, base_index_of(disk, requested.base, base))
+            qemu.log.clear()
+            then()
+            loop = asyncio.get_running_loop()
+            deadline = None if seconds is None else loop.time() + seconds
+            outcome = await bring_about(monitor, host, target, requested, deadline)
+            assert not qemu.listeners, "a listener was left behind"
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            _ended, left = await asyncio.wait(others, timeout=0) if others else (others, set())
+            assert not left, "a task was left behind"
+            return outcome
+
+    outcome: Outcome = clock.run(work())
+    assert not qemu.harm
+    assert "query-named-block-nodes" not in qemu.commands
+    return outcome
+
+
+def is_safe(qemu: FakeQemu) -> bool:
+    """Whether a crash would cost nothing of what was reported."""
+    return not qemu.only_in_memory
+
+
+# -- The order of truth ------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_is_populated_in_the_safe_order() -> None:
+    """Start, wait, flush, finalize, flush: nothing more is sent, and nothing in another order."""
+    qemu = vm_with()
+    outcome = bring(qemu)
+    start = {"job-id": "populate-vda", "device": "top", "auto-finalize": False, "on-error": "report"}
+    acts = [(command, arguments) for command, arguments in qemu.log if command in qemu.acts]
+    assert acts == [("block-stream", start), FLUSH, ("job-finalize", {"id": "populate-vda"}), FLUSH]
+    assert (outcome.error, outcome.action, outcome.is_finished, outcome.cursor) == (None, "started", True, SIZE)
+    assert ([image.path for image in outcome.left], qemu.chain()) == (
+        ["/vms/mid.qcow2", "/vms/base.qcow2"],
+        ["top.qcow2"],
+    )
+    assert is_safe(qemu)
+
+
+def test_the_images_below_are_known_by_what_they_were() -> None:
+    """The identity of each file below the top is taken before the work, while QEMU still has it open."""
+    assert sorted(bring(vm_with()).left_ids) == ["/vms/base.qcow2", "/vms/mid.qcow2"]
+
+
+def test_images_that_are_no_local_file_have_no_identity() -> None:
+    """A base over NBD, or one that is gone, is left out of the identities."""
+    qemu = vm_with("top.qcow2", "base.qcow2")
+    qemu.nodes["#base"].filename = "nbd+unix://?socket=/vms/nbd.sock"
+    assert bring(qemu).left_ids == {}
+
+
+def test_a_second_run_changes_nothing() -> None:
+    """A populated disk is flushed and left alone."""
+    qemu = vm_with()
+    bring(qemu)
+    outcome = bring(qemu)
+    assert (outcome.action, outcome.error, outcome.is_finished, outcome.left) == ("none", None, True, ())
+    assert qemu.log[-1] == FLUSH
+    assert qemu.acts == ["human-monitor-command"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "extra"),
+    [
+        pytest.param(Request(base="base.qcow2"), {"base-node": "#base"}, id="base by path"),
+        pytest.param(Request(base="#base"), {"base-node": "#base"}, id="base by node"),
+        pytest.param(Request(speed=5), {"speed": 5}, id="speed"),
+        pytest.param(Request(speed=0), {"speed": 0}, id="unlimited"),
+        pytest.param(Request(on_error="stop"), {"on-error": "stop"}, id="policy"),
+    ],
+)
+def test_the_arguments_of_a_stream(asked: Request, extra: dict[str, Any]) -> None:
+    """What was wished is passed on as QEMU calls it."""
+    qemu = vm_with()
+    bring(qemu, asked, seconds=0)
+    usual = {"job-id": "populate-vda", "device": "top", "auto-finalize": False, "on-error": "report"}
+    assert [arguments for command, arguments in qemu.log if command == "block-stream"] == [{**usual, **extra}]
+
+
+def test_down_to_a_base() -> None:
+    """With a base the disk is finished when the base is all that is left below it."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(base="base.qcow2"))
+    assert (outcome.is_finished, outcome.error, qemu.chain()) == (True, None, ["top.qcow2", "base.qcow2"])
+    assert [image.path for image in outcome.left] == ["/vms/mid.qcow2"]
+
+
+@pytest.mark.parametrize(
+    "drivers", [pytest.param(["throttle"], id="one"), pytest.param(["throttle", "copy-on-read"], id="two")]
+)
+def test_under_filters(drivers: list[str]) -> None:
+    """Under filters the format node is streamed, and the chain is judged as ever."""
+    qemu = vm_with()
+    for driver in drivers:
+        qemu.put_filter("vda", driver)
+    outcome = bring(qemu)
+    assert (outcome.error, outcome.is_finished, qemu.chain()) == (None, True, ["top.qcow2"])
+    assert [arguments["device"] for command, arguments in qemu.log if command == "block-stream"] == ["top"]
+    assert is_safe(qemu)
+
+
+# -- Jobs that are there already ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "action"),
+    [pytest.param(0, "joined", id="running"), pytest.param(SIZE - CHUNK, "joined", id="nearly there")],
+)
+def test_a_stream_of_ours_is_joined(offset: int, action: str) -> None:
+    """A rerun starts nothing: it follows the stream of the run before, and finishes it."""
+    qemu = vm_with()
+
+    def start() -> None:
+        qemu.stream("top", "populate-vda", auto_finalize=False).offset = offset
+
+    outcome = bring(qemu, first=start)
+    assert (outcome.action, outcome.is_finished, outcome.error) == (action, True, None)
+    assert qemu.acts == ["human-monitor-command", "job-finalize", "human-monitor-command"]
+    assert is_safe(qemu)
+
+
+def test_a_stream_that_is_pending_is_finished() -> None:
+    """What an earlier run left pending is flushed, finalized and flushed."""
+    qemu = vm_with()
+    bring(qemu, Request(wait=False), seconds=0)
+
+    def arrive() -> None:
+        job = qemu.stream("top", "populate-vda", auto_finalize=False)
+        job.offset, job.status = SIZE, "pending"
+        qemu.only_in_memory["top"] = "copied clusters"
+
+    qemu.jobs.clear()
+    outcome = bring(qemu, first=arrive)
+    assert (outcome.action, outcome.is_finished) == ("joined", True)
+    assert is_safe(qemu)
+
+
+def test_a_foreign_stream_that_finalizes_itself_is_followed_and_flushed() -> None:
+    """Somebody else's stream with QEMU's defaults is followed to its end, and then its result is made safe."""
+    qemu = vm_with()
+    outcome = bring(qemu, first=lambda: qemu.stream("top"))
+    assert (outcome.action, outcome.is_finished, outcome.error) == ("joined", True, None)
+    assert qemu.acts == ["human-monitor-command"]
+    assert is_safe(qemu)
+
+
+def test_a_foreign_stream_that_must_be_dismissed_is_followed_and_dismissed() -> None:
+    """Somebody else's stream with auto-dismiss off is followed, then dismissed, and that is told."""
+    qemu = vm_with()
+    outcome = bring(qemu, first=lambda: qemu.stream("top", auto_dismiss=False))
+    assert (outcome.is_finished, outcome.error, qemu.jobs) == (True, None, {})
+    assert "vm0: disk vda: job theirs, which somebody else had started, had ended" in outcome.notes[0]
+    assert is_safe(qemu)
+
+
+def test_a_foreign_stream_that_waits_for_both_is_finalized_and_dismissed() -> None:
+    """A stream with neither auto-finalize nor auto-dismiss is taken through both."""
+    qemu = vm_with()
+    outcome = bring(qemu, first=lambda: qemu.stream("top", auto_dismiss=False, auto_finalize=False))
+    assert (outcome.is_finished, outcome.error, qemu.jobs) == (True, None, {})
+    assert is_safe(qemu)
+
+
+def test_a_concluded_foreign_stream_that_failed_is_told_and_done_again() -> None:
+    """Its error is told, it is dismissed, and a stream of ours follows."""
+    qemu = vm_with()
+
+    def conclude() -> None:
+        job = qemu.stream("top", auto_dismiss=False)
+        job.status, job.error = "concluded", IO_ERROR
+
+    outcome = bring(qemu, first=conclude)
+    assert (outcome.action, outcome.is_finished, outcome.error) == ("started", True, None)
+    assert f"had ended with: {IO_ERROR}" in outcome.notes[0]
+
+
+def test_a_foreign_stream_to_another_base_is_followed_by_one_of_ours() -> None:
+    """A stream that ends above what is wished is only the first half."""
+    qemu = vm_with()
+    outcome = bring(qemu, first=lambda: qemu.stream("top", base_node="#base"))
+    assert (outcome.is_finished, outcome.error, qemu.chain()) == (True, None, ["top.qcow2"])
+    assert qemu.acts.count("block-stream") == 1
+
+
+def test_a_foreign_stream_beyond_the_base_populates_all() -> None:
+    """A stream that goes further than wished leaves nothing to do."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(base="base.qcow2"), first=lambda: qemu.stream("top"))
+    assert (outcome.is_finished, outcome.error, qemu.chain()) == (True, None, ["top.qcow2"])
+
+
+def test_another_job_on_the_disk_is_left_alone() -> None:
+    """A mirror or a backup is no stream: nothing is started beside it."""
+    qemu = vm_with()
+    outcome = bring(qemu, first=lambda: qemu.other_job("top"))
+    assert outcome.error is not None
+    assert "mirror job theirs is running at 0 of 67108864 bytes and uses the disk" in outcome.error
+    assert qemu.acts == []
+
+
+def test_another_job_on_a_populated_disk_is_no_matter() -> None:
+    """A populated disk is populated, whatever else works on it."""
+    qemu = vm_with("top.qcow2")
+    outcome = bring(qemu, first=lambda: qemu.other_job("top"))
+    assert (outcome.error, outcome.is_finished, outcome.action) == (None, True, "none")
+
+
+# -- Ends that are no success ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_error", ["report", "enospc", "ignore"])
+def test_a_stream_that_fails_is_never_a_success(on_error: str) -> None:
+    """QEMU calls a failed stream completed; the error of its event is told, and the disk still needs its base."""
+    qemu = vm_with()
+    qemu.faults["top"] = (8 * MIB, IO_ERROR)
+    outcome = bring(qemu, Request(on_error=on_error))
+    assert outcome.error is not None
+    assert f"failed at {outcome.cursor} of {SIZE} bytes: {IO_ERROR}" in outcome.error
+    assert (outcome.is_finished, len(qemu.chain()), qemu.acts.count("block-stream")) == (False, 3, 1)
+
+
+def test_a_foreign_stream_that_fails_is_told() -> None:
+    """The failure of a stream that was joined is a failure of the wish."""
+    qemu = vm_with()
+    qemu.faults["top"] = (8 * MIB, IO_ERROR)
+    outcome = bring(qemu, first=lambda: qemu.stream("top"))
+    assert outcome.error is not None
+    assert "job theirs failed" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("on_error", "reason", "words"),
+    [
+        pytest.param("stop", IO_ERROR, "held by an I/O error", id="stop at an I/O error"),
+        pytest.param("stop", NO_SPACE, "no space left", id="stop at a full file system"),
+        pytest.param("enospc", NO_SPACE, "no space left", id="enospc at a full file system"),
+    ],
+)
+def test_a_held_stream_is_told_and_resumed_by_the_next_run(on_error: str, reason: str, words: str) -> None:
+    """A held stream is an error that says so; once the cause is gone the same task finishes it."""
+    qemu = vm_with()
+    qemu.faults["top"] = (8 * MIB, reason)
+
+    async def twice() -> list[Outcome]:
+        host, outcomes = FakeHost(qemu), []
+        for _run in range(2):
+            async with host.open_monitor(qemu.address) as monitor:
+                seen = await identify(monitor, host)
+                target = Target(seen, seen.disks[0], len(seen.disks[0].chain))
+                outcomes.append(await bring_about(monitor, host, target, Request(on_error=on_error), None))
+            qemu.faults.clear()
+        return outcomes
+
+    held, resumed = clock.run(twice())
+    assert words in held.error
+    assert "run the task again: it resumes the job" in held.error
+    assert (held.is_finished, held.job.is_held_by_error, held.cursor) == (False, True, 8 * MIB)
+    assert (resumed.error, resumed.action, resumed.is_finished) == (None, "resumed", True)
+    assert is_safe(qemu)
+
+
+def test_a_held_stream_that_is_held_again_is_told_again() -> None:
+    """A resume while the cause is still there leaves the job held, and says so."""
+    qemu = vm_with()
+    qemu.faults["top"] = (0, IO_ERROR)
+
+    def hold() -> None:
+        job = qemu.stream("top", "populate-vda", auto_finalize=False, on_error="stop")
+        job.paused, job.status, job.io_status = True, "paused", "failed"
+
+    outcome = bring(qemu, first=hold)
+    assert (outcome.action, outcome.is_finished) == ("resumed", False)
+    assert outcome.error is not None
+    assert "held by an I/O error" in outcome.error
+
+
+def later(seconds: float, act: Act) -> Act:
+    return lambda: asyncio.get_running_loop().call_later(seconds, act)
+
+
+def test_a_stream_that_somebody_cancels_is_told() -> None:
+    """A stream that vanishes because somebody cancelled it is an error, and is not started again behind their back."""
+    qemu = vm_with()
+    outcome = bring(qemu, then=later(1, lambda: qemu._job_cancel({"id": "populate-vda"})))
+    assert outcome.error is not None
+    assert "job populate-vda was cancelled by somebody else" in outcome.error
+    assert (outcome.is_finished, qemu.acts.count("block-stream")) == (False, 1)
+
+
+def test_a_failure_is_told_with_its_position() -> None:
+    """The message and the cursor say where the stream failed, however long ago it was looked at."""
+    qemu = vm_with()
+    qemu.faults["top"] = (8 * MIB, IO_ERROR)
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert (f"failed at {8 * MIB} of {SIZE} bytes" in outcome.error, outcome.cursor) == (True, 8 * MIB)
+
+
+def test_a_stream_that_is_gone_before_it_is_looked_at_is_told() -> None:
+    """A stream that ends between its start and the first look is known by its event."""
+    qemu = vm_with()
+
+    def cancel() -> None:
+        qemu._job_cancel({"id": "populate-vda"})
+
+    qemu.act_before("block-stream", lambda: qemu.act_before("query-block-jobs", cancel))
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "job populate-vda was cancelled by somebody else" in outcome.error
+    assert (outcome.is_finished, qemu.acts.count("block-stream")) == (False, 1)
+
+
+def test_a_stream_that_somebody_cancels_while_it_is_pending_is_told() -> None:
+    """A cancel that comes between the end of the copy and our finalize is seen for what it is."""
+    qemu = vm_with()
+    qemu.act_before("job-finalize", lambda: qemu._job_cancel({"id": "populate-vda"}))
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "cancelled by somebody else" in outcome.error
+    assert not outcome.is_finished
+
+
+def test_a_stream_that_somebody_else_finalizes_is_a_success() -> None:
+    """If another client was faster with job-finalize, the chain tells that all is well."""
+    qemu = vm_with()
+    qemu.act_before("job-finalize", lambda: qemu._job_finalize({"id": "populate-vda"}))
+    outcome = bring(qemu)
+    assert (outcome.error, outcome.is_finished) == (None, True)
+    assert is_safe(qemu)
+
+
+def test_a_stream_that_vanishes_without_a_word_is_no_success() -> None:
+    """Without an event the chain tells; what still has its base is not done, and is not tried for ever."""
+    qemu = vm_with()
+    qemu.deaf = True
+    outcome = bring(qemu, then=later(1, lambda: qemu._job_cancel({"id": "populate-vda"})))
+    assert outcome.error is not None
+    assert "it failed, or somebody cancelled it" in outcome.error
+    assert "/vms/top.qcow2, /vms/mid.qcow2, /vms/base.qcow2" in outcome.error
+
+
+def test_without_any_event_a_disk_is_populated_all_the_same() -> None:
+    """Events only wake us; the slow poll finds what they would have told."""
+    qemu = vm_with()
+    qemu.deaf = True
+    outcome = bring(qemu)
+    assert (outcome.error, outcome.is_finished) == (None, True)
+    assert is_safe(qemu)
+
+
+def test_a_pause_by_somebody_else_is_waited_for() -> None:
+    """Who follows a stream does not undo another client's pause."""
+    qemu = vm_with()
+
+    def pause() -> None:
+        qemu._job_pause({"id": "populate-vda"})
+        asyncio.get_running_loop().call_later(100, qemu._job_resume, {"id": "populate-vda"})
+
+    outcome = bring(qemu, then=later(1, pause))
+    assert (outcome.error, outcome.is_finished) == (None, True)
+    assert "job-resume" not in qemu.commands
+
+
+def test_a_job_that_does_not_end_is_told() -> None:
+    """A job that was told to end and does not is an error after a minute, not a wait for ever."""
+    qemu = vm_with()
+    qemu.act_before("job-finalize", lambda: setattr(qemu, "_finish", lambda job: setattr(job, "status", "aborting")))
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "does not end within 60 s" in outcome.error
+    assert not outcome.is_finished
+    # The one before finalize: another one would hang with the job, and the VM with it.
+    assert qemu.log.count(FLUSH) == 1
+
+
+def test_a_peer_that_leads_in_circles_is_left() -> None:
+    """Whoever takes every command and never changes is no QEMU, and is told as such."""
+    qemu = vm_with()
+
+    def ignore_speed() -> None:
+        qemu.stream("top")
+        qemu._block_job_set_speed = lambda arguments: None  # type: ignore[method-assign]
+
+    outcome = bring(qemu, Request(speed=7), first=ignore_speed)
+    assert outcome.error is not None
+    assert "40 steps led nowhere" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        pytest.param("block-stream", "QEMU refused block-stream: why", id="block-stream"),
+        pytest.param("job-finalize", "QEMU refused job-finalize: why", id="job-finalize"),
+        pytest.param("human-monitor-command", "QEMU refused human-monitor-command: why", id="flush"),
+    ],
+)
+def test_a_refusal_is_told(command: str, words: str) -> None:
+    """What QEMU refuses is told with QEMU's reason, and the disk is not called populated."""
+    qemu = vm_with()
+    qemu.refuses[command] = "why"
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert outcome.error.startswith("vm0: disk vda: ")
+    assert words in outcome.error
+    assert not outcome.is_finished
+
+
+def test_without_a_flush_nothing_is_finalized() -> None:
+    """If the flush does not find its node the job stays pending: the base is still there."""
+    qemu = vm_with()
+    qemu._human_monitor_command = lambda arguments: "Error: Cannot find device=''\r\n"  # type: ignore[method-assign]
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "QEMU refused qemu-io top flush: Error: Cannot find device=''" in outcome.error
+    assert ("job-finalize" in qemu.commands, len(qemu.chain())) == (False, 3)
+
+
+def writing_out(monkeypatch: pytest.MonkeyPatch, qemu: FakeQemu, seconds: float = 0.0) -> list[tuple[float, str]]:
+    """Have the host take so long to write out; the list gets the time and the last step that QEMU was told."""
+    calls: list[tuple[float, str]] = []
+
+    async def write_out(_host: FakeHost, file: str) -> bool:
+        assert file == "/vms/top.qcow2"
+        told = [command for command in qemu.commands if command in qemu.acts]
+        calls.append((asyncio.get_running_loop().time(), told[-1]))
+        await asyncio.sleep(seconds)
+        return True
+
+    monkeypatch.setattr(FakeHost, "write_out", write_out)
+    return calls
+
+
+def test_the_guest_does_not_wait_for_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream has copied is written out before QEMU is told to flush; a disk that is done holds nothing."""
+    qemu = vm_with()
+    calls = writing_out(monkeypatch, qemu)
+    assert bring(qemu).is_finished
+    assert {told for _time, told in calls} == {"block-stream"}
+    assert calls[-1][0] == pytest.approx(WHOLE, abs=0.01)
+    calls.clear()
+    assert bring(qemu).is_finished
+    assert not calls
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.0, [0.05, 5.05, 10.05, 15.05]), (4.0, [0.05, 4.1, 8.15, 12.2])])
+def test_it_is_written_out_while_it_is_copied(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, times: list[float]
+) -> None:
+    """Storage that needs long is given more to do at once, so that little is left at the end; else it is left alone."""
+    qemu = vm_with()
+    calls = writing_out(monkeypatch, qemu, seconds)
+    outcome = bring(qemu, Request(speed=CHUNK, on_timeout="leave"), seconds=16)
+    assert outcome.error is None
+    assert outcome.job is not None
+    assert [time for time, _told in calls] == pytest.approx(times)
+
+
+def test_what_is_no_local_file_is_left_to_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk whose own image is behind NBD is flushed by QEMU alone."""
+    qemu = vm_with()
+    qemu.nodes["top"].filename = "nbd+unix:///?socket=/vms/top.sock"
+    calls = writing_out(monkeypatch, qemu)
+    assert bring(qemu).is_finished
+    assert (calls, qemu.log.count(FLUSH)) == ([], 2)
+
+
+def test_nobody_waits_for_what_is_written_out_beside_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the storage hangs, the time that the user gives is over when it is over."""
+    ended: list[float] = []
+
+    async def write_out(_host: FakeHost, file: str) -> bool:
+        try:
+            return await asyncio.sleep(600, result=False)
+        finally:
+            ended.append(asyncio.get_running_loop().time())
+
+    monkeypatch.setattr(FakeHost, "write_out", write_out)
+    outcome = bring(vm_with(), Request(speed=CHUNK, on_timeout="leave"), seconds=10)
+    assert outcome.job is not None
+    assert ended == pytest.approx([10])
+
+
+def test_storage_that_does_not_take_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If writing out does not come to an end, QEMU is not told to wait for it: the stream stays at pending."""
+    qemu = vm_with()
+
+    async def write_out(_host: FakeHost, file: str) -> bool:
+        return False
+
+    monkeypatch.setattr(FakeHost, "write_out", write_out)
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "the storage of /vms/top.qcow2 does not answer" in outcome.error
+    assert (qemu.log.count(FLUSH), "job-finalize" in qemu.commands, len(qemu.chain())) == (0, False, 3)
+
+
+# -- The world changes meanwhile ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(lambda qemu: qemu.remove("vda"), "the disk is gone", id="unplugged"),
+        pytest.param(lambda qemu: qemu.disks[0].update(root=None), "the disk is gone", id="ejected"),
+    ],
+)
+@pytest.mark.parametrize("when", ["then", "later"])
+def test_a_disk_that_goes_away_is_told(change: Callable[[FakeQemu], None], words: str, when: str) -> None:
+    """A disk that is unplugged or ejected before or during its stream is an error, and not populated."""
+    qemu = vm_with()
+    outcome = bring(qemu, then=(lambda: change(qemu)) if when == "then" else later(1, lambda: change(qemu)))
+    assert outcome.error is not None
+    assert words in outcome.error
+    assert ("job populate-vda was cancelled" in outcome.error) == (when == "later")
+    assert not outcome.is_finished
+    assert not qemu.jobs
+
+
+def test_a_foreign_job_on_a_disk_that_goes_away_is_left() -> None:
+    """Whose job it is decides: what somebody else started is not ended, but told."""
+    qemu = vm_with()
+    outcome = bring(
+        qemu, first=lambda: qemu.stream("top", auto_finalize=False), then=later(1, lambda: qemu.remove("vda"))
+    )
+    assert outcome.error is not None
+    assert "the disk is gone: it was unplugged, or its medium was ejected; job theirs is left in QEMU" in outcome.error
+    assert "job-cancel" not in qemu.commands
+
+
+def test_our_job_on_a_disk_that_goes_away_may_hang() -> None:
+    """If it does not end when it is cancelled, it is told to be there, and QEMU is not made to wait for its storage."""
+    qemu = vm_with()
+    qemu.act_before("job-cancel", lambda: setattr(qemu, "_job_cancel", lambda arguments: None))
+    outcome = bring(qemu, then=later(1, lambda: qemu.remove("vda")))
+    assert outcome.error is not None
+    assert "the disk is gone: it was unplugged, or its medium was ejected; job populate-vda is left" in outcome.error
+    assert qemu.log.count(FLUSH) == 0
+
+
+def test_a_base_that_goes_away_is_told() -> None:
+    """If the base leaves the chain before the act, nothing is started in its place."""
+    qemu = vm_with()
+
+    def shorten() -> None:
+        qemu.nodes["#mid"].children.pop("backing")
+
+    outcome = bring(qemu, Request(base="base.qcow2"), then=shorten)
+    assert outcome.error is not None
+    assert "base 'base.qcow2' is no longer in the backing chain: /vms/top.qcow2, /vms/mid.qcow2" in outcome.error
+    assert qemu.acts == []
+
+
+@pytest.mark.parametrize("member", ["name", "uuid"])
+def test_another_vm_at_the_monitor_is_left_alone(member: str) -> None:
+    """If another VM answers when the work begins, nothing is done to it."""
+    qemu = vm_with()
+    outcome = bring(qemu, then=lambda: setattr(qemu, member, "other"))
+    assert outcome.error is not None
+    assert "another VM" in outcome.error
+    assert qemu.acts == []
+
+
+def test_another_vm_at_the_monitor_lends_no_chain() -> None:
+    """The populated disk of another VM does not make ours populated, nor changed."""
+    qemu = vm_with()
+
+    def replace() -> None:
+        qemu.name = "other"
+        qemu.nodes["top"].children.pop("backing")
+
+    outcome = bring(qemu, then=replace)
+    assert (outcome.is_finished, outcome.disk) == (False, outcome.before)
+
+
+def test_a_disk_whose_node_is_unknown_is_not_touched() -> None:
+    """Where the graph does not show the format node under a filter, nothing is streamed: 5.2 would die of it."""
+    qemu = vm_with()
+    qemu.put_filter("vda", "throttle")
+    shown = qemu._x_debug_query_block_graph
+
+    def without_the_edge(arguments: Any) -> Any:
+        graph = shown(arguments)
+        parents = {node["id"]: node["name"] for node in graph["nodes"]}
+        edges = [edge for edge in graph["edges"] if parents[edge["parent"]] != "throttle-vda"]
+        return {**graph, "edges": edges}
+
+    qemu._x_debug_query_block_graph = without_the_edge  # type: ignore[method-assign]
+    outcome = bring(qemu)
+    assert outcome.error is not None
+    assert "does not show the node" in outcome.error
+    assert qemu.acts == []
+
+
+# -- Other wishes ------------------------------------------------------------------------------------------------------
+
+
+def test_paused() -> None:
+    """A running stream is paused, and a second run changes nothing."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(state="paused"), first=lambda: qemu.stream("top"))
+    assert (outcome.action, outcome.error, qemu.acts) == ("paused", None, ["job-pause"])
+    assert outcome.job is not None
+    assert outcome.job.paused
+    again = bring(qemu, Request(state="paused"))
+    assert (again.action, qemu.acts) == ("none", [])
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_aborted(paused: bool) -> None:
+    """A stream is cancelled also when it is paused, what it copied is flushed, and a second run changes nothing."""
+    qemu = vm_with()
+
+    def begin() -> None:
+        job = qemu.stream("top")
+        qemu.only_in_memory["top"] = "copied clusters"
+        if paused:
+            qemu._job_pause({"id": job.id})
+
+    outcome = bring(qemu, Request(state="aborted"), first=begin)
+    assert (outcome.action, outcome.error, outcome.is_finished, qemu.jobs) == ("stopped", None, False, {})
+    assert is_safe(qemu)
+    again = bring(qemu, Request(state="aborted"))
+    assert (again.action, qemu.acts) == ("none", [])
+
+
+def test_a_stream_that_ends_before_it_is_paused_is_no_error() -> None:
+    """If the job is over before the command comes, the next look shows what came of it."""
+    qemu = vm_with()
+    qemu.act_before("job-pause", lambda: qemu._job_cancel({"id": "theirs"}))
+    outcome = bring(qemu, Request(state="paused"), first=lambda: qemu.stream("top"))
+    assert (outcome.error, outcome.job) == (None, None)
+
+
+def test_a_command_that_a_living_job_refuses_is_told() -> None:
+    """If the job is still there the refusal counts."""
+    qemu = vm_with()
+    qemu.refuses["job-pause"] = "why"
+    outcome = bring(qemu, Request(state="paused"), first=lambda: qemu.stream("top"))
+    assert outcome.error is not None
+    assert "QEMU refused job-pause: why" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("running", "requested", "action", "sent"),
+    [
+        pytest.param(7 * MIB, 8 * MIB, "retuned", 1, id="another speed"),
+        pytest.param(8 * MIB, 8 * MIB, "joined", 0, id="the same speed"),
+    ],
+)
+def test_speed_is_changed_live(running: int, requested: int, action: str, sent: int) -> None:
+    """A running stream gets another speed; a rerun with the same one changes nothing."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(speed=requested), first=lambda: qemu.stream("top", speed=running))
+    assert (outcome.action, outcome.is_finished, qemu.commands.count("block-job-set-speed")) == (action, True, sent)
+
+
+def test_without_waiting_a_stream_is_started_and_left() -> None:
+    """With wait off the job is started, is left running, and is no error."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(wait=False), seconds=0)
+    assert (outcome.action, outcome.error, outcome.is_finished, qemu.acts) == ("started", None, False, ["block-stream"])
+    assert outcome.job is not None
+
+
+def test_without_waiting_a_stream_with_nothing_to_do_is_finished() -> None:
+    """What is pending already is finished, for that takes no time."""
+    qemu = vm_with()
+
+    def ready() -> None:
+        job = qemu.stream("top", auto_finalize=False)
+        job.status = "pending"
+
+    outcome = bring(qemu, Request(wait=False), seconds=0, first=ready)
+    assert (outcome.is_finished, outcome.error) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "action", "failed", "runs"),
+    [
+        pytest.param("fail", "started", True, True, id="fail"),
+        pytest.param("leave", "started", False, True, id="leave"),
+        pytest.param("stop", "stopped", False, False, id="stop"),
+    ],
+)
+def test_when_time_is_up(on_timeout: str, action: str, failed: bool, runs: bool) -> None:
+    """The task fails and the job goes on; or it is left; or it is stopped and what it copied is kept over a crash."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(wait_timeout=2, on_timeout=on_timeout), seconds=2)
+    assert (outcome.action, outcome.error is not None, "populate-vda" in qemu.jobs) == (action, failed, runs)
+    assert not outcome.is_finished
+    assert 0 < outcome.cursor <= int(2 / TICK) * CHUNK
+    if outcome.error:
+        assert "not populated within 2 s (wait_timeout)" in outcome.error
+        assert "goes on in QEMU" in outcome.error
+    if not runs:
+        assert is_safe(qemu)
+
+
+def test_when_time_is_up_and_all_is_copied_the_disk_is_finished() -> None:
+    """At the end of the maintenance window a stream that has arrived is finalized, not thrown away."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(wait_timeout=7, on_timeout="stop"), seconds=SIZE / CHUNK * TICK)
+    assert (outcome.is_finished, outcome.error, qemu.chain()) == (True, None, ["top.qcow2"])
+
+
+def test_an_increment_stops_at_its_mark() -> None:
+    """The stream is stopped once it has gone so far; the cursor is where the next one begins, and nothing is lost."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(increment=8 * MIB))
+    assert (outcome.action, outcome.error, qemu.jobs) == ("stopped", None, {})
+    assert 8 * MIB <= outcome.cursor < 10 * MIB
+    assert is_safe(qemu)
+
+
+def test_the_last_increment_finishes_the_disk() -> None:
+    """An increment beyond the end populates the disk, and the cursor is its size."""
+    qemu = vm_with()
+    outcome = bring(qemu, Request(increment=8 * MIB, cursor=SIZE - MIB))
+    assert (outcome.is_finished, outcome.cursor, outcome.error) == (True, SIZE, None)
+
+
+# -- Release -----------------------------------------------------------------------------------------------------------
+
+
+def test_named_nodes_are_released() -> None:
+    """Nodes that somebody named stay open after a stream; they are deleted from the top down."""
+    qemu = vm_with(named=True)
+    outcome = bring(qemu)
+    assert outcome.released_nodes == ("mid", "mid-file", "base", "base-file")
+    assert sorted(qemu.nodes) == ["top", "top-file"]
+    assert (outcome.notes, outcome.error) == ((), None)
+
+
+def test_release_can_be_left_out() -> None:
+    """With release off no node is deleted."""
+    qemu = vm_with(named=True)
+    outcome = bring(qemu, Request(release=False))
+    assert (outcome.released_nodes, "blockdev-del" in qemu.commands, outcome.is_finished) == ((), False, True)
+
+
+def test_a_node_that_is_not_released_is_told_and_no_failure() -> None:
+    """QEMU may refuse to delete a node: the disk is populated all the same, and the user knows what stays open."""
+    qemu = vm_with(named=True)
+    qemu.refuses["blockdev-del"] = "why not"
+    outcome = bring(qemu)
+    assert (outcome.error, outcome.is_finished, outcome.released_nodes) == (None, True, ())
+    assert "QEMU keeps these nodes, and their files open: mid (why not)" in outcome.notes[0]
+
+
+def test_a_node_that_somebody_else_uses_is_told_and_kept() -> None:
+    """What another node stands on is not even tried."""
+    qemu = vm_with(named=True)
+    qemu.add("vdb", "other.qcow2", "base.qcow2", named=True)
+    outcome = bring(qemu)
+    assert outcome.released_nodes == ("mid", "mid-file")
+    assert "base (used by node other)" in outcome.notes[0]
+    assert qemu.chain("vdb") == ["other.qcow2", "base.qcow2"]
+
+
+def test_only_nodes_that_are_kept_need_no_further_look() -> None:
+    """Where nothing can be deleted the user is told, and nothing is sent."""
+    qemu = FakeQemu()
+    qemu.add("vda", "top.qcow2", "base.qcow2", named=True)
+    qemu.add("vdb", "other.qcow2", "base.qcow2", named=True)
+    outcome = bring(qemu)
+    assert (outcome.released_nodes, "blockdev-del" in qemu.commands, len(outcome.notes)) == ((), False, 1)
+
+
+# -- The connection is lost at every single command --------------------------------------------------------------------
+
+
+def commands_of_a_whole_run() -> int:
+    qemu = vm_with(named=True)
+    bring(qemu)
+    return len(qemu.log)
+
+
+@pytest.mark.parametrize("executed", [False, True], ids=["before it takes effect", "after it took effect"])
+@pytest.mark.parametrize("number", range(1, commands_of_a_whole_run() + 1))
+def test_a_connection_lost_at_every_command(number: int, executed: bool) -> None:
+    """Wherever the connection ends: an error that says so, never a wrong success, and a rerun that finishes."""
+    qemu = vm_with(named=True)
+    outcome = bring(qemu, then=lambda: qemu.lose_at(number, executed=executed))
+    assert outcome.error is not None
+    assert "the connection ended" in outcome.error
+    assert not outcome.is_finished or len(qemu.chain()) == 1
+    qemu.alive, qemu.losing = True, None
+    again = bring(qemu, first=lambda: [qemu._tick(job) for job in list(qemu.jobs.values())])
+    assert (again.error, again.is_finished, qemu.chain()) == (None, True, ["top.qcow2"])
+    assert is_safe(qemu)
+
+
+def test_a_connection_lost_while_nothing_is_sent() -> None:
+    """A QEMU that dies in the middle of a wait is noticed at once."""
+    qemu = vm_with()
+    outcome = bring(qemu, then=later(1, qemu.die))
+    assert outcome.error is not None
+    assert "the connection ended" in outcome.error
+    assert not outcome.is_finished
+
+
+def test_a_header_that_still_names_its_base_is_no_success() -> None:
+    """What QEMU dropped and the header still names is needed at the next start: every run says so."""
+    qemu = vm_with("/vms/top.qcow2")
+    host = FakeHost(qemu)
+
+    async def work() -> Outcome:
+        async with host.open_monitor(qemu.address) as monitor:
+            seen = await identify(monitor, host)
+            host.headers[seen.disks[0].top.file or ""] = "/vms/base.qcow2"
+            qemu.log.clear()
+            return await bring_about(monitor, host, Target(seen, seen.disks[0], 1), Request(), None)
+
+    outcome = clock.run(work())
+    assert not outcome.is_finished
+    assert "/vms/base.qcow2" in (outcome.error or "")
+    assert "restart the VM" in (outcome.error or "")
+    assert "block-stream" not in qemu.log
+
+
+def test_a_full_file_system_is_not_trusted_with_a_flush() -> None:
+    """A flush that fails cannot be seen, so a stream whose file system is full stays at pending until there is room."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+    host.free = 0
+
+    async def work(asked: Request) -> Outcome:
+        async with host.open_monitor(qemu.address) as monitor:
+            seen = await identify(monitor, host)
+            return await bring_about(monitor, host, Target(seen, seen.disks[0], len(seen.disks[0].chain)), asked, None)
+
+    outcome = clock.run(work(Request()))
+    assert "is full" in (outcome.error or "")
+    assert outcome.job is not None
+    assert outcome.job.is_pending
+    host.free = 1000 * MIB
+    assert clock.run(work(Request())).is_finished
