@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .process import LabError, run
+from .process import LabError, run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +130,15 @@ def loop_device(file: Path) -> Iterator[str]:
         yield device
     finally:
         run(["losetup", "--detach", device])
+        # It lets go of the file when the last one has closed it: whoever lists such devices opens each.
+        wait_until(lambda: _file_behind(device) != str(file), f"{device} lets go of {file}")
+
+
+def _file_behind(device: str) -> str | None:
+    try:
+        return Path("/sys/block", Path(device).name, "loop", "backing_file").read_text().strip()
+    except OSError:
+        return None
 
 
 def set_read_only(device: str, *, read_only: bool) -> None:

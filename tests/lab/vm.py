@@ -103,6 +103,10 @@ class Vm:
     ) -> None:
         self.kill()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     # The judge
 
     @property

@@ -152,7 +152,6 @@ class Full(Disk):
     def assert_restart_cures(self) -> None:
         """With room and a VM started anew, the same task is done, and every byte is on the storage."""
         self.vm.kill()
-        thin.forget_cache(self.chain.top)
         with Vm(self.vm.folder, *disks.drive(self.chain.top, id="drive0", qdev="vda"), name="again") as vm:
             again = Disk(vm, self.chain)
             result = again.stream()
