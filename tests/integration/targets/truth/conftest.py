@@ -32,10 +32,11 @@ def dense_chain(folder: Path, *, layers: int = 1, name: str = "") -> images.Chai
     model = bytearray(SIZE)
     made: list[Path] = []
     for layer in range(layers + 1):
-        label = "base" if layer == 0 else "top" if layer == layers else f"mid{layer}"
-        span = images.Write(0, 15 * images.MiB, seed=1)
-        if layer:
-            span = images.Write(layer * 3 * images.MiB, (1 if layer == layers else 6) * images.MiB, seed=1 + layer)
+        label, span = f"mid{layer}", images.Write(2 * images.MiB, 12 * images.MiB, seed=1 + layer)
+        if layer == 0:
+            label, span = "base", images.Write(0, 15 * images.MiB, seed=1)
+        elif layer == layers:
+            label, span = "top", images.Write(6 * images.MiB, images.MiB, seed=1 + layer)
         backing = made[0] if made else None
         made.insert(0, images.create(folder / f"{name}{label}.qcow2", SIZE, backing=backing, writes=[span]))
         model[span.offset : span.offset + span.size] = span.content
@@ -60,7 +61,7 @@ class Disk(Scene):
 
     def pass_over(self, job: str, end: int, *, speed: int = 1) -> None:
         """Let the stream move to `end` quickly, and have its own speed again."""
-        self.vm.command("block-job-set-speed", device=job, speed=32 * images.MiB)
+        self.vm.command("block-job-set-speed", device=job, speed=16 * images.MiB)
         wait_until(lambda: self.position(job) >= end, f"the stream is at {end}")
         self.vm.command("block-job-set-speed", device=job, speed=speed)
 

@@ -67,7 +67,7 @@ def test_a_saved_vm_that_goes_on_is_populated(running: Callable[..., Disk]) -> N
     """What the refusal says to do is enough: the VM gets `cont`, and the same task does it all."""
     disk = running()
     disk.vm.save()
-    assert "cont" in disk.stream()["msg"]
+    assert "`cont`" in disk.stream()["msg"]
     disk.vm.command("cont")
     result = disk.stream()
     assert (result.failed, result["finished"]) == (False, True), result
@@ -82,7 +82,7 @@ def test_a_job_at_its_end_is_not_finalized(saveable: Callable[..., Disk], option
     disk.vm.save()
     disk.complete(job)
     result = disk.stream(**options)
-    disk.assert_claims_nothing(result, "saved", "destination", "cont")
+    disk.assert_claims_nothing(result, "saved", "destination", "`cont`")
     assert disk.vm.jobs()[job]["status"] == "pending"
     disk.vm.command("cont")
     disk.assert_streamed_again(disk.stream())
