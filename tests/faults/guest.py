@@ -76,9 +76,11 @@ class Guest:
     def held(self) -> Iterator[None]:
         """The guest stands still, as it does while a VM is saved."""
         self._is_held.set()
-        with self._turn:
-            yield
-        self._is_held.clear()
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._is_held.clear()
 
     def _write(self) -> None:
         blocks = self._random.randint(1, 16)

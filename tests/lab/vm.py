@@ -103,10 +103,6 @@ class Vm:
     ) -> None:
         self.kill()
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
     # The judge
 
     @property
@@ -138,6 +134,14 @@ class Vm:
         """The state of the VM, in QEMU's word: `running`, `postmigrate` …"""
         status: str = self.command("query-status")["status"]
         return status
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether QEMU answers."""
+        try:
+            return bool(self.status)
+        except OSError:
+            return False
 
     @property
     def can_be_saved_while_streaming(self) -> bool:
