@@ -68,7 +68,8 @@ def test_every_disk_leaves_it_out(folder: Path, boot: Callable[..., Vm]) -> None
     is_left_out = vm.version < (8, 2)
     assert (vm.jobs(), len(vm.chain("vda")), len(vm.chain("vdb"))) == ({}, 1, 2 if is_left_out else 1)
     assert (result.failed, result["finished"]) == (False, True), result
-    told = [warning for warning in result.get("warnings", []) if "vdb" in warning and "extended_l2" in warning]
+    warnings = map(str, result.get("warnings", []))
+    told = [warning for warning in warnings if "vdb" in warning and "extended_l2" in warning]
     assert bool(told) == is_left_out
     Scene(vm, plain).assert_safe_after_kill()
 
