@@ -24,6 +24,8 @@ Every message is a whole sentence without its subject; who catches it says which
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class QmpError(Exception):
     """The root: everything that this collection raises on purpose."""
@@ -80,3 +82,19 @@ class JobHangs(StreamFailed):
 
 class TimeIsUp(QmpError):
     """The wait is over; the job is not."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: QmpError, message: str) -> Failure:
+        """The failure that ``error`` is, in the words that its subject makes a whole sentence."""
+        return cls(type(error).__name__, message)
+
+    def __str__(self) -> str:
+        return self.message

@@ -19,6 +19,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._request import
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
 from ansible_collections.virtops.qmp.tests.unit import clock
+from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
@@ -297,21 +298,21 @@ DEFAULTS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
-        pytest.param({}, Request(), id="defaults"),
-        pytest.param({"state": "paused", "wait": False}, Request(state="paused", wait=False), id="paused"),
-        pytest.param({"base": "b", "release": False}, Request(base="b", release=False), id="base"),
-        pytest.param({"increment": "1GiB", "cursor": 5}, Request(increment=1024**3, cursor=5), id="increment"),
-        pytest.param({"speed": "200MB/s"}, Request(speed=200 * MIB), id="speed per second"),
-        pytest.param({"speed": "0"}, Request(speed=0), id="unlimited"),
+        pytest.param({}, asking(), id="defaults"),
+        pytest.param({"state": "paused", "wait": False}, asking(state="paused", wait=False), id="paused"),
+        pytest.param({"base": "b", "release": False}, asking(base="b", release=False), id="base"),
+        pytest.param({"increment": "1GiB", "cursor": 5}, asking(increment=1024**3, cursor=5), id="increment"),
+        pytest.param({"speed": "200MB/s"}, asking(speed=200 * MIB), id="speed per second"),
+        pytest.param({"speed": "0"}, asking(speed=0), id="unlimited"),
         pytest.param(
-            {"wait_timeout": 0, "on_timeout": "stop"}, Request(wait_timeout=0, on_timeout="stop"), id="no time to wait"
+            {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
-        pytest.param({"on_error": "stop", "parallel": 4}, Request(on_error="stop", parallel=4), id="policy and places"),
-        pytest.param({"check_space": False}, Request(check_space=False), id="space"),
-        pytest.param({"poll_interval": 60}, Request(poll_interval=60), id="short visits"),
+        pytest.param({"on_error": "stop", "parallel": 4}, asking(on_error="stop", parallel=4), id="policy and places"),
+        pytest.param({"check_space": False}, asking(check_space=False), id="space"),
+        pytest.param({"poll_interval": 60}, asking(poll_interval=60), id="short visits"),
     ],
 )
-def test_wish_from(options: dict[str, Any], asked: Request) -> None:
+def test_request_from(options: dict[str, Any], asked: Request) -> None:
     """Every option becomes a member of the wish, in bytes and seconds."""
     assert request_from({**DEFAULTS, **options}) == asked
 
@@ -336,7 +337,7 @@ def test_wish_from(options: dict[str, Any], asked: Request) -> None:
         pytest.param({"speed": "-1"}, "speed is", id="less than no speed"),
     ],
 )
-def test_wish_from_refuses(options: dict[str, Any], words: str) -> None:
+def test_request_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
         request_from({**DEFAULTS, **options})

@@ -16,9 +16,19 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import
     vm_to_result,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
-from ansible_collections.virtops.qmp.tests.unit.builders import EMPTY, HELD, disk, image, job, recorded_vm, target, vm
+from ansible_collections.virtops.qmp.tests.unit.builders import (
+    EMPTY,
+    HELD,
+    asking,
+    disk,
+    image,
+    job,
+    recorded_vm,
+    target,
+    vm,
+)
 
 
 def test_a_vm() -> None:
@@ -99,7 +109,7 @@ def test_a_held_job_tells_why() -> None:
 
 
 def outcome(**members: Any) -> Outcome:
-    return replace(untouched(target(), Request()), **members)
+    return replace(untouched(target(), asking()), **members)
 
 
 def test_an_outcome() -> None:
@@ -109,12 +119,13 @@ def test_an_outcome() -> None:
         Verdict("/vms/mid.qcow2", (7, 8), "it is still open in x (pid 7)"),
         Verdict("nbd://host/x", None, "only its server can know"),
     ]
-    found = outcome_to_result(outcome(action="started", cursor=5, error="why"), {}, verdicts)
-    assert {key: found[key] for key in ("action", "finished", "cursor", "error", "vm")} == {
+    found = outcome_to_result(outcome(action="started", cursor=5, error=Failure("StreamFailed", "why")), {}, verdicts)
+    assert {key: found[key] for key in ("action", "finished", "cursor", "error", "error_kind", "vm")} == {
         "action": "started",
         "finished": False,
         "cursor": 5,
         "error": "why",
+        "error_kind": "StreamFailed",
         "vm": "vm0",
     }
     assert found["released"] == [

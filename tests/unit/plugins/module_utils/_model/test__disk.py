@@ -174,7 +174,7 @@ def test_under_filters_a_running_stream_changes_no_node() -> None:
 def test_a_graph_that_does_not_show_the_disk_gives_no_names_below_the_top() -> None:
     """Without the graph a chain is read all the same; only node names are missing."""
     entry = recorded("qemu-7.2-filters")["query-block"][0]
-    read = Disk.from_qmp(entry, NO_GRAPH, lambda path: None)
+    read = Disk.from_qmp(entry, NO_GRAPH)
     assert [(each.path, each.node_name) for each in read.chain] == [
         ("/vms/a-top.qcow2", None),
         ("/vms/a-base.qcow2", None),
@@ -187,7 +187,7 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
     inner = {"format": "throttle", "filename": "json:{}", "virtual-size": 1, "backing-image": layer}
     outer = {"format": "copy-on-read", "filename": "json:{}", "virtual-size": 1, "backing-image": inner}
     entry = {"device": "", "inserted": {"node-name": "cor", "ro": False, "image": outer}}
-    read = Disk.from_qmp(entry, NO_GRAPH, lambda path: path)
+    read = Disk.from_qmp(entry, NO_GRAPH).located(lambda path: path)
     assert [(each.path, each.nodes) for each in read.chain] == [("/vms/top.qcow2", ("cor",))]
 
 
@@ -382,7 +382,7 @@ def test_plain_path(reported: str, path: str) -> None:
 
 def test_image_defaults() -> None:
     """An image may be given without its nodes."""
-    assert Image("/p", None, "raw", 1, None, None).nodes == ()
+    assert Image("/p", "raw", 1, None, None).nodes == ()
 
 
 @pytest.mark.parametrize(
