@@ -14,6 +14,7 @@ Everything here may block where storage hangs: call it through ``_threads.away``
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -22,7 +23,7 @@ from collections import deque
 from typing import Collection, Iterator, Mapping, Sequence
 
 from .._model._disk import is_local
-from .._model._files import Descriptor, FileId, Inode, Kind, Named, Survey
+from .._model._files import Bound, Descriptor, FileId, Inode, Kind, Named, Survey
 
 MOST_DESCRIPTORS = 65_536
 MOST_NAMES = 65_536
@@ -37,6 +38,7 @@ _PROCESSES = "/proc"
 _DELETED = " (deleted)"
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+_REOPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _FDSET = re.compile(r"/dev/fdset/([0-9]{1,9})")
 # QEMU's locks lie on single bytes: 100 and up for what it does with an image, 200 and up for what others must not.
 _LOCK = re.compile(r"^lock:.*\bOFDLCK\b.* (?:1[0-5][0-9]|2[0-5][0-9]) [0-9]+$", re.MULTILINE)
@@ -109,6 +111,26 @@ def _here(name: str) -> Named:
         return Named()
     inode = _inode_at(name)
     return Named() if inode is None else Named(here=os.path.realpath(name), inode_here=inode)
+
+
+def reopen(pid: int, bound: Bound) -> int:
+    """A read-only descriptor of our own of the file that QEMU has open, whatever it is called; the caller closes it.
+
+    Whoever owns QEMU may put a terminal, a pipe or a watchdog behind the number, where opening alone does harm. So we
+    first take the place only, look what it is, and open that.
+
+    :raise OSError: it is not open any more, or may not be opened; ``strerror`` is meant for people.
+    """
+    error = OSError(errno.EBADF, "QEMU has closed it")
+    for number in bound.descriptors:
+        with contextlib.ExitStack() as stack:
+            try:
+                place = _opened(stack, f"{_PROCESSES}/{pid}/fd/{number}", os.O_PATH)
+                if bound.inode is not None and read_inode(os.fstat(place)).identity == bound.inode.identity:
+                    return os.open(f"/proc/self/fd/{place}", _REOPEN)
+            except OSError as refused:
+                error = refused
+    raise error
 
 
 # -- Descriptors -------------------------------------------------------------------------------------------------------
