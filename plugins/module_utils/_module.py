@@ -18,7 +18,6 @@ from ._decide._outcome import Outcome, forecast, untouched
 from ._decide._report import FreeSpaces, diff_of, disk_to_result, has_changed, outcome_to_result, vm_to_result
 from ._decide._schedule import refuse_crowded
 from ._decide._select import EVERY_DISK, refuse_unfit, select
-from ._decide._verdict import Verdict, judge
 from ._model._errors import QmpError, WrongRequest
 from ._model._request import Request
 from ._model._seams import Host, OpenMonitor
@@ -28,6 +27,7 @@ from ._reach._host import LinuxHost
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR, open_monitor
 from ._run._fleet import bring_all_about
 from ._run._observe import Sighting, observe, resolver
+from ._run._release import judge_all
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
 _MOST_BYTES = 2**63 - 1
@@ -118,20 +118,16 @@ async def stream(module: AnsibleModule, opener: OpenMonitor, host: Host) -> dict
 
 
 def _told(sighting: Sighting, outcomes: Sequence[Outcome], errors: list[str], host: Host) -> dict[str, Any]:
-    ids = {file: each for outcome in outcomes for file, each in outcome.left_ids.items()}
-    traces = host.traces({image.file: ids[image.file] for o in outcomes for image in o.left if image.file in ids})
-
-    def verdicts(outcome: Outcome) -> list[Verdict]:
-        is_finished = outcome.is_finished
-        return [judge(i, traces.get(i.file or ""), sighting.vms, is_finished=is_finished) for i in outcome.left]
-
+    verdicts = judge_all(outcomes, sighting.vms, host)
+    notes = [note for outcome in outcomes for note in outcome.notes]
+    notes += dict.fromkeys(note for each in verdicts for verdict in each for note in verdict.notes)
     free_spaces = _free_spaces([outcome.disk for outcome in outcomes], host)
     return {
         "changed": any(has_changed(outcome) for outcome in outcomes),
         "finished": not errors and all(outcome.is_finished for outcome in outcomes),
-        "disks": [outcome_to_result(outcome, free_spaces, verdicts(outcome)) for outcome in outcomes],
+        "disks": [outcome_to_result(each, free_spaces, judged) for each, judged in zip(outcomes, verdicts)],
         "diff": diff_of(outcomes),
-        "warnings": [*sighting.skipped, *(note for outcome in outcomes for note in outcome.notes)],
+        "warnings": [*sighting.skipped, *notes],
         "errors": errors + [outcome.error for outcome in outcomes if outcome.error is not None],
     }
 

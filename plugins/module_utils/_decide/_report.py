@@ -89,9 +89,15 @@ def _image_to_result(image: Image) -> dict[str, Any]:
     return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
 
 
-def _verdict_to_result(release: Verdict) -> dict[str, Any]:
-    pids = None if release.pids is None else list(release.pids)
-    return {"path": release.path, "free": release.is_free, "pids": pids, "reason": release.reason}
+def _verdict_to_result(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "path": verdict.path,
+        "free": verdict.free,
+        "reason": verdict.reason,
+        "pids": None if verdict.pids is None else list(verdict.pids),
+        "device": verdict.device,
+        "inode": verdict.inode,
+    }
 
 
 def _job_to_result(job: Job | None) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Mapping, Sequence
 
 
@@ -27,14 +28,45 @@ class FileId:
 
 
 @dataclass(frozen=True)
-class Traces:
-    """What this host knows of a file.
+class KnownFile:
+    """A file by its name, and by what was found there once; ``id`` is None where that could not be told."""
 
-    ``file_system`` is the name of its type (``ext4``). ``processes`` are the names of those that have it open, by pid;
-    None where not all processes can be seen. ``devices`` are the kernel's own users (``loop0``).
+    path: str
+    id: FileId | None
+
+
+class Granted(Enum):
+    """What the kernel answers to the question whether a file is open anywhere on this host."""
+
+    YES = "nobody has it open"
+    NO = "somebody has it open"
+    UNKNOWN = "the kernel cannot be asked"
+    GONE = "the name leads nowhere"
+    OTHER = "the name leads to another file"
+    NOT_REGULAR = "the name leads to a device, or to something else that is no regular file"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The answer of the kernel, and what it is worth.
+
+    ``file_system`` is the name of its type (``ext4``): on some of them other hosts may have the file open. ``why`` says
+    in words why the kernel cannot be asked.
     """
 
-    is_regular: bool
-    file_system: str
-    processes: Mapping[int, str] | None
-    devices: Sequence[str] = ()
+    granted: Granted
+    file_system: str = "unknown"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Users:
+    """Who has a file open or mapped, as far as it can be found: that nobody was found proves nothing.
+
+    ``processes`` are their names by pid, ``kernel`` are the kernel's own users (``loop0``, ``swap``). ``saw_all`` tells
+    whether every process that is listed could be looked at.
+    """
+
+    processes: Mapping[int, str] = field(default_factory=dict)
+    kernel: Sequence[str] = ()
+    saw_all: bool = True
