@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Mapping, Sequence
+from typing import Mapping
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,5 @@ class Users:
     """
 
     processes: Mapping[int, str] = field(default_factory=dict)
-    kernel: Sequence[str] = ()
+    kernel: tuple[str, ...] = ()
     saw_all: bool = True

@@ -25,10 +25,13 @@ import time
 from typing import Collection, Iterator
 
 from .._model._files import FileId, Granted, KnownFile, Lease
-from ._mounts import file_system_of
+from ._mounts import file_system_of, read_text
 
 # Who has just closed the file, or asks the same question at the same moment, is no user: 0.3 s in all.
 _PAUSES = (0.01, 0.02, 0.04, 0.08, 0.15)
+
+# Where an administrator can switch leases off, which reads like a file system that knows none.
+_SWITCH = "/proc/sys/fs/leases-enable"
 
 # What file systems say that know no leases.
 _NO_LEASES = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -124,8 +127,4 @@ def _why_unknown(error: OSError, file_system: str) -> str:
 
 
 def _are_switched_off() -> bool:
-    try:
-        with open("/proc/sys/fs/leases-enable") as file:
-            return file.read().strip() == "0"
-    except OSError:
-        return False
+    return read_text(_SWITCH).strip() == "0"

@@ -23,9 +23,9 @@ _O_PATH = os.O_PATH
 
 def find_users(files: Collection[KnownFile]) -> dict[KnownFile, Users]:
     """The users of files, in one walk through /proc."""
-    if not files:
-        return {}
     wanted = _by_every_id(files)
+    if not wanted:
+        return {}
     processes: dict[FileId, dict[int, str]] = {each: {} for each in wanted.values()}
     saw_all = True
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
@@ -33,12 +33,12 @@ def find_users(files: Collection[KnownFile]) -> dict[KnownFile, Users]:
         for each in opened_by(pid, wanted) | _mapped_by(pid, wanted):
             processes[wanted[each]][pid] = _process_name(pid)
     kernel = [*_loop_devices(), *_swap_files()]
-    return {
-        file: Users(processes.get(each, {}), [name for name, held in kernel if held == each], saw_all)
-        for file in files
-        for each in [file.id]
-        if each is not None
-    }
+    found = {}
+    for file in files:
+        if file.id is not None:
+            devices = tuple(name for name, each in kernel if each == file.id)
+            found[file] = Users(processes[file.id], devices, saw_all)
+    return found
 
 
 def opened_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
@@ -124,12 +124,12 @@ def _swap_files() -> Iterator[tuple[str, FileId]]:
 def _by_every_id(files: Collection[KnownFile]) -> dict[FileId, FileId]:
     """What the files are as themselves, and as seen through the overlays above them, which number them anew."""
     ids = {each: each for each in (file.id for file in files) if each is not None}
-    for mount in read_mounts():
-        for layer in mount.layers:
-            for file in files:
-                seen = _seen_through(mount, layer, file)
-                if seen is not None and file.id is not None:
-                    ids.setdefault(seen, file.id)
+    layers = [(mount, layer) for mount in read_mounts() for layer in mount.layers] if ids else []
+    for mount, layer in layers:
+        for file in files:
+            seen = _seen_through(mount, layer, file)
+            if seen is not None and file.id is not None:
+                ids.setdefault(seen, file.id)
     return ids
 
 
