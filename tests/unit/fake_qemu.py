@@ -23,7 +23,14 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     MonitorSilent,
     QmpError,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, FreeSpace, Traces
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    FileId,
+    FreeSpace,
+    Granted,
+    KnownFile,
+    Lease,
+    Users,
+)
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
@@ -580,8 +587,11 @@ class FakeHost:
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
         return {file: FileId(1, sum(file.encode())) for file in files}
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        return {file: Traces(True, "ext4", self._holders(file)) for file in files}
+    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        return {file: Lease(Granted.NO if self._holders(file.path) else Granted.YES, "ext4") for file in files}
+
+    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        return {file: Users(self._holders(file.path)) for file in files}
 
     def _holders(self, file: str) -> dict[int, str]:
         return {

@@ -56,12 +56,14 @@ class Populated:
         """The result of the module, with ``warnings`` and ``errors``."""
         judged = zip(self.outcomes, self.verdicts)
         failures = [*self.failures, *(outcome.error for outcome in self.outcomes if outcome.error is not None)]
+        notes = [note for outcome in self.outcomes for note in outcome.notes]
+        notes += dict.fromkeys(note for verdicts in self.verdicts for each in verdicts for note in each.notes)
         return {
             "changed": any(has_changed(outcome) for outcome in self.outcomes),
             "finished": not self.failures and all(outcome.is_finished for outcome in self.outcomes),
             "disks": [outcome_to_result(outcome, self.free_spaces, verdicts) for outcome, verdicts in judged],
             "diff": diff_of(self.outcomes),
-            "warnings": [*self.skipped, *(note for outcome in self.outcomes for note in outcome.notes)],
+            "warnings": [*self.skipped, *notes],
             "errors": [failure_to_result(failure) for failure in failures],
         }
 
@@ -142,9 +144,15 @@ def _image_to_result(image: Image) -> dict[str, Any]:
     return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
 
 
-def _verdict_to_result(release: Verdict) -> dict[str, Any]:
-    pids = None if release.pids is None else list(release.pids)
-    return {"path": release.path, "free": release.is_free, "pids": pids, "reason": release.reason}
+def _verdict_to_result(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "path": verdict.path,
+        "free": verdict.free,
+        "reason": verdict.reason,
+        "pids": None if verdict.pids is None else list(verdict.pids),
+        "device": verdict.device,
+        "inode": verdict.inode,
+    }
 
 
 def _job_to_result(job: Job | None) -> dict[str, Any] | None:

@@ -64,7 +64,8 @@ class Disk:
 
     ``hidden_backing`` is the node of a backing chain that QEMU does not show, because a raw node stands above it.
     ``stale_header`` is the backing image that the file of the top still names, though QEMU does not use it: QEMU drops
-    a chain before it writes the header, and keeps it dropped when that write fails.
+    a chain before it writes the header, and keeps it dropped when that write fails. ``snapshots`` are the internal
+    snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
     """
 
     device: str
@@ -74,6 +75,7 @@ class Disk:
     chain: tuple[Image, ...]
     hidden_backing: str | None = None
     stale_header: str | None = None
+    snapshots: int | None = 0
 
     @classmethod
     def from_qmp(cls, entry: Mapping[str, Any], graph: Graph) -> Disk:
@@ -91,6 +93,7 @@ class Disk:
             read_only=inserted["ro"],
             chain=chain,
             hidden_backing=next((node for node in lower if graph.child(node, "backing")), None),
+            snapshots=len(inserted["image"].get("snapshots", ())),  # QEMU leaves it out where there are none
         )
 
     def located(self, resolve: Resolve) -> Disk:

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Mapping, Sequence
+from enum import Enum
+from typing import Literal, Mapping
 
 # What an image can be on, and all else: sockets, terminals, folders.
 Kind = Literal["regular", "block", "other"]
@@ -27,20 +28,6 @@ class FileId:
 
     device: int
     inode: int
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What this host knows of a file.
-
-    ``file_system`` is the name of its type (``ext4``). ``processes`` are the names of those that have it open, by pid;
-    None where not all processes can be seen. ``devices`` are the kernel's own users (``loop0``).
-    """
-
-    is_regular: bool
-    file_system: str
-    processes: Mapping[int, str] | None
-    devices: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,3 +122,48 @@ class Bound:
     def id(self) -> FileId | None:
         """The file, whatever it is called."""
         return None if self.inode is None else self.inode.id
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file by its name, and by what was found there once; ``id`` is None where that could not be told."""
+
+    path: str
+    id: FileId | None
+
+
+class Granted(Enum):
+    """What the kernel answers to the question whether a file is open anywhere on this host."""
+
+    YES = "nobody has it open"
+    NO = "somebody has it open"
+    UNKNOWN = "the kernel cannot be asked"
+    GONE = "the name leads nowhere"
+    OTHER = "the name leads to another file"
+    NOT_REGULAR = "the name leads to a device, or to something else that is no regular file"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The answer of the kernel, and what it is worth.
+
+    ``file_system`` is the name of its type (``ext4``): on some of them other hosts may have the file open. ``why`` says
+    in words why the kernel cannot be asked.
+    """
+
+    granted: Granted
+    file_system: str = "unknown"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Users:
+    """Who has a file open or mapped, as far as it can be found: that nobody was found proves nothing.
+
+    ``processes`` are their names by pid, ``kernel`` are the kernel's own users (``loop0``, ``swap``). ``saw_all`` tells
+    whether every process that is listed could be looked at.
+    """
+
+    processes: Mapping[int, str] = field(default_factory=dict)
+    kernel: tuple[str, ...] = ()
+    saw_all: bool = True

@@ -17,7 +17,7 @@ from typing import (
     Sequence,
 )
 
-from ._files import FileId, FreeSpace, Traces
+from ._files import FileId, FreeSpace, KnownFile, Lease, Users
 from ._job import Job, JobEvent, Stream
 from ._vm import Identity, Sight
 
@@ -131,10 +131,13 @@ class Host(Protocol):
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """What the files are, whatever they are called; those that the process does not have open are missing."""
+        """What the files are, whatever they are called; those that the process is not seen to have open are missing."""
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        """What is known of files, by their name; one that is no longer what it was is missing."""
+    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """What the kernel says of files, whether anybody on this host has them open; an answer for each."""
+
+    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Who has the files open, as far as it can be found; those that were never identified may be missing."""
 
 
 OpenLink = Callable[[str], AsyncContextManager[Link]]

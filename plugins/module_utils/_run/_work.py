@@ -12,7 +12,6 @@ from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import refuse_crowded
 from .._decide._select import refuse_unfit, select
-from .._decide._verdict import Verdict, judge
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace
@@ -22,6 +21,7 @@ from .._model._target import Target
 from .._model._vm import Vm
 from ._fleet import reconcile_all
 from ._observe import Sighting, observe, resolver
+from ._release import judge_all
 
 
 async def inform(monitors: Sequence[str], names: Sequence[str] | None, open_link: OpenLink, host: Host) -> Informed:
@@ -73,16 +73,9 @@ async def populate(
 
 def _judged(sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host) -> Populated:
     """Say of each image that left a chain whether it is free."""
-    ids = {file: each for outcome in outcomes for file, each in outcome.left_ids.items()}
-    traces = host.traces({image.file: ids[image.file] for o in outcomes for image in o.left if image.file in ids})
-
-    def verdicts(outcome: Outcome) -> tuple[Verdict, ...]:
-        is_finished = outcome.is_finished
-        return tuple(judge(i, traces.get(i.file or ""), sighting.vms, is_finished=is_finished) for i in outcome.left)
-
     return Populated(
         outcomes=tuple(outcomes),
-        verdicts=tuple(verdicts(outcome) for outcome in outcomes),
+        verdicts=tuple(tuple(each) for each in judge_all(outcomes, sighting.vms, host)),
         skipped=sighting.skipped,
         failures=tuple(failures),
         free_spaces=_free_spaces([outcome.disk for outcome in outcomes], host),

@@ -7,17 +7,21 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
@@ -229,14 +233,25 @@ def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
     assert "QEMU keeps these nodes" in json.dumps(found["warnings"])
 
 
-def test_a_released_file_is_judged(lab: Lab, module: RunModule) -> None:
+def test_a_released_file_is_judged(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has a released file open is told: here it is the very process that made the socket."""
+    monkeypatch.setattr(_lease, "_PAUSES", ())
     qemu = lab.vm()
-    with (lab.folder / "vm0-base.qcow2").open():
+    base = lab.folder / "vm0-base.qcow2"
+    with base.open():
         found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     (released,) = found["disks"][0]["released"]
-    assert released["free"] is False
-    assert released["reason"]
+    assert (released["free"], released["pids"]) == (False, [os.getpid()])
+    assert "VM vm0" in released["reason"]
+    assert (released["device"], released["inode"]) == (base.stat().st_dev, base.stat().st_ino)
+
+
+def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should be known of images that are free is told once, beside what should be known of the disks."""
+    note = Verdict("/vms/base.qcow2", True, None, notes=("look at VM web02, too",))
+    monkeypatch.setattr(_work, "judge_all", lambda outcomes, vms, host: [[note, note] for _each in outcomes])
+    found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
+    assert found["warnings"].count("look at VM web02, too") == 1
 
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])

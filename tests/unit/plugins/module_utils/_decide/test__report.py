@@ -115,8 +115,8 @@ def outcome(**members: Any) -> Outcome:
 def test_an_outcome() -> None:
     """What was done is told beside the disk as it is now."""
     verdicts = [
-        Verdict("/vms/base.qcow2", (), None),
-        Verdict("/vms/mid.qcow2", (7, 8), "it is still open in x (pid 7)"),
+        Verdict("/vms/base.qcow2", True, None, pids=(), device=1, inode=2),
+        Verdict("/vms/mid.qcow2", False, "it is still open in x (pid 7)", pids=(7, 8), device=1, inode=3),
         Verdict("nbd://host/x", None, "only its server can know"),
     ]
     found = outcome_to_result(outcome(action="started", cursor=5, error=Failure("StreamFailed", "why")), {}, verdicts)
@@ -129,9 +129,23 @@ def test_an_outcome() -> None:
         "vm": "vm0",
     }
     assert found["released"] == [
-        {"path": "/vms/base.qcow2", "free": True, "pids": [], "reason": None},
-        {"path": "/vms/mid.qcow2", "free": False, "pids": [7, 8], "reason": "it is still open in x (pid 7)"},
-        {"path": "nbd://host/x", "free": False, "pids": None, "reason": "only its server can know"},
+        {"path": "/vms/base.qcow2", "free": True, "reason": None, "pids": [], "device": 1, "inode": 2},
+        {
+            "path": "/vms/mid.qcow2",
+            "free": False,
+            "reason": "it is still open in x (pid 7)",
+            "pids": [7, 8],
+            "device": 1,
+            "inode": 3,
+        },
+        {
+            "path": "nbd://host/x",
+            "free": None,
+            "reason": "only its server can know",
+            "pids": None,
+            "device": None,
+            "inode": None,
+        },
     ]
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import (
     Disk,
@@ -204,6 +206,20 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
 def test_is_populated(subject: Disk, populated: bool) -> None:
     """A disk is populated when it needs no other image, and never by another sign."""
     assert subject.is_populated is populated
+
+
+@pytest.mark.parametrize(
+    ("listed", "count"),
+    [
+        pytest.param({}, 0, id="none: QEMU says nothing"),
+        pytest.param({"snapshots": [{"id": "1"}, {"id": "2"}]}, 2, id="two"),
+    ],
+)
+def test_snapshots_are_counted(listed: dict[str, Any], count: int) -> None:
+    """The internal snapshots of the active image are counted."""
+    shown = {"filename": "/vms/top.qcow2", "format": "qcow2", "virtual-size": 1000, **listed}
+    entry = {"device": "drive0", "inserted": {"node-name": "top", "ro": False, "image": shown}}
+    assert Disk.from_qmp(entry, NO_GRAPH, in_vms).snapshots == count
 
 
 def test_a_chain_below_a_raw_node_is_seen() -> None:
