@@ -99,3 +99,8 @@ class Child:
     def close(self) -> None:
         """End it if it still runs, and do not wait for that: where storage hangs, no signal reaches it."""
         self._transport.close()
+
+    async def end(self) -> None:
+        """The same, with a moment for its end to be seen."""
+        self.close()
+        await self.wait(1)

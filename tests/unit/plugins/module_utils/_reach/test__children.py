@@ -75,7 +75,7 @@ def test_a_program_that_does_not_end() -> None:
 
     async def use(child: Child) -> tuple[bool, int | None, bool, int | None]:
         early, code = await child.wait(0), child.code
-        child.close()
+        await child.end()
         return early, code, await child.wait(60), child.code
 
     assert with_child(script("while :; do :; done"), use) == (False, None, True, -9)
