@@ -108,13 +108,12 @@ async def read_map(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     base_size = 0 if base_depth is None else layers[base_depth].virtual_size
-    try:
-        chain = await away(_Chain, pid, layers, base_depth, seconds=seconds)
-    except (OSError, OverflowError) as error:  # an image that nobody can look into, of a size that no file has
-        return NoMap(f"no image can stand in: {error}")
+    chain = await away(_Chain, pid, layers, base_depth, seconds=seconds)
     try:
         if chain.opaque == 0:
             return NoMap(f"the image {layers[0].filename} cannot be looked into: {chain.why}")
+        if chain.fault:
+            return NoMap(chain.fault)
         words = [found, "map", "-U", "--output=json", f"json:{json.dumps(describe(chain.sources))}"]
         text = await _run(words, chain.numbers, user, deadline - loop.time())
     except _Opaque as error:
@@ -161,6 +160,7 @@ class _Chain:
         self.sources: list[Source] = []
         self.opaque: int | None = None
         self.why = ""
+        self.fault = ""
         # Also when the thread that opened them came too late for anybody to take them.
         self.close = weakref.finalize(self, _close, self.numbers)
         for depth, layer in enumerate(layers):
@@ -174,15 +174,18 @@ class _Chain:
                 self.why = f"its file cannot be opened: {error.strerror}"
             if self.why:
                 self.opaque = depth
-                self.sources.append(self._stand_in(layer.virtual_size))
+                self._stand_in(layer.virtual_size)
                 return
 
-    def _stand_in(self, size: int) -> Source:
-        """An image in memory that has no data."""
+    def _stand_in(self, size: int) -> None:
+        """Put an image in memory that has no data in the place of the rest."""
         number = os.memfd_create("stand-in")
         self.numbers.append(number)
-        os.truncate(number, size)
-        return Source("raw", number)
+        self.sources.append(Source("raw", number))
+        try:
+            os.truncate(number, size)
+        except (OSError, OverflowError) as error:  # a VM may claim what it likes
+            self.fault = f"an image of {size} bytes is not possible: {error}"
 
     def _open(self, pid: int, layer: Layer, *, is_last: bool) -> Source:
         fault = fault_of(layer, is_last=is_last)
