@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab import NbdServer, Proxy, Vm, disks, images, lab_folder, product
 
@@ -238,7 +238,7 @@ def _await_job(vm: Vm) -> None:
 def _second_run(bench: _Bench, vm: Vm) -> None:
     """The same task again: it must succeed, whatever the first one left."""
     # A module whose controller was killed goes on and holds the monitor until its slice is over.
-    arguments = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
+    arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
     result = product.module("block_stream", timeout=END_SECONDS, **arguments)
     if result.failed or not result["finished"]:
         bench.report.wrong.append(f"the second run did not finish: {result.get('msg')}")

@@ -55,6 +55,7 @@ class Busy(Scene):
         """What block_stream_info says of the disk."""
         result = product.module("block_stream_info", monitors=[self.vm.monitor], disks=["vda"])
         assert not result.failed, result
+        disk: dict[str, Any]
         (disk,) = result["disks"]
         return disk
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import NbdServer, Vm, disks, images, product
@@ -110,7 +110,7 @@ def test_survives_a_kill_right_after_the_task(scene: Scene) -> None:
 def test_check_run_and_second_run(scene: Scene) -> None:
     """Check mode tells the change and makes none; the run makes it; a second run, checked or real, changes nothing."""
     vm = scene.vm
-    arguments = {"monitors": [vm.monitor], "disks": ["*"]}
+    arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["*"]}
     before = vm.content("vda")
 
     plan = product.module("block_stream", check=True, diff=True, **arguments)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, host, images, product
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Boot = Callable[..., Vm]
 
 
-def populate(vm: Vm, *names: str, **options: object) -> dict[str, list[int] | None]:
+def populate(vm: Vm, *names: str, **options: Any) -> dict[str, list[int] | None]:
     """Populate the disks; return the pids that the result tells for each released file, by file name.
 
     A file is called free only if it is known that nobody has it open, and one that is not has a reason.

@@ -32,7 +32,7 @@ def test_base_stays_as_the_backing_image(disk: Disk, by: str) -> None:
 def base_node(disk: Disk) -> str:
     """The name of the format node that shows the base; this query is safe while no job is concluded."""
     nodes = disk.vm.command("query-named-block-nodes", flat=True)
-    return next(node["node-name"] for node in nodes if node["file"] == str(disk.chain.base) and node["drv"] == "qcow2")
+    return str(next(n["node-name"] for n in nodes if (n["file"], n["drv"]) == (str(disk.chain.base), "qcow2")))
 
 
 def test_base_then_everything(disk: Disk) -> None:
