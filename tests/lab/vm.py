@@ -24,8 +24,7 @@ class Vm:
     """A QEMU process, started and ended as a context manager.
 
     `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
-    it neither takes the product's place nor hides anything from it. With `linger` the VM outlives the process that
-    started it, for scenarios that create, use and destroy it by separate commands: `Vm.attach` finds it again.
+    it neither takes the product's place nor hides anything from it.
     """
 
     def __init__(
@@ -37,40 +36,28 @@ class Vm:
         running: bool = False,
         accel: str = "tcg",
         memory: int = 32,
-        linger: bool = False,
     ) -> None:
-        self.folder, self.name, self.cwd, self.linger = folder, name, cwd, linger
+        self.folder, self.name, self.cwd = folder, name, cwd
         self.monitor = str(folder / f"{name}.qmp")
         self.log = folder / f"{name}.log"
         self.pid = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._judge: Monitor | None = None
         self._command = [tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-name", name, "-accel", accel, "-m", str(memory)]
-        self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
+        self._command += ["-nodefaults", "-display", "none"]
         self._command += [] if running else ["-S"]
         self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
         self._command += ["-qmp", f"unix:{self._judge_path},server=on,wait=off", *arguments]
 
     @property
-    def _pid_file(self) -> Path:
-        return self.folder / f"{self.name}.pid"
-
-    @property
     def _judge_path(self) -> Path:
         return self.folder / f"{self.name}.judge"
-
-    @classmethod
-    def attach(cls, folder: Path, name: str = "vm0") -> Vm:
-        """A VM that lingers from an earlier process."""
-        vm = cls(folder, name=name, linger=True)
-        vm.pid = int(vm._pid_file.read_text())
-        return vm
 
     # Life
 
     def start(self, timeout: float = 20) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = process = start(self._command, self.log, cwd=self.cwd, linger=self.linger)
+        self._process = process = start(self._command, self.log, cwd=self.cwd)
         self.pid = process.pid
         deadline = time.monotonic() + timeout
         while self._judge is None:
@@ -108,7 +95,7 @@ class Vm:
     @property
     def judge(self) -> Monitor:
         if self._judge is None:
-            self._judge = Monitor(self._judge_path)
+            raise LabError(f"{self.name} does not run")
         return self._judge
 
     @property

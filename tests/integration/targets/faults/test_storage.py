@@ -32,7 +32,7 @@ def server(folder: Path) -> Iterator[NbdServer]:
 @pytest.fixture
 def remote(folder: Path, server: NbdServer) -> images.Chain:
     """A chain whose base is behind NBD."""
-    return images.chain(folder, base_format="raw", serve=lambda image: server.start().address)
+    return images.chain(folder, base_format="raw", serve=lambda _image: server.start().address)
 
 
 def test_the_server_of_the_base_dies_and_comes_back(
@@ -174,15 +174,15 @@ def test_the_file_system_of_the_top_fills_up(
     disk.assert_nothing_is_lost()
 
 
-@pytest.fixture
-def needs_loop_devices() -> None:
+def need_loop_devices() -> None:
     if not host.has_loop_devices():
         pytest.skip("this host gives us no loop devices")
 
 
 @pytest.fixture
-def fragile(folder: Path, needs_loop_devices: None) -> Iterator[host.Ext4]:
+def fragile(folder: Path) -> Iterator[host.Ext4]:
     """A file system that can be made to meet an error."""
+    need_loop_devices()
     with host.ext4(folder / "ext4", 64 * images.MiB) as mounted:
         if not mounted.can_fail:
             pytest.skip("this kernel's ext4 cannot be told to meet an error")
@@ -223,8 +223,9 @@ def test_the_file_system_of_the_top_turns_read_only(
 
 
 @pytest.fixture
-def on_a_device(folder: Path, needs_loop_devices: None) -> Iterator[images.Chain]:
+def on_a_device(folder: Path) -> Iterator[images.Chain]:
     """A chain whose top is on a block device, with room to grow, as on a logical volume."""
+    need_loop_devices()
     chain = images.chain(folder)
     os.truncate(chain.top, 64 * images.MiB)
     with host.loop_device(chain.top) as device:

@@ -176,7 +176,8 @@ def test_a_glob_that_finds_nothing(folder: Path) -> None:
     assert str(folder / "*.qmp") in result.get("msg", "") + str(result.get("warnings", ""))
 
 
-def test_a_glob_skips_what_is_off(vm: Vm, folder: Path) -> None:
+@pytest.mark.usefixtures("vm")
+def test_a_glob_skips_what_is_off(folder: Path) -> None:
     """A socket that a glob found and nobody serves is told and skipped; the VM beside it is done."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(folder / "off.qmp"))

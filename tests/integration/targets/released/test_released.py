@@ -183,13 +183,13 @@ def test_a_node_that_another_device_shows(folder: Path, boot: Boot) -> None:
 # -- Used under another name -------------------------------------------------------------------------------------------
 
 
-def hard_link(base: Path, stack: contextlib.ExitStack) -> Path:
+def hard_link(base: Path, _stack: contextlib.ExitStack) -> Path:
     link = base.with_name("hard-link")
     link.hardlink_to(base)
     return link
 
 
-def symbolic_link(base: Path, stack: contextlib.ExitStack) -> Path:
+def symbolic_link(base: Path, _stack: contextlib.ExitStack) -> Path:
     link = base.with_name("symbolic-link")
     link.symlink_to(base.name)
     return link

@@ -166,7 +166,7 @@ def test_slow_is_not_stalled_but_stalled_is(watch: Callable[..., Task], folder: 
         assert task.end()[0] == "CHANGED"
 
 
-def play(folder: Path, vm: Vm, **options: Any) -> product.AnsibleRun:
+def play(vm: Vm, **options: Any) -> product.AnsibleRun:
     """A play over two hosts whose task is delegated, looped, and watched each second."""
     text = """
 - hosts: all
@@ -190,7 +190,7 @@ def test_loops_until_and_delegation(folder: Path, boot: Callable[..., Vm]) -> No
     pairs = zip(chains, ("vda", "vdb"), strict=True)
     words = [word for chain, qdev in pairs for word in disks.drive(chain.top, id=f"drive-{qdev}", qdev=qdev)]
     vm = boot(*words, name="web01")
-    run = play(folder, vm)
+    run = play(vm)
     assert run.code == 0, run.stdout + run.stderr
     assert [each["finished"] for each in run.result("populate", "hv1")["results"]] == [True, True]
     assert any(line.startswith("hv1 web01 vda  ") for line in run.stderr.splitlines()), run.stderr
