@@ -152,7 +152,7 @@ def qemus(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """The campaign of kills, 200 rounds of it unless told otherwise: `nox -Re faults -- --seconds 3600 --seed 7`."""
     session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt")
-    session.run("python", "-m", "faults", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
+    session.run("python", "-m", "campaign", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @nox.session(python=f"3.{python_of(NEWEST)}")
@@ -189,7 +189,7 @@ def types(session: nox.Session) -> None:
     stubs = ("nox", "pytest~=9.2", "types-psutil", "types-PyYAML")
     session.install("ansible-core", "mypy~=2.4", *stubs, "-r", "tests/unit/requirements.txt")
     # By their full names, as they import each other: many files of the targets are called the same.
-    packages = ("ansible_collections.virtops.qmp.plugins", "lab", "faults", "bench", "matrix", "integration")
+    packages = ("ansible_collections.virtops.qmp.plugins", "lab", "campaign", "bench", "matrix", "integration")
     session.run("mypy", *(f"--package={name}" for name in packages), "--module=noxfile", "--module=suite")
 
 

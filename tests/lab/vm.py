@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 from . import images
 from .monitor import Monitor
-from .process import LabError, kill, open_files, start, tool
+from .process import LabError, kill, open_files, start, tool, wait_for_server
 
 if TYPE_CHECKING:
     import subprocess
@@ -55,20 +53,22 @@ class Vm:
 
     # Life
 
-    def start(self, timeout: float = 20) -> Vm:
+    def start(self) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = process = start(self._command, self.log, cwd=self.cwd)
-        self.pid = process.pid
-        deadline = time.monotonic() + timeout
-        while self._judge is None:
-            with contextlib.suppress(OSError, ValueError):
-                self._judge = Monitor(self._judge_path)
-            if self._judge is None:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    self.kill()
-                    raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
-                time.sleep(0.005)
+        self._process = start(self._command, self.log, cwd=self.cwd)
+        self.pid = self._process.pid
+        try:
+            self._judge = wait_for_server(self._process, self.log, self._answer)
+        except LabError:
+            self.kill()
+            raise
         return self
+
+    def _answer(self) -> Monitor | None:
+        try:
+            return Monitor(self._judge_path)
+        except (OSError, ValueError):
+            return None
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End QEMU by a signal and wait until it is gone: without a chance to flush anything, unless told otherwise."""

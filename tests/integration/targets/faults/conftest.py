@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults.guest import Guest, monitor_words
-from faults.model import Model
+from campaign.guest import Guest, monitor_words
+from campaign.model import Model
 from lab import Scene, disks, images, product, wait_until
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import NbdServer, Vm, disks, images, product
+from lab import NbdServer, Vm, disks, images, product, wait_until
 
-from .conftest import Task, eventually
+from .conftest import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def moments(vm: Vm, status: str) -> list[float]:
 def test_lines_go_to_stderr_and_nothing_else_changes(watch: Callable[..., Task], vm: Vm, callback: str) -> None:
     """A line per slice, of at most 80 columns, whose bytes grow; what is on stdout is the callback's alone."""
     task = watch(vm, speed="192K", environ={"ANSIBLE_STDOUT_CALLBACK": callback, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1"})
-    eventually("third line", lambda: len(task.lines) >= 3)
+    wait_until(lambda: len(task.lines) >= 3, "third line")
     hasten(vm)
     if callback == "minimal":
         word, result = task.end()
@@ -57,7 +57,7 @@ def test_without_progress_nothing_is_printed(watch: Callable[..., Task], vm: Vm)
     vm.wait_event("JOB_STATUS_CHANGE", status="running")
     module = task.module()
     with pytest.raises(AssertionError):
-        eventually("another module", lambda: task.module() != module, timeout=3)
+        wait_until(lambda: task.module() != module, "another module", timeout=3)
     hasten(vm)
     assert (task.end()[0], task.lines) == ("CHANGED", [])
 
@@ -107,11 +107,11 @@ def test_a_failing_disk_ends_no_other(watch: Callable[..., Task], folder: Path, 
     words += disks.blockdev("qcow2", "top", file={"driver": "file", "filename": str(bad.top)}, backing="bad")
     vm = boot(*words, *disks.frontend("virtio-blk-pci", "vdb", drive="top"), name="web01")
     task = watch(vm, speed="64K", parallel=2, progress=5)
-    job = eventually("stream of vdb", lambda: [job for job in vm.jobs() if "vdb" in job])[0]
+    job = wait_until(lambda: [job for job in vm.jobs() if "vdb" in job], "stream of vdb")[0]
     vm.command("block-job-set-speed", device=job, speed=0)
-    eventually("word of the failure", lambda: any("vdb  failed" in line[0] for line in task.lines))
+    wait_until(lambda: any("vdb  failed" in line[0] for line in task.lines), "word of the failure")
     seen = len(task.lines)
-    eventually("a line on the other after it", lambda: len(task.lines) > seen)
+    wait_until(lambda: len(task.lines) > seen, "a line on the other after it")
     hasten(vm)
     word, result = task.end()
     assert (word, result["msg"].count("disk vdb")) == ("FAILED!", 1)
@@ -134,16 +134,16 @@ def test_a_pause_by_somebody_else_is_respected(watch: Callable[..., Task], vm: V
 def test_a_stream_that_was_cancelled_between_two_looks_is_told(watch: Callable[..., Task], vm: Vm) -> None:
     """Whoever cancels the stream while nobody looks is contradicted aloud."""
     task = watch(vm, speed="256K")
-    eventually("first line", lambda: task.lines)
+    wait_until(lambda: task.lines, "first line")
     worker = task.worker()
     os.kill(worker, signal.SIGSTOP)
     try:
-        eventually("end of the slice", lambda: not task.has_children(worker))
+        wait_until(lambda: not task.has_children(worker), "end of the slice")
         (job,) = vm.jobs()
         vm.command("job-cancel", id=job)
     finally:
         os.kill(worker, signal.SIGCONT)
-    eventually("a second stream", lambda: len(moments(vm, "created")) == 2)
+    wait_until(lambda: len(moments(vm, "created")) == 2, "a second stream")
     hasten(vm)
     assert (task.end()[0], "was gone" in task.stderr) == ("CHANGED", True)
 
@@ -155,11 +155,11 @@ def test_slow_is_not_stalled_but_stalled_is(watch: Callable[..., Task], folder: 
         top = images.create(folder / "top.qcow2", 4 * images.MiB, backing=server.address, backing_format="raw")
         vm = boot(*disks.drive(top, id="drive0", qdev="vda"), name="web01")
         task = watch(vm, speed="64K", progress=2)
-        eventually("a second step", lambda: any(job["offset"] > 524288 for job in vm.jobs().values()))
+        wait_until(lambda: any(job["offset"] > 524288 for job in vm.jobs().values()), "a second step")
         os.kill(server.pid, signal.SIGSTOP)
         try:
             assert not any("stalled" in line[0] for line in task.lines)
-            eventually("a stall", lambda: any("stalled for" in line[0] for line in task.lines), timeout=60)
+            wait_until(lambda: any("stalled for" in line[0] for line in task.lines), "a stall", timeout=60)
         finally:
             os.kill(server.pid, signal.SIGCONT)
         hasten(vm)

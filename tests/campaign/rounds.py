@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import NbdServer, Proxy, Vm, disks, images, lab_folder, product
+from lab import NbdServer, Proxy, Vm, disks, images, lab_folder, product, wait_until
 
 from .guest import Guest, monitor_words
 from .model import Model
@@ -220,19 +220,13 @@ def _first_run(bench: _Bench, vm: Vm, folder: Path) -> bool:
         elif round.moment in (RETURNED, LATER):
             said = task.end()
         elif round.moment == MIDDLE:
-            _await_job(vm)
+            wait_until(vm.jobs, "the task has started a stream", END_SECONDS)
         time.sleep(round.delay)  # not to make time pass: it is the moment of the kill that is drawn
         strike()
         if round.victim != "qemu":
             return False
         bench.report.first, claimed = said or task.end()
         return claimed
-
-
-def _await_job(vm: Vm) -> None:
-    deadline = time.monotonic() + END_SECONDS
-    while not vm.jobs() and time.monotonic() < deadline:
-        time.sleep(0.005)
 
 
 def _second_run(bench: _Bench, vm: Vm) -> None:
