@@ -190,7 +190,15 @@ def types(session: nox.Session) -> None:
     session.install("ansible-core", "mypy~=2.4", *stubs, "-r", "tests/unit/requirements.txt")
     # By their full names, as they import each other: many files of the targets are called the same.
     packages = ("ansible_collections.virtops.qmp.plugins", "lab", "campaign", "bench", "matrix", "integration")
-    session.run("mypy", *(f"--package={name}" for name in packages), "--module=noxfile", "--module=suite")
+    modules = ("noxfile", "suite", "metrics")
+    session.run("mypy", *(f"--package={name}" for name in packages), *(f"--module={name}" for name in modules))
+
+
+@nox.session
+def metrics(session: nox.Session) -> None:
+    """How dense the code of plugins/ is, beside packages that are known to read well; it judges nothing."""
+    session.install("anyio", "h11", "httpx", "structlog")
+    session.run("python", "tests/metrics.py", "--against", *(session.posargs or ("anyio", "h11", "httpx", "structlog")))
 
 
 @nox.session(name="ansible-lint", tags=["everyday"])
