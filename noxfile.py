@@ -134,7 +134,7 @@ TELLING = (
     "qemu_facts",
     "populate_chains/test_order.py",
     "populate_chains/test_foreign.py",
-    "populate_chains/test_released.py",
+    "released/test_told.py",
     "faults/test_finalize.py",
 )
 

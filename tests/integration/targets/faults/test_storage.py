@@ -43,7 +43,7 @@ def test_the_server_of_the_base_dies_and_comes_back(
     with disk.guest():
         task = disk.begin()
         server.kill()
-        disk.unleash()
+        disk.vm.hasten()
         assert_failed(task.result(), "Input/output error", "still needs its backing images")
         assert_idle(disk)
     disk.vm.kill()
@@ -71,7 +71,7 @@ def test_a_node_that_reconnects_needs_no_restart(
     with disk.guest():
         task = disk.begin()
         server.kill()
-        disk.unleash()
+        disk.vm.hasten()
         server.start()
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
@@ -86,7 +86,7 @@ def test_the_server_of_the_base_stops_answering_for_a_while(
     with disk.guest():
         task = disk.begin(wait_timeout=1)
         os.kill(server.pid, signal.SIGSTOP)
-        disk.unleash()
+        disk.vm.hasten()
         assert_failed(task.result(), "not populated within 1 s", "goes on in QEMU")
         assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("running", False)
         told = disk.stream(wait=False)
@@ -112,7 +112,7 @@ def test_the_server_of_the_base_stops_answering_for_ever(
     os.kill(server.pid, signal.SIGSTOP)
     with Proxy(disk.vm.monitor, folder / "proxy.qmp", listen) as proxy:
         with disk.guest() as guest:
-            disk.unleash()
+            disk.vm.hasten()
             task = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"], "state": "aborted"})
             assert told.wait(20), "the job was not cancelled"
             writes = guest.writes
@@ -136,7 +136,7 @@ def test_a_job_that_hangs_is_told_after_a_minute(
     disk = busy(remote)
     disk.start()
     os.kill(server.pid, signal.SIGSTOP)
-    disk.unleash()
+    disk.vm.hasten()
     told = disk.stream(state="aborted", timeout=100)
     assert_failed(told, "does not end within 60 s", "Does the storage of its images answer?")
     assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("running", False)
@@ -203,7 +203,7 @@ def test_the_file_system_of_the_top_turns_read_only(
     with disk.guest():
         task = disk.begin()
     fragile.fail()  # no write succeeds any more, so there is no guest
-    disk.unleash()
+    disk.vm.hasten()
     assert_failed(task.result(), "Read-only file system", "still needs its backing images")
     assert_idle(disk)
     assert_failed(disk.stream(), "Read-only file system")
@@ -242,7 +242,7 @@ def test_the_device_of_the_top_turns_read_only(
     with disk.guest():
         task = disk.begin()
     host.set_read_only(device, read_only=True)  # no write succeeds, so there is no guest
-    disk.unleash()
+    disk.vm.hasten()
     assert_failed(task.result(), "Operation not permitted", "still needs its backing images")
     assert_idle(disk)
     host.set_read_only(device, read_only=False)

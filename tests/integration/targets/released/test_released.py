@@ -27,13 +27,6 @@ needs_loop = pytest.mark.skipif(not host.has_loop_devices(), reason="this host g
 pytestmark = needs_root
 
 
-@pytest.fixture
-def disk(folder: Path, boot: Boot) -> Scene:
-    """`vda` over two layers."""
-    chain = images.chain(folder, layers=2)
-    return Scene(boot(*disks.drive(chain.top, id="drive0", qdev="vda"), name="web01"), chain)
-
-
 def who_has_open(file: Path) -> set[int]:
     """The processes that have a file open, by its inode: the judge's own look at /proc."""
     wanted, found = file.stat(), set()
@@ -253,11 +246,10 @@ def test_a_file_that_was_renamed(disk: Scene) -> None:
 
 def test_a_file_that_was_replaced_meanwhile(disk: Scene) -> None:
     """A new golden image that took the old one's name while the stream ran is never told as free."""
-    waiter = product.Running("block_stream", {"monitors": [disk.vm.monitor], "disks": ["vda"], "speed": "1"})
-    job = disk.vm.wait_event("JOB_STATUS_CHANGE", status="running")["id"]
+    waiter = disk.begin()
     disk.chain.base.rename(disk.chain.base.with_name("old"))
     disk.chain.base.write_bytes(b"the new one")
-    disk.vm.command("block-job-set-speed", device=job, speed=0)
+    disk.vm.hasten()
     assert released(waiter.result())["base.qcow2"]["free"] is False
 
 

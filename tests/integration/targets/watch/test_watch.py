@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def hasten(vm: Vm) -> None:
-    """Take the speed limit from every job."""
-    for job in vm.jobs():
-        vm.command("block-job-set-speed", device=job, speed=0)
-
-
 def moments(vm: Vm, status: str) -> list[float]:
     """When a job came to this status, in QEMU's own time."""
     vm.jobs()  # so that every event has come
@@ -38,7 +32,7 @@ def test_lines_go_to_stderr_and_nothing_else_changes(watch: Callable[..., Task],
     """A line per slice, of at most 80 columns, whose bytes grow; what is on stdout is the callback's alone."""
     task = watch(vm, speed="192K", environ={"ANSIBLE_STDOUT_CALLBACK": callback, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1"})
     wait_until(lambda: len(task.lines) >= 3, "third line")
-    hasten(vm)
+    vm.hasten()
     if callback == "minimal":
         word, result = task.end()
         assert (word, result["finished"]) == ("CHANGED", True)
@@ -58,7 +52,7 @@ def test_without_progress_nothing_is_printed(watch: Callable[..., Task], vm: Vm)
     module = task.module()
     with pytest.raises(AssertionError):
         wait_until(lambda: task.module() != module, "another module", timeout=3)
-    hasten(vm)
+    vm.hasten()
     assert (task.end()[0], task.lines) == ("CHANGED", [])
 
 
@@ -66,7 +60,7 @@ def test_the_end_is_noticed_within_a_slice(watch: Callable[..., Task], vm: Vm) -
     """A slice ends with the job, not after its time."""
     task = watch(vm, speed="1", progress=3600)
     vm.wait_event("JOB_STATUS_CHANGE", status="running")
-    hasten(vm)
+    vm.hasten()
     task.end(timeout=30)
     (ended,) = moments(vm, "concluded")
     assert time.time() - ended < 15
@@ -112,7 +106,7 @@ def test_a_failing_disk_ends_no_other(watch: Callable[..., Task], folder: Path, 
     wait_until(lambda: any("vdb  failed" in line[0] for line in task.lines), "word of the failure")
     seen = len(task.lines)
     wait_until(lambda: len(task.lines) > seen, "a line on the other after it")
-    hasten(vm)
+    vm.hasten()
     word, result = task.end()
     assert (word, result["msg"].count("disk vdb")) == ("FAILED!", 1)
     assert {disk["qdev"].split("/")[3]: disk["finished"] for disk in result["disks"]} == {"vda": True, "vdb": False}
@@ -144,7 +138,7 @@ def test_a_stream_that_was_cancelled_between_two_looks_is_told(watch: Callable[.
     finally:
         os.kill(worker, signal.SIGCONT)
     wait_until(lambda: len(moments(vm, "created")) == 2, "a second stream")
-    hasten(vm)
+    vm.hasten()
     assert (task.end()[0], "was gone" in task.stderr) == ("CHANGED", True)
 
 
@@ -162,7 +156,7 @@ def test_slow_is_not_stalled_but_stalled_is(watch: Callable[..., Task], folder: 
             wait_until(lambda: any("stalled for" in line[0] for line in task.lines), "a stall", timeout=60)
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        hasten(vm)
+        vm.hasten()
         assert task.end()[0] == "CHANGED"
 
 
