@@ -207,7 +207,7 @@ def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None
 def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is refused with the figures, unless the user knows better or only wants to stop something."""
     qemu = lab.vm()
-    monkeypatch.setattr(_module.LinuxHost, "free_space", lambda self, file: FreeSpace(1, 2 * MIB))
+    monkeypatch.setattr(LinuxHost, "free_space", lambda self, file: FreeSpace(1, 2 * MIB))
     crowded = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert crowded["failed"]
     assert f"up to {10 * MIB} bytes and the file system has {2 * MIB} free" in crowded["msg"]

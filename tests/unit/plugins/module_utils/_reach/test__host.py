@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
+import glob
 import os
 import socket
 import stat
@@ -218,8 +220,8 @@ def test_a_loop_device_has_its_file_open(folder: Path, monkeypatch: pytest.Monke
             raise OSError(errno.ENXIO, "no file")
         return struct.pack("QQ", status.st_dev, status.st_ino) + data[16:]
 
-    monkeypatch.setattr(_host.glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
-    monkeypatch.setattr(_host.fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
     assert HOST.traces(ids(folder / "file"))[str(folder / "file")].devices == ["loop3"]
 
 
