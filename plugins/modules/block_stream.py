@@ -283,32 +283,12 @@ disks:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import MONITOR_OPTIONS, run, stream
+from ..module_utils._module import populate, run
+from ..module_utils._options import STREAM_OPTIONS
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            **MONITOR_OPTIONS,
-            "disks": {"type": "list", "elements": "str", "required": True, "aliases": ["disk"]},
-            "state": {"type": "str", "choices": ["populated", "paused", "aborted"], "default": "populated"},
-            "base": {"type": "str"},
-            "wait": {"type": "bool", "default": True},
-            "wait_timeout": {"type": "int"},
-            "on_timeout": {"type": "str", "choices": ["fail", "leave", "stop"], "default": "fail"},
-            "poll_interval": {"type": "int", "default": 0},
-            "increment": {"type": "str"},
-            "cursor": {"type": "int"},
-            "speed": {"type": "str"},
-            "on_error": {"type": "str", "choices": ["report", "stop", "enospc", "ignore"], "default": "report"},
-            "parallel": {"type": "int", "default": 1},
-            "check_space": {"type": "bool", "default": True},
-            "release": {"type": "bool", "default": True},
-            "progress": {"type": "int", "default": 10},
-        },
-        supports_check_mode=True,
-    )
-    run(module, stream)
+    run(AnsibleModule(argument_spec=STREAM_OPTIONS, supports_check_mode=True), populate)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import Any
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk, Image
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Waiting
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
-from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, Vm, read_identity
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, Sight, Vm, read_identity
 
 REPLIES = Path(__file__).parent / "plugins" / "module_utils" / "replies"
 NO_GRAPH = Graph({}, {}, {})
@@ -35,8 +36,10 @@ def vm_from(answers: dict[str, Any]) -> Vm:
     """The VM that gave these answers."""
     who = [answers[command] for command in ("query-name", "query-uuid", "query-version", "query-chardev")]
     identity = read_identity("/vms/vm0.qmp", 100, *who, blocks=answers["query-block"])
-    state = ("query-status", "query-block", "query-block-jobs", "x-debug-query-block-graph")
-    return Vm.from_qmp(identity, *(answers[command] for command in state), resolve=in_vms)
+    state = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
+    sight = Sight.from_qmp(*(answers[command] for command in state))
+    disks = tuple(disk.located(in_vms) for disk in sight.disks)
+    return Vm(identity, sight.status, disks, sight.jobs, sight.graph)
 
 
 def recorded_vm(name: str) -> Vm:
@@ -118,6 +121,14 @@ def vm(*disks: Disk, jobs: tuple[Job, ...] = (), **members: Any) -> Vm:
         "graph": Graph({}, {}, works_on),
     }
     return Vm(**{**values, **members})
+
+
+def asking(**members: Any) -> Request:
+    """What a user asks for, as the options have it: `wait_timeout` and the like belong to the waiting."""
+    names = {"wait": "wait", "wait_timeout": "timeout", "on_timeout": "on_timeout", "poll_interval": "poll_interval"}
+    names = {**names, "increment": "increment", "cursor": "cursor"}
+    waiting = {names[name]: value for name, value in members.items() if name in names}
+    return Request(**{name: value for name, value in members.items() if name not in names}, waiting=Waiting(**waiting))
 
 
 def target(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A QEMU and its host at the seams of `_observe`: it streams in virtual time, and refuses what QEMU 7.2 refuses.
+"""A QEMU and its host at the seams: it streams in virtual time, and refuses what QEMU 7.2 refuses.
 
 It knows what a crash would cost: clusters that a stream copied are only in memory until somebody flushes the image, and
 so is a header whose backing link was removed.
@@ -23,7 +23,15 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     MonitorSilent,
     QmpError,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, FreeSpace, Traces
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    FileId,
+    FreeSpace,
+    Granted,
+    KnownFile,
+    Lease,
+    Users,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
 SIZE = 64 * MIB
@@ -454,7 +462,7 @@ class _Graph:
 
 
 class FakeEvents:
-    """The events of one job, as `_observe.Events`."""
+    """The events of one job, as `_seams.RawEvents`."""
 
     KINDS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
 
@@ -484,8 +492,8 @@ class FakeEvents:
         return event
 
 
-class FakeMonitor:
-    """An open connection, as `_observe.Monitor`."""
+class FakeConnection:
+    """A QMP session, as `_seams.Connection`."""
 
     def __init__(self, qemu: FakeQemu):
         self._qemu = qemu
@@ -509,7 +517,7 @@ class FakeMonitor:
 
 
 class FakeHost:
-    """The hypervisor of some VMs, as `_observe.Host`, and the way to their monitors, as `_observe.OpenMonitor`."""
+    """The hypervisor of some VMs, as `_seams.Host`, and the way to their monitors, as `_seams.OpenLink`."""
 
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
@@ -535,7 +543,7 @@ class FakeHost:
         self.most_streams = max(self.most_streams, now)
 
     @contextlib.asynccontextmanager
-    async def open_monitor(self, address: str) -> AsyncIterator[FakeMonitor]:
+    async def open_link(self, address: str) -> AsyncIterator[QemuLink]:
         """One client at a time."""
         await asyncio.sleep(0)
         if address in self.unopenable:
@@ -547,11 +555,11 @@ class FakeHost:
         self.opened.append(address)
         self.open.append(address)
         self.most_open = max(self.most_open, len(self.open))
-        monitor = FakeMonitor(self.qemus[address])
+        connection = FakeConnection(self.qemus[address])
         try:
-            yield monitor
+            yield QemuLink(connection)
         finally:
-            monitor.is_open = False
+            connection.is_open = False
             self.open.remove(address)
 
     def header_backing(self, file: str) -> str | None:
@@ -579,8 +587,11 @@ class FakeHost:
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
         return {file: FileId(1, sum(file.encode())) for file in files}
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        return {file: Traces(True, "ext4", self._holders(file)) for file in files}
+    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        return {file: Lease(Granted.NO if self._holders(file.path) else Granted.YES, "ext4") for file in files}
+
+    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        return {file: Users(self._holders(file.path)) for file in files}
 
     def _holders(self, file: str) -> dict[int, str]:
         return {

@@ -10,10 +10,9 @@ from typing import Callable, Optional, Sequence
 
 from .._model._disk import Disk, Image
 from .._model._errors import WrongRequest
+from .._model._request import EVERY_DISK
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
-
-EVERY_DISK = "*"
 
 # Turns a name that the user gave into the absolute path of a file, as this VM's QEMU would find it.
 ResolveFor = Callable[[Vm, str], Optional[str]]

@@ -46,12 +46,12 @@ class Image:
     """
 
     path: str
-    file: str | None
     format: str
     virtual_size: int
     allocated: int | None
     node_name: str | None
     nodes: tuple[str, ...] = ()
+    file: str | None = None
 
     def is_called(self, name: str, file: str | None) -> bool:
         """Whether ``name`` (whose absolute path is ``file``) means this image."""
@@ -64,7 +64,8 @@ class Disk:
 
     ``hidden_backing`` is the node of a backing chain that QEMU does not show, because a raw node stands above it.
     ``stale_header`` is the backing image that the file of the top still names, though QEMU does not use it: QEMU drops
-    a chain before it writes the header, and keeps it dropped when that write fails.
+    a chain before it writes the header, and keeps it dropped when that write fails. ``snapshots`` are the internal
+    snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
     """
 
     device: str
@@ -74,14 +75,15 @@ class Disk:
     chain: tuple[Image, ...]
     hidden_backing: str | None = None
     stale_header: str | None = None
+    snapshots: int | None = 0
 
     @classmethod
-    def from_qmp(cls, entry: Mapping[str, Any], graph: Graph, resolve: Resolve) -> Disk:
+    def from_qmp(cls, entry: Mapping[str, Any], graph: Graph) -> Disk:
         """Read one entry of ``query-block``; the graph gives the names of the nodes below the top."""
         inserted = entry.get("inserted")
         if inserted is None:
             return cls(device=entry["device"], qdev=entry.get("qdev", ""), node_name=None, read_only=False, chain=())
-        chain = _read_chain(inserted["image"], inserted["node-name"], graph, resolve)
+        chain = _read_chain(inserted["image"], inserted["node-name"], graph)
         top = chain[0].node_name
         lower = graph.descendants(top) if top is not None else ()
         return cls(
@@ -91,7 +93,12 @@ class Disk:
             read_only=inserted["ro"],
             chain=chain,
             hidden_backing=next((node for node in lower if graph.child(node, "backing")), None),
+            snapshots=len(inserted["image"].get("snapshots", ())),  # QEMU leaves it out where there are none
         )
+
+    def located(self, resolve: Resolve) -> Disk:
+        """The same disk with the files of its images, as ``resolve`` finds them."""
+        return replace(self, chain=tuple(replace(image, file=resolve(image.path)) for image in self.chain))
 
     @property
     def key(self) -> str:
@@ -183,7 +190,7 @@ def plain_path(reported: str) -> str:
     return reported
 
 
-def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph, resolve: Resolve) -> tuple[Image, ...]:
+def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph) -> tuple[Image, ...]:
     """Walk the nested ``image`` of ``query-block`` and the graph side by side."""
     chain: list[Image] = []
     filters: list[str] = []
@@ -193,12 +200,10 @@ def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph, resolv
         if is_filter:
             filters += [node] if node is not None else []
         else:
-            path = plain_path(layer["filename"])
             own = (node, *graph.descendants(node)) if node is not None else ()
             chain.append(
                 Image(
-                    path=path,
-                    file=resolve(path),
+                    path=plain_path(layer["filename"]),
                     format=layer["format"],
                     virtual_size=layer["virtual-size"],
                     allocated=layer.get("actual-size"),

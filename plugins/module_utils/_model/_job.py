@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Collection, Mapping
 
 from ._disk import Disk
+from ._request import OnError
 
 _OUR_PREFIX = "populate-"
 
@@ -86,19 +87,41 @@ class Job:
 
 @dataclass(frozen=True)
 class Ending:
-    """The event of a job's end, at ``offset``. ``error`` is QEMU's reason; a failed job *completes*, with an error."""
+    """How a job ended, at ``offset``. ``error`` is QEMU's reason; a failed job *completes*, with an error."""
 
     cancelled: bool
     error: str | None
     offset: int | None = None
 
+
+@dataclass(frozen=True)
+class JobEvent:
+    """An event of a job: a reason to look at it, and, where it tells of the job's end, how that was."""
+
+    ending: Ending | None = None
+
     @classmethod
-    def from_qmp(cls, event: Mapping[str, Any]) -> Ending | None:
-        """Read an event; None where it does not tell of an end."""
+    def from_qmp(cls, event: Mapping[str, Any]) -> JobEvent:
+        """Read an event of a block job."""
         if event["event"] not in ENDINGS:
-            return None
-        told = event.get("data", {})
-        return cls(event["event"] == "BLOCK_JOB_CANCELLED", error=told.get("error"), offset=told.get("offset"))
+            return cls()
+        data = event.get("data", {})
+        is_cancelled = event["event"] == "BLOCK_JOB_CANCELLED"
+        return cls(Ending(is_cancelled, error=data.get("error"), offset=data.get("offset")))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The order to stream into ``node``, down to ``base_node`` (None: all of the chain).
+
+    ``speed`` is bytes per second; None leaves it to QEMU, which has no limit then.
+    """
+
+    job_id: str
+    node: str
+    base_node: str | None = None
+    speed: int | None = None
+    on_error: OnError = "report"
 
 
 def job_id_for(disk: Disk, taken: Collection[str]) -> str:

@@ -17,21 +17,13 @@ from typing import (
     Sequence,
 )
 
-from ._files import FileId, FreeSpace, Traces
+from ._files import FileId, FreeSpace, KnownFile, Lease, Users
+from ._job import Job, JobEvent, Stream
+from ._vm import Identity, Sight
 
 
-class Events(Protocol):
-    """The events of one job."""
-
-    async def next(self, timeout: float) -> Mapping[str, Any] | None:
-        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
-
-        :raise MonitorLost: at once when the connection ends.
-        """
-
-
-class Monitor(Protocol):
-    """An open connection to a QMP monitor. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
+class Connection(Protocol):
+    """A QMP session. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
 
     address: str
     pid: int | None
@@ -44,8 +36,74 @@ class Monitor(Protocol):
         :raise MonitorSilent: no answer in time.
         """
 
-    def listen(self, job_id: str) -> ContextManager[Events]:
+    def listen(self, job_id: str) -> ContextManager[RawEvents]:
         """Collect the events of a job from now on."""
+
+
+class RawEvents(Protocol):
+    """The events of one job as QEMU sends them."""
+
+    async def next(self, timeout: float) -> Mapping[str, Any] | None:
+        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
+
+        :raise MonitorLost: at once when the connection ends.
+        """
+
+
+class JobEvents(Protocol):
+    """The events of one job, from the moment of ``Link.listen``."""
+
+    async def next(self, timeout: float) -> JobEvent | None:
+        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
+
+        :raise MonitorLost: at once when the connection ends.
+        """
+
+
+class Link(Protocol):
+    """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises."""
+
+    address: str
+    pid: int | None
+
+    async def identify(self) -> tuple[Identity, Sight]:
+        """Who the VM is, and what it looks like now."""
+
+    async def look(self) -> Sight:
+        """The disks and jobs of the VM as they are now, the images by the names that QEMU has for them."""
+
+    async def jobs(self) -> tuple[Job, ...]:
+        """The block jobs alone: as cheap as QMP gets, however deep the chains are."""
+
+    def listen(self, job_id: str) -> ContextManager[JobEvents]:
+        """Collect the events of a job from now on."""
+
+    async def start(self, stream: Stream) -> None:
+        """Start a stream. When all is copied it waits to be told to finish."""
+
+    async def set_speed(self, job_id: str, speed: int) -> None:
+        """Limit a job to so many bytes per second; 0 is no limit."""
+
+    async def pause(self, job_id: str) -> None:
+        """Hold a job."""
+
+    async def resume(self, job_id: str) -> None:
+        """Let a held job go on."""
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job; what it copied is kept."""
+
+    async def finish(self, job_id: str) -> None:
+        """Let a job that has copied everything remove the backing link."""
+
+    async def dismiss(self, job_id: str) -> None:
+        """Let go of a job that is over."""
+
+    async def flush(self, node: str) -> None:
+        """Have QEMU write out what it holds of an image. It does not tell whether the storage took it."""
+
+    async def delete_node(self, node: str) -> None:
+        """Close a block node that nothing uses."""
 
 
 class Host(Protocol):
@@ -73,10 +131,13 @@ class Host(Protocol):
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """What the files are, whatever they are called; those that the process does not have open are missing."""
+        """What the files are, whatever they are called; those that the process is not seen to have open are missing."""
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        """What is known of files, by their name; one that is no longer what it was is missing."""
+    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """What the kernel says of files, whether anybody on this host has them open; an answer for each."""
+
+    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Who has the files open, as far as it can be found; those that were never identified may be missing."""
 
 
-OpenMonitor = Callable[[str], AsyncContextManager[Monitor]]
+OpenLink = Callable[[str], AsyncContextManager[Link]]

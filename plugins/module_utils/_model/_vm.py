@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ._disk import Disk, Resolve
+from ._disk import Disk
 from ._graph import Graph
 from ._job import Job
 
@@ -40,26 +40,35 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Vm:
-    """The VM, its disks and its block jobs."""
+class Sight:
+    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them."""
 
-    identity: Identity
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
 
     @classmethod
-    def from_qmp(cls, identity: Identity, status: Any, blocks: Any, jobs: Any, graph: Any, *, resolve: Resolve) -> Vm:
-        """Read ``query-status``, ``query-block``, ``query-block-jobs`` and ``x-debug-query-block-graph``."""
+    def from_qmp(cls, status: Any, jobs: Any, graph: Any, blocks: Any) -> Sight:
+        """Read ``query-status``, ``query-block-jobs``, ``x-debug-query-block-graph`` and ``query-block``."""
         nodes = Graph.from_qmp(graph)
         return cls(
-            identity=identity,
             status=status["status"],
-            disks=tuple(Disk.from_qmp(entry, nodes, resolve) for entry in blocks),
+            disks=tuple(Disk.from_qmp(entry, nodes) for entry in blocks),
             jobs=tuple(Job.from_qmp(entry) for entry in jobs),
             graph=nodes,
         )
+
+
+@dataclass(frozen=True)
+class Vm:
+    """The VM, its disks and its block jobs; its images have the names by which this host knows them, too."""
+
+    identity: Identity
+    status: str
+    disks: tuple[Disk, ...]
+    jobs: tuple[Job, ...]
+    graph: Graph
 
     def job_on(self, disk: Disk) -> Job | None:
         """The stream that writes to ``disk``, or another job that uses its top image, whoever started it.

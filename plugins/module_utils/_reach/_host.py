@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import glob
 import os
 import re
 import stat
 import struct
-from typing import Callable, Collection, Iterator, Mapping, Sequence, Tuple
+from typing import Callable, Collection, Mapping, Sequence, Tuple
 
-from .._model._files import FileId, FreeSpace, Traces
+from .._model._files import FileId, FreeSpace, KnownFile, Lease, Users
+from ._lease import try_leases
+from ._users import find_users, opened_by
 
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
@@ -103,34 +104,18 @@ class LinuxHost:
         return describe_socket(listing, address)
 
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """The identity of files. A name alone proves little: another file may have it by now."""
+        """The identity of those files that the process has open. A name proves nothing: another file may have it."""
         named = {file: each for file in files for each in [_file_id(file)] if each is not None}
-        if pid is None or not os.access(f"/proc/{pid}/fd", os.R_OK):
-            return named  # only root may look
-        opened = set(_opened_by(pid))
+        opened = set() if pid is None else opened_by(pid, {*named.values()})
         return {file: each for file, each in named.items() if each in opened}
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        """Who has the files open, in one walk through /proc. Only root sees what other users' processes have open."""
-        present = {file: each for file, each in files.items() if _file_id(file) == each}
-        if not present:
-            return {}
-        processes: dict[FileId, dict[int, str]] = {each: {} for each in present.values()}
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-            for each in processes.keys() & set(_opened_by(pid)):
-                processes[each][pid] = _process_name(pid)
-        sees_all = os.geteuid() == 0
-        loops = dict(_loop_devices())
-        mounts = _mounts()
-        return {
-            file: Traces(
-                is_regular=os.path.isfile(file),
-                file_system=next((kind for point, kind in mounts if _is_below(file, point)), "unknown"),
-                processes=processes[each] if sees_all else None,
-                devices=[loop for loop, held in loops.items() if held == each],
-            )
-            for file, each in present.items()
-        }
+    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """Ask the kernel whether the files are open anywhere. It may take as long as the storage takes."""
+        return try_leases(files)
+
+    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Find who has the files open, in one walk through /proc. It may take as long as the storage takes."""
+        return find_users(files)
 
 
 def _is_socket(path: str) -> bool:
@@ -145,61 +130,9 @@ def _stat(path: str) -> os.stat_result | None:
         return None
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def _file_id(path: str) -> FileId | None:
     status = _stat(path)
     return None if status is None else FileId(status.st_dev, status.st_ino)
-
-
-def _opened_by(pid: int) -> Iterator[FileId]:
-    """Every open file of a process; nothing where it ended meanwhile, or may not be looked at."""
-    try:
-        descriptors = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return
-    for descriptor in descriptors:
-        each = _file_id(f"/proc/{pid}/fd/{descriptor}")
-        if each is not None:
-            yield each
-
-
-def _process_name(pid: int) -> str:
-    return _read(f"/proc/{pid}/comm").strip() or "a process"
-
-
-def _loop_devices() -> Iterator[tuple[str, FileId]]:
-    """The loop devices and their files: the kernel has them open, no process does.
-
-    LOOP_GET_STATUS64 answers with the file's device and inode first. The name in /sys leads nowhere where the device
-    was attached in another mount namespace.
-    """
-    for path in glob.glob("/dev/loop[0-9]*"):
-        with contextlib.suppress(OSError), open(path, "rb") as device:
-            status = fcntl.ioctl(device, 0x4C05, bytes(232))
-            yield os.path.basename(path), FileId(*struct.unpack("QQ", status[:16]))
-
-
-def _mounts() -> list[tuple[str, str]]:
-    """The mount points and the types of their file systems, those further down first.
-
-    A line of mountinfo is ``36 35 98:0 / /mnt/parent rw - ext4 /dev/root rw``, with octal escapes for blanks.
-    """
-    lines = [line.split(" ") for line in _read("/proc/self/mountinfo").splitlines()]
-    unescaped = ((re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), words[4]), words) for words in lines)
-    found = [(point, words[words.index("-") + 1]) for point, words in unescaped]
-    found.reverse()  # of two mounts on one point the later one is seen
-    return sorted(found, key=lambda mount: len(mount[0]), reverse=True)
-
-
-def _is_below(file: str, point: str) -> bool:
-    return file == point or file.startswith(point.rstrip("/") + "/")
 
 
 def describe_socket(listing: str, address: str) -> str:

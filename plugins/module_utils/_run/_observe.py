@@ -7,31 +7,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import (
-    Any,
-    Callable,
-    Sequence,
-    TypeVar,
-)
+from dataclasses import dataclass
+from typing import Sequence
 
 from .._model._disk import Disk, Resolve, compare_header, is_local
-from .._model._errors import MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
-from .._model._seams import Host, Monitor, OpenMonitor
-from .._model._vm import Identity, Vm, read_identity
-
-T = TypeVar("T")
+from .._model._errors import Failure, MonitorMissing, MonitorSilent, QmpError
+from .._model._seams import Host, Link, OpenLink
+from .._model._vm import Identity, Sight, Vm
 
 # So many monitors are visited at a time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
 _VISITS_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Something that could not be done: where, and the whole sentence."""
-
-    where: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,7 @@ class Sighting:
     failures: tuple[Failure, ...]
 
 
-async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host) -> Sighting:
+async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> Sighting:
     """Visit every monitor once, and leave it free again."""
     skipped: list[str] = []
     wanted: dict[str, bool] = {}
@@ -56,8 +41,8 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
     async def visit(address: str) -> Vm:
-        async with turnstile, open_monitor(address) as monitor:
-            return await identify(monitor, host)
+        async with turnstile, open_link(address) as link:
+            return await identify(link, host)
 
     seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
     vms: list[Vm] = []
@@ -66,7 +51,7 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
         elif isinstance(outcome, QmpError):
-            failures.append(Failure(address, explain(address, outcome, address, host)))
+            failures.append(explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
             raise outcome
         elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
@@ -76,36 +61,34 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
     return Sighting(tuple(vms), tuple(skipped), tuple(failures))
 
 
-def explain(where: str, error: QmpError, address: str, host: Host) -> str:
+def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
     words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
-    return f"{where}: {error}. {words}" if words else f"{where}: {error}"
+    return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
 
 
-_IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
-# The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
-# round: an old chain without its job would be streamed again.
-_STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
-
-
-async def identify(monitor: Monitor, host: Host) -> Vm:
+async def identify(link: Link, host: Host) -> Vm:
     """Read who the VM is, and look at it."""
-    replies = await asyncio.gather(*(monitor.execute(command) for command in _IDENTITY + _STATE))
-    who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
-    identity = understood(lambda: read_identity(monitor.address, monitor.pid, *who, blocks=state[-1]))
-    return _read(identity, state, host)
+    identity, sight = await link.identify()
+    return _locate(identity, sight, host)
 
 
-async def look(monitor: Monitor, identity: Identity, host: Host) -> Vm:
+async def look(link: Link, identity: Identity, host: Host) -> Vm:
     """Look at the disks and jobs of a VM as they are now."""
-    return _read(identity, await asyncio.gather(*(monitor.execute(command) for command in _STATE)), host)
+    return _locate(identity, await link.look(), host)
 
 
-def _read(identity: Identity, state: Sequence[Any], host: Host) -> Vm:
-    status, jobs, graph, blocks = state
+def _locate(identity: Identity, sight: Sight, host: Host) -> Vm:
+    """Find the files of the images, and hold each disk's chain against what its top's header says."""
     resolve = resolver(identity, host)
-    vm = understood(lambda: Vm.from_qmp(identity, status, blocks, jobs, graph, resolve=resolve))
-    return replace(vm, disks=tuple(compare_header(disk, _header_of(disk, host), resolve) for disk in vm.disks))
+    disks = [disk.located(resolve) for disk in sight.disks]
+    return Vm(
+        identity=identity,
+        status=sight.status,
+        disks=tuple(compare_header(disk, _header_of(disk, host), resolve) for disk in disks),
+        jobs=sight.jobs,
+        graph=sight.graph,
+    )
 
 
 def _header_of(disk: Disk, host: Host) -> str | None:
@@ -117,13 +100,3 @@ def resolver(identity: Identity, host: Host) -> Resolve:
     """File names as this VM's QEMU finds them: relative to its own working directory."""
     directory = host.working_directory(identity.pid)
     return lambda path: host.real_path(path, directory) if is_local(path) else None
-
-
-def understood(read: Callable[[], T]) -> T:
-    """Turn a reply that lacks what every QEMU sends into an error that says so."""
-    try:
-        return read()
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise MonitorUnusable(
-            f"the answers lack what every QEMU since 4.0 sends ({type(error).__name__}: {error})"
-        ) from error

@@ -68,7 +68,7 @@ def test_the_end_is_noticed_within_a_slice(watch: Callable[..., Task], vm: Vm) -
 
 @pytest.mark.parametrize(
     ("on_timeout", "word", "jobs", "message"),
-    [("fail", "FAILED!", 1, "within 4 s"), ("leave", "CHANGED", 1, ""), ("stop", "CHANGED", 0, "")],
+    [("fail", "FAILED!", 1, "when wait_timeout was over"), ("leave", "CHANGED", 1, ""), ("stop", "CHANGED", 0, "")],
 )
 def test_the_wait_is_the_users(
     watch: Callable[..., Task], vm: Vm, on_timeout: str, word: str, jobs: int, message: str

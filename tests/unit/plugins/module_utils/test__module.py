@@ -7,18 +7,23 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
+from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
@@ -228,14 +233,25 @@ def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
     assert "QEMU keeps these nodes" in json.dumps(found["warnings"])
 
 
-def test_a_released_file_is_judged(lab: Lab, module: RunModule) -> None:
+def test_a_released_file_is_judged(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has a released file open is told: here it is the very process that made the socket."""
+    monkeypatch.setattr(_lease, "_PAUSES", ())
     qemu = lab.vm()
-    with (lab.folder / "vm0-base.qcow2").open():
+    base = lab.folder / "vm0-base.qcow2"
+    with base.open():
         found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     (released,) = found["disks"][0]["released"]
-    assert released["free"] is False
-    assert released["reason"]
+    assert (released["free"], released["pids"]) == (False, [os.getpid()])
+    assert "VM vm0" in released["reason"]
+    assert (released["device"], released["inode"]) == (base.stat().st_dev, base.stat().st_ino)
+
+
+def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should be known of images that are free is told once, beside what should be known of the disks."""
+    note = Verdict("/vms/base.qcow2", True, None, notes=("look at VM web02, too",))
+    monkeypatch.setattr(_work, "judge_all", lambda outcomes, vms, host: [[note, note] for _each in outcomes])
+    found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
+    assert found["warnings"].count("look at VM web02, too") == 1
 
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
@@ -297,21 +313,21 @@ DEFAULTS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
-        pytest.param({}, Request(), id="defaults"),
-        pytest.param({"state": "paused", "wait": False}, Request(state="paused", wait=False), id="paused"),
-        pytest.param({"base": "b", "release": False}, Request(base="b", release=False), id="base"),
-        pytest.param({"increment": "1GiB", "cursor": 5}, Request(increment=1024**3, cursor=5), id="increment"),
-        pytest.param({"speed": "200MB/s"}, Request(speed=200 * MIB), id="speed per second"),
-        pytest.param({"speed": "0"}, Request(speed=0), id="unlimited"),
+        pytest.param({}, asking(), id="defaults"),
+        pytest.param({"state": "paused", "wait": False}, asking(state="paused", wait=False), id="paused"),
+        pytest.param({"base": "b", "release": False}, asking(base="b", release=False), id="base"),
+        pytest.param({"increment": "1GiB", "cursor": 5}, asking(increment=1024**3, cursor=5), id="increment"),
+        pytest.param({"speed": "200MB/s"}, asking(speed=200 * MIB), id="speed per second"),
+        pytest.param({"speed": "0"}, asking(speed=0), id="unlimited"),
         pytest.param(
-            {"wait_timeout": 0, "on_timeout": "stop"}, Request(wait_timeout=0, on_timeout="stop"), id="no time to wait"
+            {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
-        pytest.param({"on_error": "stop", "parallel": 4}, Request(on_error="stop", parallel=4), id="policy and places"),
-        pytest.param({"check_space": False}, Request(check_space=False), id="space"),
-        pytest.param({"poll_interval": 60}, Request(poll_interval=60), id="short visits"),
+        pytest.param({"on_error": "stop", "parallel": 4}, asking(on_error="stop", parallel=4), id="policy and places"),
+        pytest.param({"check_space": False}, asking(check_space=False), id="space"),
+        pytest.param({"poll_interval": 60}, asking(poll_interval=60), id="short visits"),
     ],
 )
-def test_wish_from(options: dict[str, Any], asked: Request) -> None:
+def test_request_from(options: dict[str, Any], asked: Request) -> None:
     """Every option becomes a member of the wish, in bytes and seconds."""
     assert request_from({**DEFAULTS, **options}) == asked
 
@@ -336,7 +352,7 @@ def test_wish_from(options: dict[str, Any], asked: Request) -> None:
         pytest.param({"speed": "-1"}, "speed is", id="less than no speed"),
     ],
 )
-def test_wish_from_refuses(options: dict[str, Any], words: str) -> None:
+def test_request_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
         request_from({**DEFAULTS, **options})

@@ -12,10 +12,10 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Di
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     HELD,
+    asking,
     disk,
     identity,
     image,
@@ -44,7 +44,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
 )
 def test_turn(subject: Disk, running: Job | None, state: str, expected: Turn) -> None:
     """Only what would add a stream waits for a place; one that runs already counts."""
-    assert turn(target(subject, running), Request(state=state)) is expected
+    assert turn(target(subject, running), asking(state=state)) is expected
 
 
 def over(number: int, *bases: str) -> Disk:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import (
     Disk,
@@ -174,7 +176,7 @@ def test_under_filters_a_running_stream_changes_no_node() -> None:
 def test_a_graph_that_does_not_show_the_disk_gives_no_names_below_the_top() -> None:
     """Without the graph a chain is read all the same; only node names are missing."""
     entry = recorded("qemu-7.2-filters")["query-block"][0]
-    read = Disk.from_qmp(entry, NO_GRAPH, lambda path: None)
+    read = Disk.from_qmp(entry, NO_GRAPH)
     assert [(each.path, each.node_name) for each in read.chain] == [
         ("/vms/a-top.qcow2", None),
         ("/vms/a-base.qcow2", None),
@@ -187,7 +189,7 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
     inner = {"format": "throttle", "filename": "json:{}", "virtual-size": 1, "backing-image": layer}
     outer = {"format": "copy-on-read", "filename": "json:{}", "virtual-size": 1, "backing-image": inner}
     entry = {"device": "", "inserted": {"node-name": "cor", "ro": False, "image": outer}}
-    read = Disk.from_qmp(entry, NO_GRAPH, lambda path: path)
+    read = Disk.from_qmp(entry, NO_GRAPH).located(lambda path: path)
     assert [(each.path, each.nodes) for each in read.chain] == [("/vms/top.qcow2", ("cor",))]
 
 
@@ -204,6 +206,20 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
 def test_is_populated(subject: Disk, populated: bool) -> None:
     """A disk is populated when it needs no other image, and never by another sign."""
     assert subject.is_populated is populated
+
+
+@pytest.mark.parametrize(
+    ("listed", "count"),
+    [
+        pytest.param({}, 0, id="none: QEMU says nothing"),
+        pytest.param({"snapshots": [{"id": "1"}, {"id": "2"}]}, 2, id="two"),
+    ],
+)
+def test_snapshots_are_counted(listed: dict[str, Any], count: int) -> None:
+    """The internal snapshots of the active image are counted."""
+    shown = {"filename": "/vms/top.qcow2", "format": "qcow2", "virtual-size": 1000, **listed}
+    entry = {"device": "drive0", "inserted": {"node-name": "top", "ro": False, "image": shown}}
+    assert Disk.from_qmp(entry, NO_GRAPH, in_vms).snapshots == count
 
 
 def test_a_chain_below_a_raw_node_is_seen() -> None:
@@ -382,7 +398,7 @@ def test_plain_path(reported: str, path: str) -> None:
 
 def test_image_defaults() -> None:
     """An image may be given without its nodes."""
-    assert Image("/p", None, "raw", 1, None, None).nodes == ()
+    assert Image("/p", "raw", 1, None, None).nodes == ()
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import glob
 import os
 import socket
-import stat
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, Granted, KnownFile
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
 
 # Recorded: pid 812 made the socket and serves pid 931; pid 940 waits in the queue.
@@ -141,7 +136,7 @@ def test_room(folder: Path) -> None:
 
 
 def test_a_file_is_the_same_by_any_name(folder: Path) -> None:
-    """Links and a new name change nothing; what is gone, or what the process does not have open, is missing."""
+    """Links and a new name change nothing; what is gone, or is not seen to be open in the process, is missing."""
     for name in ("file", "closed"):
         (folder / name).write_text("")
     (folder / "link").symlink_to("file")
@@ -151,119 +146,19 @@ def test_a_file_is_the_same_by_any_name(folder: Path) -> None:
         found = HOST.opened_files(os.getpid(), names)
     assert sorted(found) == sorted(names[:3])
     assert len(set(found.values())) == 1
-    assert sorted(HOST.opened_files(None, names)) == sorted(HOST.opened_files(NOBODY, names)) == sorted(names[:4])
+    assert HOST.opened_files(None, names) == HOST.opened_files(NOBODY, names) == {}
 
 
-def ids(*files: Path) -> dict[str, FileId]:
-    return {str(file): FileId(file.stat().st_dev, file.stat().st_ino) for file in files}
-
-
-def test_who_has_a_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that have a file open are found by whatever name they opened it, and none where it is closed."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for name in ("open", "closed"):
-        (folder / name).write_text("")
-    os.link(str(folder / "open"), str(folder / "other-name"))
-    with (folder / "other-name").open():
-        found = HOST.traces(ids(folder / "open", folder / "closed"))
-    assert found[str(folder / "open")].processes == {os.getpid(): Path("/proc/self/comm").read_text().strip()}
-    assert (found[str(folder / "closed")].processes, found[str(folder / "closed")].is_regular) == ({}, True)
-
-
-def test_only_root_knows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is not root sees only its own processes, and therefore says nothing."""
+def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is asked whether a file is open, and /proc where."""
+    monkeypatch.setattr(_lease, "_PAUSES", ())
     (folder / "file").write_text("")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].processes is None
-
-
-def test_a_file_that_is_another_now_is_not_told(folder: Path) -> None:
-    """A file that was replaced under its name, or is gone, is not the one that was asked for."""
-    for name in ("replaced", "gone"):
-        (folder / name).write_text("")
-    asked = ids(folder / "replaced", folder / "gone")
-    (folder / "new").write_text("")
-    (folder / "new").rename(folder / "replaced")
-    (folder / "gone").unlink()
-    assert HOST.traces(asked) == {}
-
-
-def test_no_file_needs_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a file to look for /proc is left alone."""
-    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} was read"))
-    assert HOST.traces({}) == {}
-
-
-def test_processes_that_end_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process or a descriptor that is gone when it is looked at is passed over."""
-    (folder / "file").write_text("")
-    listed = {"/proc": ["self", str(NOBODY), str(os.getpid())], f"/proc/{os.getpid()}/fd": ["999999"]}
-    real = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: listed.get(path) or real(path))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].processes == {}
-
-
-def test_a_process_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process whose name cannot be read any more is a process all the same."""
-    assert _host._process_name(NOBODY) == "a process"
-
-
-def test_a_loop_device_has_its_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's own users are found, too: no process has their files open, and devices without a file are none."""
-    for name in ("file", "loop3", "loop4"):
-        (folder / name).write_text("")
     status = os.stat(str(folder / "file"))
-
-    def ioctl(device: Any, request: int, data: bytes) -> bytes:
-        if device.name.endswith("loop4"):
-            raise OSError(errno.ENXIO, "no file")
-        return struct.pack("QQ", status.st_dev, status.st_ino) + data[16:]
-
-    monkeypatch.setattr(glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
-    monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].devices == ["loop3"]
-
-
-MOUNTS = """\
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:44 / /vms rw - nfs4 server:/vms rw
-31 30 0:45 / /vms/fast rw - xfs /dev/sdb rw
-32 22 0:46 / /with\\040blank rw shared:9 master:2 - fuse.sshfs x rw
-33 22 0:47 / /vms/twice rw - ext4 /dev/sdc rw
-34 33 0:48 / /vms/twice rw - ceph x rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [
-        pytest.param("/vms/base.qcow2", "nfs4", id="on a mount"),
-        pytest.param("/vms/fast/base.qcow2", "xfs", id="on the mount further down"),
-        pytest.param("/vmsother/base.qcow2", "ext4", id="only whole names count"),
-        pytest.param("/with blank/x", "fuse.sshfs", id="a blank"),
-        pytest.param("/vms/twice/x", "ceph", id="the later of two on one point"),
-        pytest.param("/vms", "nfs4", id="the point itself"),
-    ],
-)
-def test_file_systems(monkeypatch: pytest.MonkeyPatch, file: str, kind: str) -> None:
-    """The type of the file system that a file lies on, as the kernel lists the mounts."""
-    monkeypatch.setattr(_host, "_read", lambda path: MOUNTS if path == "/proc/self/mountinfo" else "")
-    monkeypatch.setattr(_host, "_file_id", lambda path: FileId(1, 2))
-    assert HOST.traces({file: FileId(1, 2)})[file].file_system == kind
-
-
-def test_a_file_system_that_cannot_be_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the list of mounts the type is unknown."""
-    (folder / "file").write_text("")
-    monkeypatch.setattr(_host, "_read", lambda path: "")
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].file_system == "unknown"
-
-
-def test_a_device_is_no_regular_file() -> None:
-    """A device is told as what it is."""
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    assert not HOST.traces(ids(Path("/dev/null")))["/dev/null"].is_regular
+    file = KnownFile(str(folder / "file"), FileId(status.st_dev, status.st_ino))
+    assert HOST.leases([file])[file].granted is Granted.YES
+    with (folder / "file").open():
+        assert HOST.leases([file])[file].granted is Granted.NO
+        assert list(HOST.users([file])[file].processes) == [os.getpid()]
 
 
 @pytest.fixture

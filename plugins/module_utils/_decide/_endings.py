@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How it reads when a disk is not populated: what happened, what is true now, and what to do."""
+
+from __future__ import annotations
+
+from .._model._disk import Disk
+from .._model._errors import QmpError, StreamFailed, TimeIsUp
+from .._model._job import Ending, Job
+from ._plan import WaitEnd
+
+
+def failed_wait(end: WaitEnd, position: str) -> QmpError:
+    """Why a wait ended in a failure.
+
+    :param position: the state of the job, in words.
+    """
+    if end is WaitEnd.HELD:
+        return StreamFailed(
+            f"{position}. Remove the cause and run the task again: it resumes the job. `state: aborted` gives up and "
+            "keeps what was copied"
+        )
+    return TimeIsUp(
+        f"not populated when wait_timeout was over. The {position} and goes on in QEMU; run the task again to join it"
+    )
+
+
+def failed_ending(ending: Ending | None, job_id: str, disk: Disk, cursor: int, *, is_wanted: bool) -> QmpError | None:
+    """Whether the end of a job is a failure. Without the event of its end there is no saying; the chain tells.
+
+    :param is_wanted: whether a job that was cancelled should have gone on.
+    """
+    if ending is None:
+        return None
+    if ending.cancelled and is_wanted:
+        return StreamFailed(f"job {job_id} was cancelled by somebody else. What was copied is kept; run the task again")
+    if ending.error:
+        return StreamFailed(
+            f"job {job_id} failed at {cursor} of {disk.virtual_size} bytes: {ending.error}. The disk still needs its "
+            "backing images, and what was copied is kept. Remove the cause and run the task again"
+        )
+    return None
+
+
+def ended_unheard(disk: Disk) -> QmpError:
+    """A stream of this call is gone, its work is not done, and the event that would say why was missed."""
+    return StreamFailed(
+        "the stream ended while nobody listened: it failed, or somebody cancelled it. The chain still is "
+        f"{', '.join(disk.chain_paths)}, and what was copied is kept. Run the task again"
+    )
+
+
+def refused(disk: Disk, job: Job | None) -> QmpError:
+    """Why nothing can be done with the disk now."""
+    if job is not None:
+        return StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
+    return StreamFailed(
+        f"the header of {disk.top.path} still names {disk.stale_header}, though QEMU does not use it any more: the "
+        "header could not be written when a stream ended, and the VM's next start needs that image. Keep it, see that "
+        "the storage is well, restart the VM, and run the task again"
+    )
+
+
+def no_room(disk: Disk, job: Job) -> QmpError:
+    """A flush into a full file system would fail, and QEMU would not tell."""
+    return StreamFailed(
+        f"everything is copied, but the file system of {disk.top.path} is full, and QEMU does not tell if a flush "
+        f"fails. The {job.position}, which is safe. Make room and run the task again"
+    )
