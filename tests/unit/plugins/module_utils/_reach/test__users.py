@@ -73,7 +73,7 @@ def test_what_is_mapped(file: KnownFile, monkeypatch: pytest.MonkeyPatch, listed
     monkeypatch.setattr(_users, "read_text", lambda path: line if path == "/proc/7/maps" else "")
     real = _users._file_id
     names = {"/proc/7/map_files/7f00-7f80": file.path}
-    monkeypatch.setattr(_users, "_file_id", lambda path: real(names[path] if path in names else path))
+    monkeypatch.setattr(_users, "_file_id", lambda path: real(names.get(path, str(path))))
     assert _users._mapped_by(7, {file.id}) == ({file.id} if found else set())
 
 
@@ -98,7 +98,7 @@ def test_a_process_whose_first_thread_has_ended(file: KnownFile, monkeypatch: py
     lists = {f"/proc/{me}/fd": [], f"/proc/{me}/task": [thread], f"/proc/{me}/task/{thread}/fd": ["5"]}
     monkeypatch.setattr(_users, "_list", lambda path: lists[path] if path in lists else real_list(path))
     names = {f"/proc/{me}/task/{thread}/fd/5": file.path}
-    monkeypatch.setattr(_users, "_file_id", lambda path: real_id(names[path] if path in names else path))
+    monkeypatch.setattr(_users, "_file_id", lambda path: real_id(names.get(path, str(path))))
     texts = {f"/proc/{me}/maps": "", f"/proc/{me}/task/{thread}/maps": "mapped"}
     monkeypatch.setattr(_users, "read_text", lambda path: texts[path] if path in texts else real_read(path))
     assert opened_by(me, {file.id}) == {file.id}
