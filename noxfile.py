@@ -189,7 +189,8 @@ def types(session: nox.Session) -> None:
     stubs = ("nox", "pytest~=9.2", "types-psutil", "types-PyYAML")
     session.install("ansible-core", "mypy~=2.4", *stubs, "-r", "tests/unit/requirements.txt")
     # By their full names, as they import each other: many files of the targets are called the same.
-    packages = ("ansible_collections.virtops.qmp.plugins", "lab", "campaign", "bench", "matrix", "integration")
+    ours = [f"ansible_collections.virtops.qmp.{folder}" for folder in ("plugins", "tests.unit")]
+    packages = (*ours, "lab", "campaign", "bench", "matrix", "integration")
     modules = ("noxfile", "suite", "metrics")
     session.run("mypy", *(f"--package={name}" for name in packages), *(f"--module={name}" for name in modules))
 
