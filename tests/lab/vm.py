@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 from . import images
 from .monitor import Monitor
-from .process import LabError, kill, open_files, start, tool
+from .process import LabError, kill, open_files, start, tool, wait_for_server
 
 if TYPE_CHECKING:
     import subprocess
@@ -24,8 +22,7 @@ class Vm:
     """A QEMU process, started and ended as a context manager.
 
     `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
-    it neither takes the product's place nor hides anything from it. With `linger` the VM outlives the process that
-    started it, for scenarios that create, use and destroy it by separate commands: `Vm.attach` finds it again.
+    it neither takes the product's place nor hides anything from it.
     """
 
     def __init__(
@@ -37,51 +34,41 @@ class Vm:
         running: bool = False,
         accel: str = "tcg",
         memory: int = 32,
-        linger: bool = False,
     ) -> None:
-        self.folder, self.name, self.cwd, self.linger = folder, name, cwd, linger
+        self.folder, self.name, self.cwd = folder, name, cwd
         self.monitor = str(folder / f"{name}.qmp")
         self.log = folder / f"{name}.log"
         self.pid = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._judge: Monitor | None = None
         self._command = [tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-name", name, "-accel", accel, "-m", str(memory)]
-        self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
+        self._command += ["-nodefaults", "-display", "none"]
         self._command += [] if running else ["-S"]
         self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
         self._command += ["-qmp", f"unix:{self._judge_path},server=on,wait=off", *arguments]
 
     @property
-    def _pid_file(self) -> Path:
-        return self.folder / f"{self.name}.pid"
-
-    @property
     def _judge_path(self) -> Path:
         return self.folder / f"{self.name}.judge"
 
-    @classmethod
-    def attach(cls, folder: Path, name: str = "vm0") -> Vm:
-        """A VM that lingers from an earlier process."""
-        vm = cls(folder, name=name, linger=True)
-        vm.pid = int(vm._pid_file.read_text())
-        return vm
-
     # Life
 
-    def start(self, timeout: float = 20) -> Vm:
+    def start(self) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = process = start(self._command, self.log, cwd=self.cwd, linger=self.linger)
-        self.pid = process.pid
-        deadline = time.monotonic() + timeout
-        while self._judge is None:
-            with contextlib.suppress(OSError, ValueError):
-                self._judge = Monitor(self._judge_path)
-            if self._judge is None:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    self.kill()
-                    raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
-                time.sleep(0.005)
+        self._process = start(self._command, self.log, cwd=self.cwd)
+        self.pid = self._process.pid
+        try:
+            self._judge = wait_for_server(self._process, self.log, self._answer)
+        except LabError:
+            self.kill()
+            raise
         return self
+
+    def _answer(self) -> Monitor | None:
+        try:
+            return Monitor(self._judge_path)
+        except (OSError, ValueError):
+            return None
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End QEMU by a signal and wait until it is gone: without a chance to flush anything, unless told otherwise."""
@@ -108,7 +95,7 @@ class Vm:
     @property
     def judge(self) -> Monitor:
         if self._judge is None:
-            self._judge = Monitor(self._judge_path)
+            raise LabError(f"{self.name} does not run")
         return self._judge
 
     @property
@@ -132,6 +119,11 @@ class Vm:
     def jobs(self) -> dict[str, dict[str, Any]]:
         """The block jobs by id."""
         return {job["device"]: job for job in self.command("query-block-jobs")}
+
+    def hasten(self) -> None:
+        """Take the speed limit from every block job."""
+        for job in self.jobs():
+            self.command("block-job-set-speed", device=job, speed=0)
 
     def disk(self, disk: str) -> dict[str, Any]:
         """The `query-block` entry of a disk, named by its drive id, node name or qdev id."""

@@ -34,7 +34,7 @@ class _Collector(asyncio.SubprocessProtocol):
             self.is_cut = True
             self._transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """The process has ended, and so have its pipes."""
         self.ended.set_result(None)
 

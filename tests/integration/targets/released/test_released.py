@@ -130,13 +130,13 @@ def test_a_node_that_another_device_shows(folder: Path, boot: Boot) -> None:
 # -- Used under another name -------------------------------------------------------------------------------------------
 
 
-def hard_link(base: Path, stack: contextlib.ExitStack) -> Path:
+def hard_link(base: Path, _stack: contextlib.ExitStack) -> Path:
     link = base.with_name("hard-link")
     link.hardlink_to(base)
     return link
 
 
-def symbolic_link(base: Path, stack: contextlib.ExitStack) -> Path:
+def symbolic_link(base: Path, _stack: contextlib.ExitStack) -> Path:
     link = base.with_name("symbolic-link")
     link.symlink_to(base.name)
     return link
@@ -199,11 +199,10 @@ def test_a_file_that_was_renamed(disk: Scene) -> None:
 
 def test_a_file_that_was_replaced_meanwhile(disk: Scene) -> None:
     """A new golden image that took the old one's name while the stream ran is never told as free."""
-    waiter = product.Running("block_stream", {"monitors": [disk.vm.monitor], "disks": ["vda"], "speed": "1"})
-    job = disk.vm.wait_event("JOB_STATUS_CHANGE", status="running")["id"]
+    waiter = disk.begin()
     disk.chain.base.rename(disk.chain.base.with_name("old"))
     disk.chain.base.write_bytes(b"the new one")
-    disk.vm.command("block-job-set-speed", device=job, speed=0)
+    disk.vm.hasten()
     assert_unknown(released(waiter.result())["base.qcow2"], "another file has its name")
 
 
