@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Scene, Vm, disks, host, images
+from lab.process import run, tool
 
-from .conftest import assert_populated, needs_root
+from .conftest import assert_populated, free_paths, needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +109,21 @@ def test_nothing_of_the_same_names(disk: Scene) -> None:
     result = disk.stream()
     assert_no_other_is_free(disk, result)
     assert_populated(result)
+    disk.assert_safe_after_kill()
+
+
+def test_a_qemu_in_a_chroot(folder: Path, boot: Boot) -> None:
+    """It opened its images before, by the names of this host: they are told, populated and free as ever."""
+    jail = folder / "jail"
+    jail.mkdir()
+    has_option = "-chroot dir" in run([tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-help"])
+    words = ["-chroot", str(jail)] if has_option else ["-run-with", f"chroot={jail}"]  # since QEMU 9.0
+    chain = images.chain(folder)
+    disk = Scene(boot(*disks.drive(chain.top, id="drive0", qdev="vda"), *words), chain)
+    assert os.readlink(f"/proc/{disk.vm.pid}/root") == str(jail)
+    result = disk.stream(disks=[str(chain.top)])
+    assert_populated(result)
+    assert (result["disks"][0]["path"], free_paths(result)) == (str(chain.top), [str(chain.base)])
     disk.assert_safe_after_kill()
 
 
