@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Vm, disks, images, product, wait_until
-from lab.process import kill, start, tool
+from lab import Vm, disks, images, peers, product
 
 from .conftest import warnings_of
 
@@ -174,15 +172,8 @@ def test_a_path_that_no_file_can_have(vm: Vm) -> None:
 @pytest.fixture
 def storage_daemon(folder: Path) -> Iterator[str]:
     """The monitor of a qemu-storage-daemon, which has block nodes and no VM."""
-    path = folder / "storage.qmp"
-    node = {"driver": "file", "node-name": "top", "filename": str(images.chain(folder, prefix="daemon-").top)}
-    words = ["--chardev", f"socket,id=qmp,path={path},server=on,wait=off", "--monitor", "chardev=qmp"]
-    command = [tool("QEMU_STORAGE_DAEMON", "qemu-storage-daemon"), *words, "--blockdev", json.dumps(node)]
-    process = start(command, folder / "storage.log")
-    wait_until(path.exists, "the monitor of the storage daemon")
-    yield str(path)
-    kill(process.pid)
-    process.wait()
+    with peers.storage_daemon(folder / "storage.qmp", images.chain(folder, prefix="daemon-").top) as path:
+        yield path
 
 
 @pytest.mark.parametrize("module", ["block_stream", "block_stream_info"])
