@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from .._model._map import MapTotals
+from .._model._disk import Disk
+from .._model._map import Layer, MapTotals
 
 
 def left_below(totals: MapTotals, base_depth: int | None) -> int:
@@ -25,3 +26,8 @@ def left_below(totals: MapTotals, base_depth: int | None) -> int:
         if is_going and (is_needed or is_unseen):
             left += length
     return left
+
+
+def layers_of(disk: Disk) -> list[Layer]:
+    """The chain of a disk, the top first, as ``read_map`` wants it."""
+    return [Layer(image.format, image.filename, image.virtual_size, image.bound, image.data) for image in disk.chain]

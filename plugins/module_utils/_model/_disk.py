@@ -37,9 +37,11 @@ FILTERS = frozenset(
 class Image:
     """One image of a backing chain.
 
-    ``path`` is the name as QEMU reports it. ``virtual_size`` and ``allocated`` are bytes; ``allocated`` is None where
-    QEMU does not know (NBD). ``nodes`` are its block nodes, top down: filters, format, protocol; ``node_name`` is the
-    format node. ``bound`` is the file behind it, and ``data`` an external data file of it, where it has one.
+    ``path`` is the file name that QEMU reports, ``filename`` its own spelling, which may be ``json:``. ``virtual_size``
+    and ``allocated`` are bytes; ``allocated`` is None where QEMU does not know (NBD). ``nodes`` are its block nodes,
+    top down: filters, format, protocol; ``node_name`` is the format node. ``backing_name`` is what its header calls the
+    image below, empty where it names none. ``bound`` is the file behind it, and ``data`` an external data file of it,
+    where it has one.
     """
 
     path: str
@@ -48,6 +50,8 @@ class Image:
     allocated: int | None
     node_name: str | None
     nodes: tuple[str, ...] = ()
+    filename: str = ""
+    backing_name: str = ""
     bound: Bound = field(default_factory=Bound)
     data: Bound | None = None
 
@@ -90,7 +94,8 @@ class Disk:
     snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
     ``lost`` says why the VM's next start will not find the file that QEMU writes to now, ``doubt`` why it cannot be
     told whether that file needs others. Both are None where all is well. ``extended_l2``: its clusters have
-    subclusters.
+    subclusters. ``io_status``: an error has stopped the guest's own requests. ``is_active``: this
+    QEMU may write to it, and not the other end of a migration.
     """
 
     device: str
@@ -104,6 +109,8 @@ class Disk:
     lost: str | None = None
     doubt: str | None = None
     extended_l2: bool = False
+    io_status: str = "ok"
+    is_active: bool = True
 
     @classmethod
     def from_qmp(cls, entry: Mapping[str, Any], graph: Graph) -> Disk:
@@ -122,6 +129,8 @@ class Disk:
             chain=chain,
             hidden_backing=next((node for node in lower if graph.child(node, "backing")), None),
             snapshots=len(inserted["image"].get("snapshots", ())),  # QEMU leaves it out where there are none
+            io_status=entry.get("io-status", "ok"),
+            is_active=inserted.get("active", True),  # told since QEMU 10.0
             extended_l2=bool(_specific(inserted["image"]).get("extended-l2", False)),
         )
 
@@ -230,6 +239,8 @@ def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph) -> tup
                     allocated=layer.get("actual-size"),
                     node_name=node,
                     nodes=(*filters, *own),
+                    filename=layer["filename"],
+                    backing_name=layer.get("backing-filename", ""),
                 )
             )
             filters = []

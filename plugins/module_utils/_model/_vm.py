@@ -118,6 +118,13 @@ def read_fdsets(reply: Any) -> dict[int, list[int]]:
     return {fdset["fdset-id"]: [each["fd"] for each in fdset["fds"]] for fdset in reply}
 
 
+def read_migration(reply: Any) -> str:
+    """Read ``query-migrate``: empty where the VM was never migrated and its state never saved."""
+    if "status" not in reply or reply["status"] == "none":
+        return ""
+    return f"{reply['status']}-{reply.get('total-time', 0)}"
+
+
 def read_identity(
     monitor: str, pid: int | None, name: Any, uuid: Any, version: Any, chardevs: Any, *, blocks: Any
 ) -> Identity:

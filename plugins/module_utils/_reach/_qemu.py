@@ -10,8 +10,8 @@ Two of them are debug interfaces, because nothing else tells or does it:
   ``query-named-block-nodes`` would tell, but kills QEMU 7.2 while any stream is concluded and not dismissed, and holds
   QEMU for seconds on deep chains. Should it go: ``query-block`` of QEMU 11.1 has ``children`` for the first question,
   and job ids made from the disk answer the second for streams of ours.
-- ``qemu-io NODE flush`` through ``human-monitor-command``: no QMP command flushes an image. Should it go: a `stop`
-  flushes every disk, and holds the guest meanwhile.
+- ``qemu-io NODE flush`` through ``human-monitor-command``: no QMP command flushes an image that a job works on. Should
+  it go: a ``stop`` flushes every disk, and holds the guest meanwhile.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import contextlib
 from dataclasses import replace
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, TypeVar
 
-from .._model._errors import CommandRefused, MonitorUnusable
+from .._model._errors import CommandRefused, MonitorUnusable, WriteBackFailed
 from .._model._job import Job, JobEvent, Stream
 from .._model._seams import Connection, RawEvents
-from .._model._vm import Identity, Sight, read_fdsets, read_identity
+from .._model._vm import Identity, Sight, read_fdsets, read_identity, read_migration
 from ._qmp import open_connection
 
 T = TypeVar("T")
@@ -33,6 +33,11 @@ _IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
 # The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
 # round: an old chain without its job would be streamed again.
 _STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
+
+# A name that no node can have.
+_NO_NODE = "/no such node/"
+# What QEMU says of a snapshot whose flush failed: before 10.0, and since.
+_FLUSH_FAILED = ("An IO error has occurred", "Write to node")
 
 
 class QemuEvents:
@@ -80,6 +85,11 @@ class QemuLink:
         (entries,) = await self._ask("query-block-jobs")
         return read_reply(lambda: tuple(Job.from_qmp(entry) for entry in entries))
 
+    async def last_migration(self) -> str:
+        """What tells the last migration from others: QEMU keeps its total time until the next one begins."""
+        (reply,) = await self._ask("query-migrate")
+        return read_reply(lambda: read_migration(reply))
+
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QemuEvents]:
         """Collect the events of a job from now on."""
@@ -106,6 +116,8 @@ class QemuLink:
         }
         if stream.base_node is not None:
             arguments["base-node"] = stream.base_node
+        if stream.backing_file is not None:
+            arguments["backing-file"] = stream.backing_file
         if stream.speed is not None:
             arguments["speed"] = stream.speed
         await self._tell("block-stream", arguments)
@@ -137,8 +149,19 @@ class QemuLink:
     async def flush(self, node: str) -> None:
         """Have QEMU write out what it holds of an image.
 
-        The human monitor answers with nothing, or with a text if the node is unknown. It does not tell an I/O error.
+        A snapshot begins with a flush, and fails if that does; onto a node that does not exist it ends right after it.
+        A node that a job works on cannot have one. The human monitor flushes it, and answers with nothing, or with a
+        text if the node is unknown: it does not tell an I/O error.
         """
+        try:
+            await self._tell("blockdev-snapshot", {"node": node, "overlay": _NO_NODE})
+        except CommandRefused as error:
+            if _NO_NODE in error.reason:
+                return
+            if any(words in error.reason for words in _FLUSH_FAILED):
+                raise WriteBackFailed(
+                    f"QEMU cannot flush the image: an Input/output error, or no space left ({error.reason})"
+                ) from error
         line = f"qemu-io {node} flush"
         text = str(await self._connection.execute("human-monitor-command", {"command-line": line})).strip()
         if text:

@@ -78,6 +78,14 @@ class WriteBack:
         if self._failure:
             raise WriteBackFailed(f"what was written to {self._name} did not reach the storage: {self._failure}")
 
+    def forget_cache(self) -> None:
+        """Have the kernel drop what it keeps in its memory of the file, once that was written out.
+
+        A page that it could not write out stays there, and ext4 takes it for one that has its place: what is written
+        to it afterwards is lost, and nobody is told (Linux 6.18). It does not block: what is not written out is kept.
+        """
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         """Let go of the file."""
         if self._asked is not None:

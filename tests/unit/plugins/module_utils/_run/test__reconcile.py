@@ -27,8 +27,11 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
 )
 
 FILES = ("top.qcow2", "mid.qcow2", "base.qcow2")
+# Without a job QEMU tells whether it could flush; beside one it flushes, and does not tell.
+ASK = ("blockdev-snapshot", {"node": "top", "overlay": "/no such node/"})
 FLUSH = ("human-monitor-command", {"command-line": "qemu-io top flush"})
 WHOLE = SIZE / CHUNK * TICK
+BASE = {"base-node": "#base", "backing-file": "/vms/base.qcow2"}
 Act = Callable[[], object]
 
 
@@ -87,12 +90,13 @@ def is_safe(qemu: FakeQemu) -> bool:
 
 
 def test_a_disk_is_populated_in_the_safe_order() -> None:
-    """Start, wait, flush, finalize, flush: nothing more is sent, and nothing in another order."""
+    """Flush, start, wait, flush, finalize, flush: nothing more is sent, and nothing in another order."""
     qemu = vm_with()
     outcome = bring(qemu)
     start = {"job-id": "populate-vda", "device": "top", "auto-finalize": False, "on-error": "report"}
     acts = [(command, arguments) for command, arguments in qemu.log if command in qemu.acts]
-    assert acts == [("block-stream", start), FLUSH, ("job-finalize", {"id": "populate-vda"}), FLUSH]
+    finish = ("job-finalize", {"id": "populate-vda"})
+    assert acts == [ASK, ("block-stream", start), ASK, FLUSH, finish, ASK]
     assert (outcome.error, outcome.action, outcome.is_finished, outcome.cursor) == (None, "started", True, SIZE)
     assert ([image.path for image in outcome.left], qemu.chain()) == (
         ["/vms/mid.qcow2", "/vms/base.qcow2"],
@@ -120,15 +124,19 @@ def test_a_second_run_changes_nothing() -> None:
     bring(qemu)
     outcome = bring(qemu)
     assert (outcome.action, outcome.error, outcome.is_finished, outcome.left) == ("none", None, True, ())
-    assert qemu.log[-1] == FLUSH
-    assert qemu.acts == ["human-monitor-command"]
+    assert qemu.log[-1] == ASK
+    assert qemu.acts == ["blockdev-snapshot"]
 
 
 @pytest.mark.parametrize(
     ("asked", "extra"),
     [
-        pytest.param(asking(base="base.qcow2"), {"base-node": "#base"}, id="base by path"),
-        pytest.param(asking(base="#base"), {"base-node": "#base"}, id="base by node"),
+        pytest.param(
+            asking(base="base.qcow2"), {"base-node": "#base", "backing-file": "/vms/base.qcow2"}, id="base by path"
+        ),
+        pytest.param(
+            asking(base="#base"), {"base-node": "#base", "backing-file": "/vms/base.qcow2"}, id="base by node"
+        ),
         pytest.param(asking(speed=5), {"speed": 5}, id="speed"),
         pytest.param(asking(speed=0), {"speed": 0}, id="unlimited"),
         pytest.param(asking(on_error="stop"), {"on-error": "stop"}, id="policy"),
@@ -172,7 +180,7 @@ def test_under_filters(drivers: list[str]) -> None:
     [pytest.param(0, "joined", id="running"), pytest.param(SIZE - CHUNK, "joined", id="nearly there")],
 )
 def test_a_stream_of_ours_is_joined(offset: int, action: str) -> None:
-    """A rerun starts nothing: it follows the stream of the run before, and finishes it."""
+    """A rerun follows the stream of the run before; once more it is asked whether all that was written was stored."""
     qemu = vm_with()
 
     def start() -> None:
@@ -180,7 +188,9 @@ def test_a_stream_of_ours_is_joined(offset: int, action: str) -> None:
 
     outcome = bring(qemu, first=start)
     assert (outcome.action, outcome.is_finished, outcome.error) == (action, True, None)
-    assert qemu.acts == ["human-monitor-command", "job-finalize", "human-monitor-command"]
+    again = ["job-cancel", "blockdev-snapshot", "block-stream"]
+    flush = ["blockdev-snapshot", "human-monitor-command"]
+    assert qemu.acts == [*flush, *again, *flush, "job-finalize", "blockdev-snapshot"]
     assert is_safe(qemu)
 
 
@@ -205,7 +215,7 @@ def test_a_foreign_stream_that_finalizes_itself_is_followed_and_flushed() -> Non
     qemu = vm_with()
     outcome = bring(qemu, first=lambda: qemu.stream("top"))
     assert (outcome.action, outcome.is_finished, outcome.error) == ("joined", True, None)
-    assert qemu.acts == ["human-monitor-command"]
+    assert qemu.acts == ["blockdev-snapshot"]
     assert is_safe(qemu)
 
 
@@ -487,7 +497,7 @@ def writing_out(monkeypatch: pytest.MonkeyPatch, qemu: FakeQemu, seconds: float 
     async def write_out(_host: FakeHost, file: str) -> bool:
         assert file == "/vms/top.qcow2"
         told = [command for command in qemu.commands if command in qemu.acts]
-        calls.append((asyncio.get_running_loop().time(), told[-1]))
+        calls.append((asyncio.get_running_loop().time(), told[-1] if told else ""))
         await asyncio.sleep(seconds)
         return True
 
@@ -496,17 +506,17 @@ def writing_out(monkeypatch: pytest.MonkeyPatch, qemu: FakeQemu, seconds: float 
 
 
 def test_the_guest_does_not_wait_for_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stream has copied is written out before QEMU is told to flush, and the header after it."""
+    """All is written out before QEMU is told to flush, and after it, to be told of an error."""
     qemu = vm_with()
     calls = writing_out(monkeypatch, qemu)
     assert bring(qemu).is_finished
-    *during, last = calls
-    assert {told for _time, told in during} == {"block-stream"}
-    assert during[-1][0] == pytest.approx(WHOLE, abs=0.01)
-    assert last[1] == "job-finalize"
-    calls.clear()
-    assert bring(qemu).is_finished
-    assert not calls
+    assert [told for _time, told in calls] == [
+        *("", "blockdev-snapshot"),
+        *("block-stream",) * 3,
+        *("human-monitor-command", "job-finalize", "blockdev-snapshot"),
+    ]
+    before_flush = calls[-4]
+    assert before_flush[0] == pytest.approx(WHOLE, abs=0.01)
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(0.0, [0.05, 5.05, 10.05, 15.05]), (4.0, [0.05, 4.1, 8.15, 12.2])])
@@ -516,10 +526,11 @@ def test_it_is_written_out_while_it_is_copied(
     """Storage that needs long is given more to do at once, so that little is left at the end; else it is left alone."""
     qemu = vm_with()
     calls = writing_out(monkeypatch, qemu, seconds)
-    outcome = bring(qemu, asking(speed=CHUNK, on_timeout="leave"), seconds=16)
+    outcome = bring(qemu, asking(speed=CHUNK, on_timeout="leave"), seconds=16 + 2 * seconds)
     assert outcome.error is None
     assert outcome.job is not None
-    assert [time for time, _told in calls] == pytest.approx(times)
+    during = [time for time, told in calls if told == "block-stream"]
+    assert [time - during[0] + times[0] for time in during] == pytest.approx(times)
 
 
 def test_what_is_no_local_file_is_left_to_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,14 +546,18 @@ def test_nobody_waits_for_what_is_written_out_beside_the_stream(monkeypatch: pyt
     """If the storage hangs, the time that the user gives is over when it is over."""
     ended: list[float] = []
 
+    qemu = vm_with()
+
     async def write_out(_host: FakeHost, file: str) -> bool:
+        if not qemu.jobs:
+            return True
         try:
             return await asyncio.sleep(600, result=False)
         finally:
             ended.append(asyncio.get_running_loop().time())
 
     monkeypatch.setattr(FakeHost, "write_out", write_out)
-    outcome = bring(vm_with(), asking(speed=CHUNK, on_timeout="leave"), seconds=10)
+    outcome = bring(qemu, asking(speed=CHUNK, on_timeout="leave"), seconds=10)
     assert outcome.job is not None
     assert ended == pytest.approx([10])
 
@@ -552,7 +567,7 @@ def test_storage_that_does_not_take_what_was_copied(monkeypatch: pytest.MonkeyPa
     qemu = vm_with()
 
     async def write_out(_host: FakeHost, file: str) -> bool:
-        return False
+        return not qemu.jobs
 
     monkeypatch.setattr(FakeHost, "write_out", write_out)
     outcome = bring(qemu)
@@ -729,7 +744,12 @@ def test_without_waiting_a_stream_is_started_and_left() -> None:
     """With wait off the job is started, is left running, and is no error."""
     qemu = vm_with()
     outcome = bring(qemu, asking(wait=False), seconds=0)
-    assert (outcome.action, outcome.error, outcome.is_finished, qemu.acts) == ("started", None, False, ["block-stream"])
+    assert (outcome.action, outcome.error, outcome.is_finished, qemu.acts) == (
+        "started",
+        None,
+        False,
+        ["blockdev-snapshot", "block-stream"],
+    )
     assert outcome.job is not None
 
 
