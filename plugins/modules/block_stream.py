@@ -241,8 +241,16 @@ disks:
       released:
         - path: /golden/debian-12.qcow2
           free: false
-          pids: [813]
           reason: it is still open in VM web02 (pid 813)
+          pids: [813]
+          device: 64768
+          inode: 2146631
+        - path: /golden/debian-12-web.qcow2
+          free: true
+          reason: null
+          pids: []
+          device: 64768
+          inode: 2146632
       error: null
   contains:
     action:
@@ -269,11 +277,13 @@ disks:
     released:
       description:
         - The images that left the chain.
-        - C(free) is only true where it is proven that nobody on this host has the file open, by whatever name.
-          C(reason) says why it is not, such as another VM that still uses it, or a file system that other hosts may
-          have mounted.
-        - C(pids) are the processes that have it open; null where that cannot be told, because the image is no local
-          file, or because the module does not run as root.
+        - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
+          by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
+          a file system that other hosts may have mounted, or for a user who may not ask the kernel.
+        - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
+        - C(pids) are the processes that have it open; null where that cannot be told.
+        - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
+          Compare them before you act on C(path).
       type: list
       elements: dict
     error:
@@ -283,32 +293,12 @@ disks:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import MONITOR_OPTIONS, run, stream
+from ..module_utils._module import populate, run
+from ..module_utils._options import STREAM_OPTIONS
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            **MONITOR_OPTIONS,
-            "disks": {"type": "list", "elements": "str", "required": True, "aliases": ["disk"]},
-            "state": {"type": "str", "choices": ["populated", "paused", "aborted"], "default": "populated"},
-            "base": {"type": "str"},
-            "wait": {"type": "bool", "default": True},
-            "wait_timeout": {"type": "int"},
-            "on_timeout": {"type": "str", "choices": ["fail", "leave", "stop"], "default": "fail"},
-            "poll_interval": {"type": "int", "default": 0},
-            "increment": {"type": "str"},
-            "cursor": {"type": "int"},
-            "speed": {"type": "str"},
-            "on_error": {"type": "str", "choices": ["report", "stop", "enospc", "ignore"], "default": "report"},
-            "parallel": {"type": "int", "default": 1},
-            "check_space": {"type": "bool", "default": True},
-            "release": {"type": "bool", "default": True},
-            "progress": {"type": "int", "default": 10},
-        },
-        supports_check_mode=True,
-    )
-    run(module, stream)
+    run(AnsibleModule(argument_spec=STREAM_OPTIONS, supports_check_mode=True), populate)
 
 
 if __name__ == "__main__":

@@ -182,18 +182,12 @@ disks:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import MONITOR_OPTIONS, inform, run
+from ..module_utils._module import inform, run
+from ..module_utils._options import INFO_OPTIONS
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            **MONITOR_OPTIONS,
-            "disks": {"type": "list", "elements": "str", "aliases": ["disk"]},
-        },
-        supports_check_mode=True,
-    )
-    run(module, inform)
+    run(AnsibleModule(argument_spec=INFO_OPTIONS, supports_check_mode=True), inform)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A QEMU and its host at the seams of `_observe`: it streams in virtual time, and refuses what QEMU 7.2 refuses.
+"""A QEMU and its host at the seams: it streams in virtual time, and refuses what QEMU 7.2 refuses.
 
 It knows what a crash would cost: clusters that a stream copied are only in memory until somebody flushes the image, and
 so is a header whose backing link was removed.
@@ -13,17 +13,35 @@ import asyncio
 import contextlib
 import posixpath
 import re
+import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
+    HostSilent,
     MonitorLost,
     MonitorMissing,
     MonitorSilent,
     QmpError,
+    WriteBackFailed,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, FreeSpace, Traces
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    Bound,
+    Descriptor,
+    FileId,
+    FreeSpace,
+    Granted,
+    Inode,
+    KnownFile,
+    Lease,
+    Named,
+    Survey,
+    Users,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
 SIZE = 64 * MIB
@@ -100,6 +118,8 @@ class FakeQemu:
         self.before: dict[str, list[Callable[[], object]]] = {}
         self.refuses: dict[str, str] = {}
         self.losing: tuple[int, bool] | None = None
+        self.flush_fails = False
+        self.migration: dict[str, Any] = {}
         self.alive = True
         self.deaf = False
         self.listeners: list[FakeEvents] = []
@@ -195,7 +215,11 @@ class FakeQemu:
         handler = getattr(self, "_" + command.replace("-", "_"), None)
         if handler is None:
             raise CommandRefused(command, f"The command {command} has not been found")
-        reply = handler(arguments)
+        try:
+            reply = handler(arguments)
+        except CommandRefused:
+            if not is_last:
+                raise
         if is_last:
             self.die()
             raise MonitorLost(f"the connection ended at {command}")
@@ -259,7 +283,7 @@ class FakeQemu:
         return {"nodes": graph.nodes, "edges": graph.edges}
 
     def _block_stream(self, arguments: Mapping[str, Any]) -> None:
-        known = {"job-id", "device", "base-node", "speed", "on-error", "auto-finalize", "auto-dismiss"}
+        known = {"job-id", "device", "base-node", "backing-file", "speed", "on-error", "auto-finalize", "auto-dismiss"}
         for word in arguments:
             self._refuse_unless(word in known, f"Parameter '{word}' is unexpected")
         device, job_id = arguments["device"], arguments["job-id"]
@@ -341,6 +365,19 @@ class FakeQemu:
             return f"Error: Cannot find device='' nor node-name='{node}'\r\n"
         self.only_in_memory.pop(node, None)
         return ""
+
+    def _blockdev_snapshot(self, arguments: Any) -> None:
+        """It flushes, and fails: the test asks for one onto a node that does not exist."""
+        node = arguments["node"]
+        busy = any(node in job.nodes for job in self.jobs.values())
+        self._refuse_unless(not busy, f"Node '{node}' is busy: block device is in use", "blockdev-snapshot")
+        self._refuse_unless(not self.flush_fails, "An IO error has occurred", "blockdev-snapshot")
+        self.only_in_memory.pop(node, None)
+        reason = f"Cannot find device='' nor node-name='{arguments['overlay']}'"
+        self._refuse_unless(arguments["overlay"] in self.nodes, reason, "blockdev-snapshot")
+
+    def _query_migrate(self, arguments: Any) -> Any:
+        return self.migration
 
     def _blockdev_del(self, arguments: Any) -> None:
         name = arguments["node-name"]
@@ -454,7 +491,7 @@ class _Graph:
 
 
 class FakeEvents:
-    """The events of one job, as `_observe.Events`."""
+    """The events of one job, as `_seams.RawEvents`."""
 
     KINDS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
 
@@ -484,8 +521,8 @@ class FakeEvents:
         return event
 
 
-class FakeMonitor:
-    """An open connection, as `_observe.Monitor`."""
+class FakeConnection:
+    """A QMP session, as `_seams.Connection`."""
 
     def __init__(self, qemu: FakeQemu):
         self._qemu = qemu
@@ -509,13 +546,17 @@ class FakeMonitor:
 
 
 class FakeHost:
-    """The hypervisor of some VMs, as `_observe.Host`, and the way to their monitors, as `_observe.OpenMonitor`."""
+    """The hypervisor of some VMs, as `_seams.Host`, and the way to their monitors, as `_seams.OpenLink`."""
 
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
         self.globs: dict[str, list[str]] = {}
-        self.headers: dict[str, str] = {}
+        self.headers_saying: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
+        self.maps: list[MapTotals | NoMap] = []
+        self.held: list[FakeHeld] = []
+        self.forgotten: list[str] = []
+        self.unwritable = False
         self.free = 1000 * MIB
         self.open: list[str] = []
         self.most_open = 0
@@ -535,7 +576,7 @@ class FakeHost:
         self.most_streams = max(self.most_streams, now)
 
     @contextlib.asynccontextmanager
-    async def open_monitor(self, address: str) -> AsyncIterator[FakeMonitor]:
+    async def open_link(self, address: str) -> AsyncIterator[QemuLink]:
         """One client at a time."""
         await asyncio.sleep(0)
         if address in self.unopenable:
@@ -547,40 +588,62 @@ class FakeHost:
         self.opened.append(address)
         self.open.append(address)
         self.most_open = max(self.most_open, len(self.open))
-        monitor = FakeMonitor(self.qemus[address])
+        connection = FakeConnection(self.qemus[address])
         try:
-            yield monitor
+            yield QemuLink(connection)
         finally:
-            monitor.is_open = False
+            connection.is_open = False
             self.open.remove(address)
-
-    def header_backing(self, file: str) -> str | None:
-        """What the test says that the header of a file names; else it cannot be read."""
-        return self.headers.get(file)
 
     def expand(self, pattern: str) -> Sequence[str] | None:
         return self.globs.get(pattern, [] if "*" in pattern else None)
 
-    def working_directory(self, pid: int | None) -> str | None:
-        return "/vms"
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """Every QEMU of this pid has the files of its nodes open; a name is taken from /vms."""
+        files = [node.filename for qemu in self._of(pid) for node in qemu.nodes.values() if node.driver == "file"]
+        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None]
+        descriptors = [
+            Descriptor(10 + place, inode_of(path), path, here=path, writable=True) for place, path in enumerate(opened)
+        ]
+        return Survey(tuple(descriptors), {name: named(name) for name in names})
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        return posixpath.normpath(posixpath.join(directory or "/", path))
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the test says, else what QEMU would have written there."""
+        written = {}
+        for qemu in self._of(pid):
+            for node in qemu.nodes.values():
+                below = qemu.nodes.get(node.children.get("backing", ""))
+                if node.driver == "qcow2":
+                    written[in_vms(node.filename)] = Header(backing=below.filename if below else "")
+        known = {**written, **{path: Header(backing=name) for path, name in self.headers_saying.items()}}
+        return [known.get(bound.file, NoHeader("nobody knows it")) for bound, _format in images]
 
-    def free_space(self, file: str) -> FreeSpace | None:
-        return FreeSpace(1, self.free)
+    def _of(self, pid: int | None) -> list[FakeQemu]:
+        return [qemu for qemu in self.qemus.values() if qemu.pid == pid]
+
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
+        return FreeSpace(1, self.free) if bound.file else None
+
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> FakeHeld | None:
+        """The files of an image, if they are files."""
+        return FakeHeld(self, name) if all(bound.inode is not None for bound in files) else None
 
     async def write_out(self, file: str) -> bool:
+        """Whether the storage answers; what it says is `unwritable`."""
         return True
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """All is in the top, unless the test says otherwise."""
+        return self.maps.pop(0) if self.maps else MapTotals({(0, True): SIZE})
 
     def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        return {file: FileId(1, sum(file.encode())) for file in files}
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        return {file: Lease(Granted.NO if self._holders(file.path) else Granted.YES, "ext4") for file in files}
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        return {file: Traces(True, "ext4", self._holders(file)) for file in files}
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        return {file: Users(self._holders(file.path)) for file in files}
 
     def _holders(self, file: str) -> dict[int, str]:
         return {
@@ -588,3 +651,43 @@ class FakeHost:
             for qemu in self.qemus.values()
             if any(node.driver == "file" and node.filename == file for node in qemu.nodes.values())
         }
+
+
+class FakeHeld:
+    """The files of an image, as `_seams.Held`."""
+
+    def __init__(self, host: FakeHost, name: str):
+        self._host, self._name = host, name
+        self.is_open = True
+        host.held.append(self)
+
+    async def flush(self) -> None:
+        assert self.is_open
+        if not await self._host.write_out(self._name):
+            raise HostSilent(f"the storage of {self._name} does not answer")
+        if self._host.unwritable:
+            raise WriteBackFailed(f"what was written to {self._name} did not reach the storage")
+
+    def forget(self) -> None:
+        self._host.forgotten.append(self._name)
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+def in_vms(path: str) -> str | None:
+    """The absolute path of a file for a QEMU whose working directory is `/vms`."""
+    return None if ":" in path else posixpath.normpath(posixpath.join("/vms", path))
+
+
+def inode_of(path: str) -> Inode:
+    """A file of its own for each path."""
+    return Inode(FileId(1, zlib.crc32(path.encode())), "regular")
+
+
+def named(name: str) -> Named:
+    """What a name means to a QEMU in `/vms`, and to its host."""
+    path = in_vms(name)
+    if path is None:
+        return Named(why="it is reached by a protocol, not as a file")
+    return Named(inode_of(path), path, here=path, inode_here=inode_of(path))

@@ -6,26 +6,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Mapping
+from dataclasses import dataclass, replace
 
 from .._model._disk import Disk, Image
-from .._model._files import FileId
+from .._model._errors import Failure
 from .._model._job import Job
 from .._model._request import Request
 from .._model._target import Target
 from .._model._vm import Vm
-from ._plan import ACTIONS, is_done, next_step, requested_chain
+from ._plan import ACTIONS, Step, is_done, next_step, requested_chain, weightier
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A disk as it was, as it is, and what was done between.
 
-    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain, ``left_ids`` the
-    files of the chain as they were when the work began. ``error`` is a whole sentence, ``notes`` are what the user
+    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain,
+    with the files that they were when the work began. ``error`` is what went wrong, ``notes`` are what the user
     should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
-    check mode.
+    check mode. ``has_streamed`` is set once this call has started a stream, or left one to QEMU: if that is gone and
+    its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
+    ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
+    counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
+    held open. ``unflushed`` is why what was written is not known to be on the storage.
     """
 
     vm: Vm
@@ -35,12 +38,46 @@ class Outcome:
     action: str = "none"
     cursor: int = 0
     left: tuple[Image, ...] = ()
-    left_ids: Mapping[str, FileId] = field(default_factory=dict)
     released_nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    error: str | None = None
+    error: Failure | None = None
     seconds: float = 0.0
     forecast: tuple[str, ...] | None = None
+    has_streamed: bool = False
+    is_stopping: bool = False
+    proof: str | None = None
+    restarts: int = 0
+    watched: str = ""
+    unflushed: str | None = None
+
+    def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
+        """The disk as it is now: what it has lost since the work began, and where its job stands."""
+        job = vm.job_on(disk)
+        if self.proof is not None:  # a header that cannot be read was written by a job that tells if it fails
+            disk = replace(disk, doubt=None)
+        if self.unflushed is not None:
+            disk = replace(disk, doubt=self.unflushed)
+        return replace(
+            self,
+            vm=vm,
+            disk=disk,
+            base_index=base_index,
+            left=tuple(image for image in self.before.chain[1:] if not any(image.is_same(kept) for kept in disk.chain)),
+            cursor=self.cursor if job is None else job.offset,
+        )
+
+    def did(self, step: Step) -> Outcome:
+        """The same after a step, which may say more than those before."""
+        return replace(self, action=weightier(self.action, ACTIONS.get(step, "none")))
+
+    def noted(self, note: str) -> Outcome:
+        """The same with one more thing that the user should know."""
+        return replace(self, notes=(*self.notes, note))
+
+    @property
+    def next_cursor(self) -> int:
+        """Where a next increment begins: the end, where nothing is left to copy."""
+        return self.disk.virtual_size if is_done(self.disk, self.base_index) else self.cursor
 
     @property
     def job(self) -> Job | None:
@@ -64,9 +101,9 @@ class Outcome:
         return self.disk.chain_paths if self.forecast is None else self.forecast
 
 
-def untouched(target: Target, request: Request, error: str | None = None) -> Outcome:
+def untouched(target: Target, request: Request, error: Failure | None = None) -> Outcome:
     """The outcome of a disk to which nothing was done."""
-    cursor = request.cursor if target.job is None else target.job.offset
+    cursor = request.waiting.cursor if target.job is None else target.job.offset
     if is_done(target.disk, target.base_index):
         cursor = target.disk.virtual_size
     return Outcome(target.vm, target.disk, target.base_index, target.disk, cursor=cursor, error=error)
@@ -75,7 +112,7 @@ def untouched(target: Target, request: Request, error: str | None = None) -> Out
 def forecast(target: Target, request: Request) -> Outcome:
     """What check mode tells: the action that would come first, and the chain if all goes well."""
     step = next_step(target.disk, target.job, request, target.base_index)
-    is_seen_through = request.state == "populated" and request.wait and request.increment is None
+    is_seen_through = request.state == "populated" and request.waiting.wait and request.waiting.increment is None
     chain = requested_chain(target.disk, target.base_index) if is_seen_through else target.disk.chain
     paths = tuple(image.path for image in chain)
     return replace(untouched(target, request), action=ACTIONS.get(step, "none"), forecast=paths)

@@ -12,7 +12,7 @@ from typing import Mapping, Sequence
 from .._model._disk import Disk, Image
 from .._model._graph import Graph
 from .._model._job import Job
-from .._model._request import Request
+from .._model._request import Request, Waiting
 
 
 class Step(Enum):
@@ -35,7 +35,8 @@ def is_done(disk: Disk, base_index: int) -> bool:
 
     :param stays: the place in the chain of the image that stays as the backing image; its length where none does.
     """
-    return _is_at_end(disk, base_index) and disk.hidden_backing is None and disk.stale_header is None
+    against = (disk.hidden_backing, disk.stale_header, disk.lost, disk.doubt)
+    return _is_at_end(disk, base_index) and all(each is None for each in against)
 
 
 def _is_at_end(disk: Disk, base_index: int) -> bool:
@@ -43,13 +44,17 @@ def _is_at_end(disk: Disk, base_index: int) -> bool:
     return bool(disk.chain) and base_index <= 1
 
 
-def next_step(disk: Disk, job: Job | None, request: Request, base_index: int) -> Step:
-    """The state machine: one step from what is to what is wished."""
+def next_step(disk: Disk, job: Job | None, request: Request, base_index: int, *, is_stopping: bool = False) -> Step:
+    """The state machine: one step from what is to what was asked for.
+
+    :param is_stopping: the time for it is over: no stream shall run, but one that has copied everything is finished.
+    """
+    is_wanted = request.state == "populated" and not is_stopping
     if job is not None and job.type != "stream":
-        return Step.DONE if is_done(disk, base_index) and request.state == "populated" else Step.REFUSE
+        return Step.DONE if is_wanted and is_done(disk, base_index) else Step.REFUSE
     if job is not None and job.is_concluded:
         return Step.DISMISS
-    if request.state == "populated":
+    if is_wanted:
         return _towards_populated(disk, job, request, base_index)
     if job is None:
         return Step.DONE
@@ -57,7 +62,7 @@ def next_step(disk: Disk, job: Job | None, request: Request, base_index: int) ->
         return Step.FOLLOW
     if request.state == "paused":
         return Step.DONE if job.paused or job.is_pending else Step.PAUSE
-    if request.state == "stopped" and job.is_pending:
+    if is_stopping and job.is_pending:
         return Step.FINALIZE
     return Step.CANCEL
 
@@ -86,7 +91,7 @@ class WaitEnd(Enum):
     TIME_IS_UP = "the time is over"
 
 
-def wait_end(job: Job | None, request: Request, *, time_is_up: bool) -> WaitEnd | None:
+def wait_end(job: Job | None, waiting: Waiting, *, time_is_up: bool) -> WaitEnd | None:
     """Whether a followed job is a reason to stop waiting; None to wait on.
 
     A pause by somebody else is none: it is theirs to end, and the next run's to resume.
@@ -97,13 +102,37 @@ def wait_end(job: Job | None, request: Request, *, time_is_up: bool) -> WaitEnd 
         return WaitEnd.READY
     if job.is_held_by_error:
         return WaitEnd.HELD
-    if not request.wait:
+    if not waiting.wait:
         return WaitEnd.LEFT
-    if request.mark is not None and job.offset >= request.mark:
+    if waiting.mark is not None and job.offset >= waiting.mark:
         return WaitEnd.FAR_ENOUGH
     if time_is_up:
         return WaitEnd.TIME_IS_UP
-    return WaitEnd.LEFT if request.poll_interval else None
+    return WaitEnd.LEFT if waiting.poll_interval else None
+
+
+class After(Enum):
+    """What the end of a wait, or of a step, means for the disk."""
+
+    GO_ON = "look again, and take the next step"
+    LEAVE = "leave the job to QEMU"
+    STOP = "go on to the point where no stream runs"
+    FAIL = "tell the user what is in the way"
+
+
+_AFTER_TIMEOUT = {"fail": After.FAIL, "leave": After.LEAVE, "stop": After.STOP}
+_AFTER = {
+    WaitEnd.GONE: After.GO_ON,
+    WaitEnd.READY: After.GO_ON,
+    WaitEnd.HELD: After.FAIL,
+    WaitEnd.LEFT: After.LEAVE,
+    WaitEnd.FAR_ENOUGH: After.STOP,
+}
+
+
+def after_wait(end: WaitEnd, waiting: Waiting) -> After:
+    """What the end of a wait means; only where the time is over it is the user who says."""
+    return _AFTER_TIMEOUT[waiting.on_timeout] if end is WaitEnd.TIME_IS_UP else _AFTER[end]
 
 
 # What a step is called in the result.
@@ -142,8 +171,15 @@ def space_needed(disk: Disk, base_index: int) -> int:
     does not tell.
     """
     layers = disk.chain[1:base_index]
-    sizes = (i.virtual_size if i.allocated is None else min(i.allocated, i.virtual_size) for i in layers)
-    return min(sum(sizes), disk.virtual_size)
+    return min(sum(_most_in(image) for image in layers), disk.virtual_size)
+
+
+def _most_in(image: Image) -> int:
+    """What an image may hold. QEMU calls 0 what a block device occupies."""
+    is_device = image.bound.inode is not None and image.bound.inode.kind == "block"
+    if image.allocated is None or is_device or (image.allocated == 0 and image.bound.inode is None):
+        return image.virtual_size
+    return min(image.allocated, image.virtual_size)
 
 
 def metadata_size(disk: Disk) -> int:

@@ -6,17 +6,70 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence
+from dataclasses import dataclass
+from typing import Any, Sequence
 
 from .._model._disk import Disk, Image
-from .._model._files import FreeSpace
+from .._model._errors import Failure
+from .._model._files import FreeSpaces
 from .._model._job import Job
 from .._model._vm import Vm
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
+from ._populated import why_not_populated
 from ._verdict import Verdict
 
-FreeSpaces = Mapping[str, Optional[FreeSpace]]
+
+@dataclass(frozen=True)
+class Informed:
+    """What block_stream_info found. ``skipped`` are sockets of VMs that are off, and doubles, in words."""
+
+    vms: tuple[Vm, ...]
+    disks: tuple[tuple[Vm, Disk], ...]
+    skipped: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    free_spaces: FreeSpaces
+
+    def to_result(self) -> dict[str, Any]:
+        """The result of the module, with ``warnings`` and ``errors``."""
+        return {
+            "changed": False,
+            "vms": [vm_to_result(vm) for vm in self.vms],
+            "disks": [disk_to_result(vm, disk, self.free_spaces) for vm, disk in self.disks],
+            "warnings": list(self.skipped),
+            "errors": [failure_to_result(failure) for failure in self.failures],
+        }
+
+
+@dataclass(frozen=True)
+class Populated:
+    """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain."""
+
+    outcomes: tuple[Outcome, ...]
+    verdicts: tuple[tuple[Verdict, ...], ...]
+    skipped: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    free_spaces: FreeSpaces
+
+    def to_result(self) -> dict[str, Any]:
+        """The result of the module, with ``warnings`` and ``errors``."""
+        judged = zip(self.outcomes, self.verdicts)
+        failures = [*self.failures, *(outcome.error for outcome in self.outcomes if outcome.error is not None)]
+        notes = [note for outcome in self.outcomes for note in outcome.notes]
+        notes += dict.fromkeys(note for verdicts in self.verdicts for each in verdicts for note in each.notes)
+        return {
+            "changed": any(has_changed(outcome) for outcome in self.outcomes),
+            "finished": not self.failures and all(outcome.is_finished for outcome in self.outcomes),
+            "disks": [outcome_to_result(outcome, self.free_spaces, verdicts) for outcome, verdicts in judged],
+            "diff": diff_of(self.outcomes),
+            "warnings": [*self.skipped, *notes],
+            "errors": [failure_to_result(failure) for failure in failures],
+        }
+
+
+def failure_to_result(failure: Failure) -> dict[str, str]:
+    """One element of ``errors``."""
+    return {"kind": failure.kind, "msg": failure.message}
 
 
 def vm_to_result(vm: Vm) -> dict[str, Any]:
@@ -35,7 +88,8 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
 def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any]:
     """One element of ``disks``."""
     top = disk.top if disk.chain else None
-    free_space = free_spaces.get(top.file) if top is not None and top.file is not None else None
+    populated, reason = why_not_populated(disk)
+    free_space = free_spaces.get((vm.identity.monitor, disk.key))
     return {
         "vm": vm.identity.label,
         "monitor": vm.identity.monitor,
@@ -47,7 +101,10 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
         "format": top.format if top else None,
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
-        "populated": disk.is_populated,
+        "populated": populated,
+        "reason": reason,
+        "snapshots": disk.snapshots,
+        "same_file": top.bound.same_file if top else None,
         "stale_header": disk.stale_header,
         "chain": [_image_to_result(image) for image in disk.chain],
         "space": {"needed": space_needed(disk, len(disk.chain)), "free": free_space.free if free_space else None},
@@ -61,11 +118,13 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         **disk_to_result(outcome.vm, outcome.disk, free_spaces),
         "action": outcome.action,
         "finished": outcome.is_finished,
+        "proof": (outcome.proof or "chain") if outcome.is_finished else None,
         "cursor": outcome.cursor,
         "seconds": round(outcome.seconds, 1),
         "grew_by": outcome.grew_by,
         "released": [_verdict_to_result(each) for each in verdicts],
-        "error": outcome.error,
+        "error": outcome.error.message if outcome.error else None,
+        "error_kind": outcome.error.kind if outcome.error else None,
     }
 
 
@@ -89,9 +148,15 @@ def _image_to_result(image: Image) -> dict[str, Any]:
     return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
 
 
-def _verdict_to_result(release: Verdict) -> dict[str, Any]:
-    pids = None if release.pids is None else list(release.pids)
-    return {"path": release.path, "free": release.is_free, "pids": pids, "reason": release.reason}
+def _verdict_to_result(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "path": verdict.path,
+        "free": verdict.free,
+        "reason": verdict.reason,
+        "pids": None if verdict.pids is None else list(verdict.pids),
+        "device": verdict.device,
+        "inode": verdict.inode,
+    }
 
 
 def _job_to_result(job: Job | None) -> dict[str, Any] | None:

@@ -13,16 +13,20 @@
     |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
     |   +-- MonitorLost     the connection ended in the middle: QEMU died, or quit
     |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission
+    +-- HostSilent          the hypervisor's own storage does not answer in time
     +-- CommandRefused      QEMU answered a command with an error
     +-- StreamFailed        a stream ended, or is held, without the data being there
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
     |   +-- JobHangs        its storage does not answer: it does not end, or cannot be written out
+    |   +-- WriteBackFailed  what was written did not reach the storage
     +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class QmpError(Exception):
@@ -53,6 +57,10 @@ class MonitorUnusable(MonitorError):
     """It is no QMP monitor, does not speak as QEMU does, or may not be used."""
 
 
+class HostSilent(QmpError):
+    """Something that only the hypervisor's storage can answer is not answered in time."""
+
+
 class CommandRefused(QmpError):
     """QEMU answered ``command`` with an error.
 
@@ -78,5 +86,25 @@ class JobHangs(StreamFailed):
     """A job does not end, or what it copied cannot be written out, and QEMU would hang if it were told to flush."""
 
 
+class WriteBackFailed(StreamFailed):
+    """The kernel took what was written and could not bring it to the storage, or it is not known whether it could."""
+
+
 class TimeIsUp(QmpError):
     """The wait is over; the job is not."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: QmpError, message: str) -> Failure:
+        """The failure that ``error`` is, in the words that its subject makes a whole sentence."""
+        return cls(type(error).__name__, message)
+
+    def __str__(self) -> str:
+        return self.message

@@ -2,40 +2,50 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the user asked for, as the rest of the collection reads it."""
+"""What the user asked for, as the rest of the collection reads it. Sizes are bytes, times are seconds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Literal
+
+EVERY_DISK = "*"
+
+State = Literal["populated", "paused", "aborted"]
+OnTimeout = Literal["fail", "leave", "stop"]
+OnError = Literal["report", "stop", "enospc", "ignore"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for, of every selected disk. Sizes are bytes, times are seconds.
+class Waiting:
+    """How long a task waits for its streams, and what happens to those that are not done then.
 
-    ``state`` is ``populated``, ``paused`` or ``aborted``; ``stopped`` is what the end of a maintenance window turns
-    ``populated`` into: no stream runs, but one that has copied everything is finished rather than cancelled.
+    ``timeout`` is None for as long as it takes. With a ``poll_interval`` the monitor is left to others between two
+    looks. An ``increment`` ends where the cursor has moved so far beyond ``cursor``.
     """
 
-    state: str = "populated"
-    base: str | None = None
     wait: bool = True
-    wait_timeout: int | None = None
-    on_timeout: str = "fail"
+    timeout: int | None = None
+    on_timeout: OnTimeout = "fail"
     poll_interval: int = 0
     increment: int | None = None
     cursor: int = 0
-    speed: int | None = None
-    on_error: str = "report"
-    parallel: int = 1
-    check_space: bool = True
-    release: bool = True
-
-    def stopped(self) -> Request:
-        """The wish of somebody whose time is over."""
-        return replace(self, state="stopped")
 
     @property
     def mark(self) -> int | None:
         """Where the cursor must arrive before an increment is over."""
         return None if self.increment is None else self.cursor + self.increment
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, of every selected disk. ``speed`` None leaves a limit as it is; 0 is no limit."""
+
+    state: State = "populated"
+    base: str | None = None
+    speed: int | None = None
+    on_error: OnError = "report"
+    parallel: int = 1
+    check_space: bool = True
+    release: bool = True
+    waiting: Waiting = field(default_factory=Waiting)

@@ -17,21 +17,15 @@ from typing import (
     Sequence,
 )
 
-from ._files import FileId, FreeSpace, Traces
+from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
+from ._header import Reading
+from ._job import Job, JobEvent, Stream
+from ._map import Layer, MapTotals, NoMap
+from ._vm import Identity, Sight
 
 
-class Events(Protocol):
-    """The events of one job."""
-
-    async def next(self, timeout: float) -> Mapping[str, Any] | None:
-        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
-
-        :raise MonitorLost: at once when the connection ends.
-        """
-
-
-class Monitor(Protocol):
-    """An open connection to a QMP monitor. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
+class Connection(Protocol):
+    """A QMP session. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
 
     address: str
     pid: int | None
@@ -44,8 +38,97 @@ class Monitor(Protocol):
         :raise MonitorSilent: no answer in time.
         """
 
-    def listen(self, job_id: str) -> ContextManager[Events]:
+    def listen(self, job_id: str) -> ContextManager[RawEvents]:
         """Collect the events of a job from now on."""
+
+
+class RawEvents(Protocol):
+    """The events of one job as QEMU sends them."""
+
+    async def next(self, timeout: float) -> Mapping[str, Any] | None:
+        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
+
+        :raise MonitorLost: at once when the connection ends.
+        """
+
+
+class JobEvents(Protocol):
+    """The events of one job, from the moment of ``Link.listen``."""
+
+    async def next(self, timeout: float) -> JobEvent | None:
+        """Wait for the next event, at most ``timeout`` seconds; None when there was none.
+
+        :raise MonitorLost: at once when the connection ends.
+        """
+
+
+class Link(Protocol):
+    """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises."""
+
+    address: str
+    pid: int | None
+
+    async def identify(self) -> tuple[Identity, Sight]:
+        """Who the VM is, and what it looks like now."""
+
+    async def look(self) -> Sight:
+        """The disks and jobs of the VM as they are now, the images by the names that QEMU has for them."""
+
+    async def jobs(self) -> tuple[Job, ...]:
+        """The block jobs alone: as cheap as QMP gets, however deep the chains are."""
+
+    def listen(self, job_id: str) -> ContextManager[JobEvents]:
+        """Collect the events of a job from now on."""
+
+    async def last_migration(self) -> str:
+        """What tells the last migration of the VM, or saving of its state, from others; empty where there was none."""
+
+    async def start(self, stream: Stream) -> None:
+        """Start a stream. When all is copied it waits to be told to finish."""
+
+    async def set_speed(self, job_id: str, speed: int) -> None:
+        """Limit a job to so many bytes per second; 0 is no limit."""
+
+    async def pause(self, job_id: str) -> None:
+        """Hold a job."""
+
+    async def resume(self, job_id: str) -> None:
+        """Let a held job go on."""
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job; what it copied is kept."""
+
+    async def finish(self, job_id: str) -> None:
+        """Let a job that has copied everything remove the backing link."""
+
+    async def dismiss(self, job_id: str) -> None:
+        """Let go of a job that is over."""
+
+    async def flush(self, node: str) -> None:
+        """Have QEMU write out what it holds of an image. Beside a job it does not tell whether the storage took it.
+
+        :raise WriteBackFailed: QEMU tells that this flush failed, or one before it since it opened the file.
+        """
+
+    async def delete_node(self, node: str) -> None:
+        """Close a block node that nothing uses."""
+
+
+class Held(Protocol):
+    """The files of an image, open since before a stream began."""
+
+    async def flush(self) -> None:
+        """Have the kernel bring all that was written to the storage.
+
+        :raise WriteBackFailed: it could not, now or ever since the files were opened.
+        :raise HostSilent: the storage does not answer.
+        """
+
+    def forget(self) -> None:
+        """Have the kernel drop what it keeps in its memory of the files."""
+
+    def close(self) -> None:
+        """Let go of the files."""
 
 
 class Host(Protocol):
@@ -54,29 +137,42 @@ class Host(Protocol):
     def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds, sorted; None where ``pattern`` is no glob."""
 
-    def working_directory(self, pid: int | None) -> str | None:
-        """The directory from which a process resolves relative names; None where it cannot be told."""
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """What a process has open, and what file names mean to it and to this host.
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        """The absolute path without links; None for a relative path from an unknown directory."""
+        :raise HostSilent: the storage does not answer.
+        """
 
-    def header_backing(self, file: str) -> str | None:
-        """The backing image that the header of a qcow2 file names, empty for none; None where it cannot be read."""
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the headers of images say, each given by its file and its format.
 
-    def free_space(self, file: str) -> FreeSpace | None:
-        """The file system that a file lies on; None where ``file`` is no regular file."""
+        :raise HostSilent: the storage does not answer.
+        """
 
-    async def write_out(self, file: str) -> bool:
-        """Have the kernel write what it holds back of a file to the storage; False if that does not come to an end."""
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
+        """The file system that a file lies on; None where it is no regular file, or cannot be told."""
+
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> Held | None:
+        """Open the files of an image, to be told whether what is written to them reaches the storage.
+
+        :return: None where they cannot be opened: then that cannot be told.
+        """
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """In which image of a chain the data lies, as the files are now.
+
+        :param base_depth: the place of the image that stays as the backing image; None where none does.
+        :raise HostSilent: the storage does not answer.
+        """
 
     def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """What the files are, whatever they are called; those that the process does not have open are missing."""
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """What the kernel says of files, whether anybody on this host has them open; an answer for each."""
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        """What is known of files, by their name; one that is no longer what it was is missing."""
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Who has the files open, as far as it can be found; those that were never identified may be missing."""
 
 
-OpenMonitor = Callable[[str], AsyncContextManager[Monitor]]
+OpenLink = Callable[[str], AsyncContextManager[Link]]

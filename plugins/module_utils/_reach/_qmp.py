@@ -57,8 +57,8 @@ _LOST = (
 _JOB_EVENTS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
 
 
-class JobEvents:
-    """The events of one job, from the moment of ``QmpMonitor.listen``."""
+class QmpEvents:
+    """The events of one job, from the moment of ``QmpConnection.listen``."""
 
     def __init__(self, client: QMPClient, job_id: str):
         self._client = client
@@ -94,8 +94,8 @@ class JobEvents:
                 wait.cancel()
 
 
-class QmpMonitor:
-    """An open monitor; see ``_observe.Monitor``."""
+class QmpConnection:
+    """An open monitor; see ``_seams.Connection``."""
 
     def __init__(self, client: QMPClient, address: str, pid: int | None):
         self._client = client
@@ -119,15 +119,15 @@ class QmpMonitor:
             raise MonitorUnusable(f"the answer to {command} is not QMP: {error}") from error
 
     @contextlib.contextmanager
-    def listen(self, job_id: str) -> Iterator[JobEvents]:
+    def listen(self, job_id: str) -> Iterator[QmpEvents]:
         """Collect the events of one job."""
-        events = JobEvents(self._client, job_id)
+        events = QmpEvents(self._client, job_id)
         with self._client.listen(events.listener):
             yield events
 
 
 @contextlib.asynccontextmanager
-async def open_monitor(address: str, timeout: float) -> AsyncIterator[QmpMonitor]:
+async def open_connection(address: str, timeout: float) -> AsyncIterator[QmpConnection]:
     """Connect to the monitor at ``address``: the path of a UNIX socket, or ``host:port``.
 
     :param timeout: seconds to wait for the greeting, which comes at once unless the monitor serves another client.
@@ -146,7 +146,7 @@ async def open_monitor(address: str, timeout: float) -> AsyncIterator[QmpMonitor
             raise MonitorLost("the connection ended right after the greeting: QEMU died or quit") from error
         except OSError as error:
             raise _unconnected(error) from error
-        yield QmpMonitor(client, address, pid)
+        yield QmpConnection(client, address, pid)
     finally:
         if client.runstate is not Runstate.IDLE:
             # It raises why the session ended; whoever needed the session has been told already.

@@ -13,12 +13,20 @@ from typing import AsyncIterator, Sequence
 
 from .._decide._outcome import Outcome, untouched
 from .._decide._schedule import Turn, lanes, turn
-from .._model._errors import QmpError
-from .._model._request import Request
-from .._model._seams import Host, Monitor, OpenMonitor
+from .._model._errors import Failure, QmpError, TimeIsUp
+from .._model._request import Request, Waiting
+from .._model._seams import Host, Link, OpenLink
 from .._model._target import Target
 from ._observe import explain
-from ._reconcile import bring_about
+from ._reconcile import reconcile
+
+
+def _deadline_of(waiting: Waiting) -> float | None:
+    """When the wait is over, by the clock of the event loop; None where it takes as long as it takes."""
+    now = asyncio.get_running_loop().time()
+    if not waiting.wait:
+        return now
+    return None if waiting.timeout is None else now + waiting.timeout
 
 
 def _until(deadline: float | None) -> float | None:
@@ -57,59 +65,54 @@ class _Slots:
         return self._taken < self._limit
 
 
-class _SharedMonitor:
+class _SharedLink:
     """A monitor that is open as long as one of its VM's disks needs it."""
 
-    def __init__(self, address: str, open_monitor: OpenMonitor):
+    def __init__(self, address: str, open_link: OpenLink):
         self._address = address
-        self._open_monitor = open_monitor
+        self._open_link = open_link
         self._opening = asyncio.Lock()
         self._users = 0
         self._session = contextlib.AsyncExitStack()
-        self._monitor: Monitor | None = None
+        self._link: Link | None = None
 
     @contextlib.asynccontextmanager
-    async def borrow(self) -> AsyncIterator[Monitor]:
+    async def borrow(self) -> AsyncIterator[Link]:
         """Open the monitor unless it is open, and close it unless somebody else needs it."""
         async with self._opening:
-            if self._monitor is None:
-                self._monitor = await self._session.enter_async_context(self._open_monitor(self._address))
-            monitor = self._monitor
+            if self._link is None:
+                self._link = await self._session.enter_async_context(self._open_link(self._address))
+            link = self._link
             self._users += 1
         try:
-            yield monitor
+            yield link
         finally:
             async with self._opening:
                 self._users -= 1
                 if self._users == 0:
-                    self._monitor = None
+                    self._link = None
                     await self._session.aclose()
 
 
-async def bring_all_about(
-    targets: Sequence[Target], request: Request, open_monitor: OpenMonitor, host: Host
-) -> list[Outcome]:
+async def reconcile_all(targets: Sequence[Target], request: Request, open_link: OpenLink, host: Host) -> list[Outcome]:
     """Do what is wished with every target; the outcomes are in the order of the targets.
 
     What fails for one disk stops no other.
     """
-    return await _Fleet(targets, request, open_monitor, host).run()
+    return await _Fleet(targets, request, open_link, host).run()
 
 
 class _Fleet:
     """All disks of a call on their way."""
 
-    def __init__(self, targets: Sequence[Target], request: Request, open_monitor: OpenMonitor, host: Host):
-        now = asyncio.get_running_loop().time()
+    def __init__(self, targets: Sequence[Target], request: Request, open_link: OpenLink, host: Host):
         self._targets = targets
         self._request = request
         self._host = host
-        self._deadline = (
-            now if not request.wait else None if request.wait_timeout is None else now + request.wait_timeout
-        )
+        self._deadline = _deadline_of(request.waiting)
         self._slots = _Slots(request.parallel)
         addresses = {target.vm.identity.monitor for target in targets}
-        self._monitors = {address: _SharedMonitor(address, open_monitor) for address in addresses}
+        self._links = {address: _SharedLink(address, open_link) for address in addresses}
         self._outcomes: dict[int, Outcome] = {}
 
     async def run(self) -> list[Outcome]:
@@ -134,7 +137,7 @@ class _Fleet:
         if kind is Turn.NEEDS_NONE:
             return await self._see_through(target)
         if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
-            reason = f"its turn did not come within {self._request.wait_timeout} s (wait_timeout)"
+            reason = "its turn did not come before wait_timeout was over"
             return _not_begun(target, self._request, reason)
         began = asyncio.get_running_loop().time()
         outcome = await self._see_through(target)
@@ -150,20 +153,21 @@ class _Fleet:
         while True:
             is_last = _until(self._deadline) == 0
             try:
-                async with self._monitors[target.vm.identity.monitor].borrow() as monitor:
-                    outcome = await bring_about(monitor, self._host, target, self._request, self._deadline, outcome)
+                async with self._links[target.vm.identity.monitor].borrow() as link:
+                    outcome = await reconcile(link, self._host, target, self._request, self._deadline, outcome)
             except QmpError as error:
-                message = explain(target.label, error, target.vm.identity.monitor, self._host)
-                return replace(outcome or untouched(target, self._request), error=message)
+                failure = explain(target.label, error, target.vm.identity.monitor, self._host)
+                return replace(outcome or untouched(target, self._request), error=failure)
             is_left = outcome.error is None and outcome.job is not None
-            if is_last or not is_left or not self._request.poll_interval or self._request.state != "populated":
+            if is_last or not is_left or not self._request.waiting.poll_interval or self._request.state != "populated":
                 return outcome
             remaining = _until(self._deadline)
-            pause = self._request.poll_interval
+            pause = self._request.waiting.poll_interval
             await asyncio.sleep(pause if remaining is None else min(pause, remaining))
 
 
 def _not_begun(target: Target, request: Request, reason: str) -> Outcome:
     """A disk whose turn did not come: an error only if the user wanted to wait for it, and for nothing less."""
-    is_failure = request.wait and request.on_timeout == "fail"
-    return untouched(target, request, f"{target.label}: not started: {reason}" if is_failure else None)
+    is_failure = request.waiting.wait and request.waiting.on_timeout == "fail"
+    failure = Failure(TimeIsUp.__name__, f"{target.label}: not started: {reason}")
+    return untouched(target, request, failure if is_failure else None)

@@ -7,45 +7,37 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import (
-    Any,
-    Callable,
-    Sequence,
-    TypeVar,
-)
+from dataclasses import dataclass
+from typing import Sequence
 
-from .._model._disk import Disk, Resolve, compare_header, is_local
-from .._model._errors import MonitorMissing, MonitorSilent, MonitorUnusable, QmpError
-from .._model._seams import Host, Monitor, OpenMonitor
-from .._model._vm import Identity, Vm, read_identity
-
-T = TypeVar("T")
+from .._decide._bind import bind
+from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
+from .._model._disk import Disk
+from .._model._errors import Failure, MonitorMissing, MonitorSilent, QmpError
+from .._model._seams import Host, Link, OpenLink
+from .._model._vm import Identity, Sight, Vm
 
 # So many monitors are visited at a time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
 _VISITS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Something that could not be done: where, and the whole sentence."""
-
-    where: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Sighting:
-    """All that the monitors showed: ``skipped`` are the sockets of VMs that are off, and doubles."""
+    """All that the monitors showed.
+
+    ``skipped`` are, in words, sockets of VMs that are off, and doubles; ``off`` are those sockets that nobody serves.
+    """
 
     vms: tuple[Vm, ...]
     skipped: tuple[str, ...]
     failures: tuple[Failure, ...]
+    off: tuple[str, ...] = ()
 
 
-async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host) -> Sighting:
-    """Visit every monitor once, and leave it free again."""
+async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
+    """Visit every monitor once, and leave it free again; ``names`` as in ``identify``."""
     skipped: list[str] = []
+    off: list[str] = []
     wanted: dict[str, bool] = {}
     for pattern in patterns:
         found = host.expand(pattern)
@@ -56,8 +48,8 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
     async def visit(address: str) -> Vm:
-        async with turnstile, open_monitor(address) as monitor:
-            return await identify(monitor, host)
+        async with turnstile, open_link(address) as link:
+            return await identify(link, host, names)
 
     seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
     vms: list[Vm] = []
@@ -65,65 +57,57 @@ async def observe(patterns: Sequence[str], open_monitor: OpenMonitor, host: Host
     for (address, named_outright), outcome in zip(wanted.items(), seen):
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
+            off.append(address)
         elif isinstance(outcome, QmpError):
-            failures.append(Failure(address, explain(address, outcome, address, host)))
+            failures.append(explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
             raise outcome
         elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
             skipped.append(f"{address} is another monitor of {outcome.identity.label}")
         else:
             vms.append(outcome)
-    return Sighting(tuple(vms), tuple(skipped), tuple(failures))
+    return Sighting(tuple(vms), tuple(skipped), tuple(failures), tuple(off))
 
 
-def explain(where: str, error: QmpError, address: str, host: Host) -> str:
+def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
     words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
-    return f"{where}: {error}. {words}" if words else f"{where}: {error}"
+    return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
 
 
-_IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
-# The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
-# round: an old chain without its job would be streamed again.
-_STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
+async def identify(link: Link, host: Host, names: Sequence[str] = ()) -> Vm:
+    """Read who the VM is, and look at it.
+
+    :param names: what the user calls disks and images; some may be file names, and the VM may know them otherwise.
+    """
+    identity, sight = await link.identify()
+    return await _locate(identity, sight, host, names)
 
 
-async def identify(monitor: Monitor, host: Host) -> Vm:
-    """Read who the VM is, and look at it."""
-    replies = await asyncio.gather(*(monitor.execute(command) for command in _IDENTITY + _STATE))
-    who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
-    identity = understood(lambda: read_identity(monitor.address, monitor.pid, *who, blocks=state[-1]))
-    return _read(identity, state, host)
-
-
-async def look(monitor: Monitor, identity: Identity, host: Host) -> Vm:
+async def look(link: Link, identity: Identity, host: Host, names: Sequence[str] = ()) -> Vm:
     """Look at the disks and jobs of a VM as they are now."""
-    return _read(identity, await asyncio.gather(*(monitor.execute(command) for command in _STATE)), host)
+    return await _locate(identity, await link.look(), host, names)
 
 
-def _read(identity: Identity, state: Sequence[Any], host: Host) -> Vm:
-    status, jobs, graph, blocks = state
-    resolve = resolver(identity, host)
-    vm = understood(lambda: Vm.from_qmp(identity, status, blocks, jobs, graph, resolve=resolve))
-    return replace(vm, disks=tuple(compare_header(disk, _header_of(disk, host), resolve) for disk in vm.disks))
+async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[str]) -> Vm:
+    """Bind the images to files, and hold what QEMU says of each disk against the header of its active image."""
+    survey = await host.survey(identity.pid, [*reported_names(sight.disks), *names], sight.fdsets)
+    disks = bind_disks(sight.disks, survey)
+    return Vm(
+        identity=identity,
+        status=sight.status,
+        disks=await _hold_against_headers(disks, identity, host),
+        jobs=sight.jobs,
+        graph=sight.graph,
+        meanings={name: survey.names[name] for name in names if name in survey.names},
+    )
 
 
-def _header_of(disk: Disk, host: Host) -> str | None:
-    is_readable = bool(disk.chain) and disk.top.format == "qcow2" and disk.top.file is not None
-    return host.header_backing(disk.top.file or "") if is_readable else None
-
-
-def resolver(identity: Identity, host: Host) -> Resolve:
-    """File names as this VM's QEMU finds them: relative to its own working directory."""
-    directory = host.working_directory(identity.pid)
-    return lambda path: host.real_path(path, directory) if is_local(path) else None
-
-
-def understood(read: Callable[[], T]) -> T:
-    """Turn a reply that lacks what every QEMU sends into an error that says so."""
-    try:
-        return read()
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise MonitorUnusable(
-            f"the answers lack what every QEMU since 4.0 sends ({type(error).__name__}: {error})"
-        ) from error
+async def _hold_against_headers(disks: Sequence[Disk], identity: Identity, host: Host) -> tuple[Disk, ...]:
+    tops = [disk.top for disk in disks if disk.chain]
+    answers = iter(await host.headers(identity.pid, [(top.bound, top.format) for top in tops]))
+    readings = [(disk, next(answers)) for disk in disks if disk.chain]
+    named = [name for disk, reading in readings for name in names_in_header(disk, reading)]
+    found = bind([named], await host.survey(identity.pid, named, {})) if named else {}
+    held = iter([hold_against_header(disk, reading, found) for disk, reading in readings])
+    return tuple(next(held) if disk.chain else disk for disk in disks)

@@ -2,11 +2,12 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bring one disk from what it is to what is wished: look, take the next step, look again.
+"""Bring one disk from what it is to what was asked for: look, take the next step, look again.
 
 What makes it safe is an order, and every part of it is needed: a stream waits at ``pending`` when all is copied and its
 backing link is still there; then QEMU flushes the top image, so that a crash finds the copied clusters; then the job is
-finalized, which removes the link; then the chain is read again, and the header is flushed.
+finalized, which removes the link; then the chain is read again, and the header is flushed. Before the job is finalized
+the map of the chain proves that everything is copied, and every flush is one whose failure would be known.
 """
 
 from __future__ import annotations
@@ -14,142 +15,119 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import Any, Awaitable, Callable, Mapping, cast
+from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
 
+from .._decide._backing import as_qemu_opens, choose_name, names_for_base
+from .._decide._copied import layers_of, left_below
+from .._decide._endings import (
+    ended_unheard,
+    failed_ending,
+    failed_wait,
+    guest_errors,
+    never_copied,
+    no_name_for_base,
+    no_room,
+    not_copied,
+    not_now,
+    not_on_storage,
+    not_proven,
+    refused,
+)
 from .._decide._outcome import Outcome, untouched
-from .._decide._plan import ACTIONS, Step, WaitEnd, is_done, metadata_size, next_step, releasable, weightier
-from .._model._errors import CommandRefused, DiskGone, JobHangs, MonitorUnusable, QmpError, StreamFailed, TimeIsUp
-from .._model._files import FileId
-from .._model._job import Job, is_our_id, job_id_for
-from .._model._request import Request
-from .._model._seams import Host, Monitor
+from .._decide._plan import After, Step, WaitEnd, after_wait, is_done, metadata_size, next_step, releasable
+from .._decide._select import refused_state
+from .._model._disk import is_local
+from .._model._errors import (
+    CommandRefused,
+    DiskGone,
+    HostSilent,
+    JobHangs,
+    MonitorUnusable,
+    QmpError,
+    StreamFailed,
+    WriteBackFailed,
+)
+from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
+from .._model._map import MapTotals, NoMap
+from .._model._request import Request, Waiting
+from .._model._seams import Held, Host, Link
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
-from ._observe import explain, identify, look, resolver
+from ._observe import explain, identify, look
 from ._watch import JobWatch
 
 # Every step leads on; a peer that keeps leading us in circles is no QEMU.
 _MOST_STEPS = 40
+
+# A job that has not copied everything is given up, and streamed again: the VM's state may have been saved meanwhile.
+_MOST_RESTARTS = 3
+
+# A stream that has nothing left to copy passes over a disk in so long, unless it has millions of clusters.
+_BRIEF_SECONDS = 30.0
 
 # How long a stream is left alone before its image is written out again: hardly, while there is much to write.
 _SOON_SECONDS = 0.05
 _LATER_SECONDS = 5.0
 
 
-async def bring_about(
-    monitor: Monitor,
-    host: Host,
-    target: Target,
-    request: Request,
-    deadline: float | None,
-    earlier: Outcome | None = None,
+async def reconcile(
+    link: Link, host: Host, target: Target, request: Request, deadline: float | None, earlier: Outcome | None = None
 ) -> Outcome:
-    """Do what is wished with one disk of the VM behind ``monitor``.
+    """Do what was asked for with one disk of the VM behind ``link``.
 
-    :param deadline: the time of the event loop at which the wish's ``wait_timeout`` is over.
+    :param deadline: the time of the event loop at which the wait is over.
     :param earlier: the outcome of an earlier visit, which left a job to QEMU.
     :return: the outcome; what went wrong is in its ``error``.
     """
     with contextlib.ExitStack() as listeners:
-        return await _Drive(monitor, host, target, request, deadline, listeners, earlier).run()
+        visit = _Visit(link, host, target, request, deadline, listeners)
+        return await visit.run(earlier)
 
 
-class _Drive:
-    """One disk on its way."""
+class _Visit:
+    """One disk on its way, as long as the VM's monitor is held.
+
+    All that is known of the disk is in ``_now``, which each look and each step replaces; the rest never changes.
+    """
 
     def __init__(
         self,
-        monitor: Monitor,
+        link: Link,
         host: Host,
         target: Target,
         request: Request,
         deadline: float | None,
         listeners: contextlib.ExitStack,
-        earlier: Outcome | None,
     ):
-        self._monitor = monitor
+        self._link = link
         self._host = host
         self._target = target
         self._request = request
         self._deadline = deadline
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
-        self._is_first_visit = earlier is None
-        self._has_arrived = False
-        so_far = earlier or untouched(target, request)
-        self._vm = so_far.vm
-        self._disk = so_far.disk
-        self._before = so_far.before
-        self._base_index = so_far.base_index
-        self._job: Job | None = None
-        self._orphans: tuple[str, ...] = ()
-        self._is_written_out = True
-        # A stream that an earlier visit left is not started anew: if it is gone and its work is not done, it failed.
-        self._has_started = earlier is not None
-        self._action = so_far.action
-        self._cursor = request.cursor
-        self._left = so_far.left
-        self._ids: Mapping[str, FileId] = so_far.left_ids
-        self._deleted = so_far.released_nodes
-        self._notes = so_far.notes
+        self._held: Held | None = None
+        self._now = replace(untouched(target, request), cursor=request.waiting.cursor)
 
-    async def run(self) -> Outcome:
-        """Step by step, until the wish is true, is left to QEMU, or failed."""
-        error: str | None = None
+    async def run(self, earlier: Outcome | None) -> Outcome:
+        """Step by step, until it is as asked for, is left to QEMU, or failed."""
+        if earlier is not None:
+            # A stream that an earlier visit left is not started anew: if it is gone, and its work not done, it failed.
+            self._now = replace(earlier, cursor=self._request.waiting.cursor, has_streamed=True, watched="")
         try:
-            await self._arrive()
-            self._has_arrived = True
+            await self._arrive(is_first=earlier is None)
+        except QmpError as error:
+            # Where the VM cannot be asked, or is another one, no job is known of.
+            return self._failed(error, replace(self._now.vm, jobs=()))
+        try:
             await self._advance()
-            if self._job is None and is_done(self._disk, self._base_index):
-                # Whoever streamed this disk, now or before: "populated" means that a crash cannot undo it.
-                await self._flush()
-            await self._release()
-        except QmpError as failure:
-            error = explain(self._target.label, failure, self._monitor.address, self._host)
-            if isinstance(failure, DiskGone):
-                error += await self._let_go()
-            # Where the storage hangs, a flush would wait for it as the job does, and the whole VM for the flush.
-            elif isinstance(failure, StreamFailed) and not isinstance(failure, JobHangs) and self._watches:
-                with contextlib.suppress(QmpError):
-                    await self._flush()  # so that a crash does not cost what was copied
-            await self._look_once_more()
-        return Outcome(
-            vm=self._vm,
-            disk=self._disk,
-            base_index=self._base_index,
-            before=self._before,
-            action=self._action,
-            cursor=self._disk.virtual_size if is_done(self._disk, self._base_index) else self._cursor,
-            left=self._left,
-            left_ids=self._ids,
-            released_nodes=self._deleted,
-            notes=self._notes,
-            error=error,
-        )
-
-    async def _look_once_more(self) -> None:
-        """See what a failure left behind. Where the VM cannot be asked any more, no job is known of."""
-        self._vm = replace(self._vm, jobs=())
-        if self._has_arrived:
-            with contextlib.suppress(QmpError):  # it may be the monitor that failed
-                await self._look()
-
-    async def _let_go(self) -> str:
-        """End our job on a disk that is gone: it would keep the images busy for ever, and the disk from coming back."""
-        told = ""
-        for job_id in self._orphans:
-            fate = "is left in QEMU"
-            if is_our_id(job_id):
-                with contextlib.suppress(QmpError):
-                    await self._monitor.execute("job-cancel", {"id": job_id})
-                    await self._watch(job_id).end()
-                    fate = "was cancelled, and what it copied is kept"
-                    await self._flush()
-            told += f"; job {job_id} {fate}"
-        return told
+            await self._settle()
+        except QmpError as error:
+            return await self._give_up(error)
+        return replace(self._now, cursor=self._now.next_cursor)
 
     async def _advance(self) -> None:
-        take: Mapping[Step, Callable[[], Awaitable[bool]]] = {
+        take: Mapping[Step, Callable[[], Awaitable[After]]] = {
             Step.START: self._start,
             Step.FOLLOW: self._follow,
             Step.RESUME: self._resume,
@@ -161,242 +139,362 @@ class _Drive:
             Step.REFUSE: self._refuse,
         }
         for _number in range(_MOST_STEPS):
-            step = next_step(self._disk, self._job, self._request, self._base_index)
+            now = self._now
+            step = next_step(now.disk, now.job, self._request, now.base_index, is_stopping=now.is_stopping)
             if step is Step.DONE:
                 return
-            self._action = weightier(self._action, ACTIONS.get(step, "none"))
-            goes_on = await take[step]()
+            self._refuse_states()
+            if step is not Step.START or not now.restarts:
+                self._now = now.did(step)
+            after = await take[step]()
             await self._look()
-            if not goes_on:
+            if after is After.LEAVE:
                 return
+            if after is After.STOP:
+                self._now = replace(self._now, is_stopping=True)
         raise MonitorUnusable(f"{_MOST_STEPS} steps led nowhere; what answers does not do what it says")
+
+    async def _settle(self) -> None:
+        """Make sure of a disk that is populated, and have QEMU close what its chain has lost."""
+        if self._now.job is None and is_done(self._now.disk, self._now.base_index):
+            self._refuse_states()
+            # Whoever streamed this disk, now or before: "populated" means that a crash cannot undo it.
+            await self._flush()
+        await self._release()
+
+    # -- What went wrong -----------------------------------------------------------------------------------------------
+
+    def _failed(self, error: QmpError, vm: Vm, addition: str = "") -> Outcome:
+        failure = explain(self._target.label, error, self._link.address, self._host)
+        failure = replace(failure, message=failure.message + addition)
+        return replace(self._now, vm=vm, error=failure, cursor=self._now.next_cursor)
+
+    async def _give_up(self, error: QmpError) -> Outcome:
+        """Keep what was copied, and see what a failure left behind."""
+        addition = ""
+        if isinstance(error, DiskGone):
+            addition = await self._let_go()
+        elif isinstance(error, StreamFailed) and not isinstance(error, JobHangs) and self._watches:
+            # Where the storage hangs, a flush would wait for it as the job does, and the whole VM for the flush.
+            with contextlib.suppress(QmpError):
+                self._refuse_states()
+                await self._flush()  # so that a crash does not cost what was copied
+        # It may be the monitor that failed. Then no job is known of.
+        self._now = replace(self._now, vm=replace(self._now.vm, jobs=()))
+        with contextlib.suppress(QmpError):
+            await self._look()
+        return self._failed(error, self._now.vm, addition)
+
+    async def _let_go(self) -> str:
+        """End our job on a disk that is gone: it would keep the images busy for ever, and the disk from coming back."""
+        fates = ""
+        for job_id in [job.id for job in self._now.vm.jobs if job.id in self._watches]:
+            fate = "is left in QEMU"
+            if is_our_id(job_id):
+                with contextlib.suppress(QmpError):
+                    await self._link.cancel(job_id)
+                    await self._watch(job_id).end()
+                    fate = "was cancelled, and what it copied is kept"
+                    await self._flush()
+            fates += f"; job {job_id} {fate}"
+        return fates
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
-    async def _arrive(self) -> None:
+    async def _arrive(self, *, is_first: bool) -> None:
         """See whether this is still the VM that was planned for, and the disk as it is now."""
-        vm = await identify(self._monitor, self._host)
-        if (vm.identity.name, vm.identity.uuid) != (self._vm.identity.name, self._vm.identity.uuid):
+        vm = await identify(self._link, self._host, self._names)
+        planned = self._now.vm.identity
+        if (vm.identity.name, vm.identity.uuid) != (planned.name, planned.uuid):
             raise MonitorUnusable(f"another VM, {vm.identity.label}, answers at this monitor now. Run the task again")
         self._see(vm)
-        if not self._is_first_visit:
-            return
-        self._before = self._disk
-        files = {image.file for image in self._disk.chain[1:] if image.file is not None}
-        self._ids = self._host.opened_files(vm.identity.pid, files)
+        if is_first:
+            self._now = replace(self._now, before=self._now.disk, left=())
+        top = self._now.disk.top
+        files = [top.bound] if top.data is None else [top.bound, top.data]
+        self._held = await self._host.hold(vm.identity.pid, files, top.path)
+        if self._held is not None:
+            self._listeners.callback(self._held.close)
 
     async def _look(self) -> None:
-        self._see(await look(self._monitor, self._vm.identity, self._host))
-        self._left = tuple(i for i in self._before.chain[1:] if i.path not in self._disk.chain_paths)
+        self._see(await look(self._link, self._now.vm.identity, self._host, self._names))
 
     def _see(self, vm: Vm) -> None:
         disk = vm.disk(self._target.disk.key)
         if disk is None or not disk.chain:
-            self._orphans = tuple(job.id for job in vm.jobs if job.id in self._watches)
+            self._now = replace(self._now, vm=vm)
             raise DiskGone("the disk is gone: it was unplugged, or its medium was ejected")
         base = self._request.base
-        base_index = base_index_of(disk, base, resolver(vm.identity, self._host)(base) if base else None)
+        base_index = base_index_of(vm, disk, base)
         if base is not None and base_index == len(disk.chain) > 1:
             raise StreamFailed(f"base {base!r} is no longer in the backing chain: {', '.join(disk.chain_paths)}")
-        self._vm, self._disk, self._base_index = vm, disk, base_index
-        self._job = vm.job_on(disk)
-        if self._job is not None:
-            self._cursor = self._job.offset
+        self._now = self._now.seen(vm, disk, base_index)
+
+    @property
+    def _names(self) -> list[str]:
+        """What the user gave that may be a file name."""
+        return [] if self._request.base is None else [self._request.base]
 
     @property
     def _top(self) -> str:
         """The node that is streamed and flushed: the format node, under all filters."""
-        if self._disk.top.node_name is None:
+        node = self._now.disk.top.node_name
+        if node is None:
             raise MonitorUnusable("the block graph does not show the node of the disk")
-        return self._disk.top.node_name
+        return node
 
     @property
-    def _present_job(self) -> Job:
+    def _job(self) -> Job:
         """The job, in steps that ``next_step`` only names where there is one."""
-        return cast("Job", self._job)
+        return cast("Job", self._now.job)
 
-    # -- Acting: each step returns whether to go on; False leaves the job to QEMU --------------------------------------
+    # -- Steps ---------------------------------------------------------------------------------------------------------
 
-    async def _start(self) -> bool:
-        if self._has_started:
-            chain = ", ".join(self._disk.chain_paths)
-            raise StreamFailed(
-                "the stream ended while nobody listened: it failed, or somebody cancelled it. The chain still is "
-                f"{chain}, and what was copied is kept. Run the task again"
-            )
-        self._has_started = True
-        job_id = job_id_for(self._disk, [job.id for job in self._vm.jobs])
-        arguments: dict[str, Any] = {
-            "job-id": job_id,
-            "device": self._top,
-            "auto-finalize": False,
-            "on-error": self._request.on_error,
-        }
-        if self._base_index < len(self._disk.chain):
-            arguments["base-node"] = self._disk.chain[self._base_index].node_name
-        if self._request.speed is not None:
-            arguments["speed"] = self._request.speed
-        self._watch(job_id)
-        await self._monitor.execute("block-stream", arguments)
+    async def _start(self) -> After:
+        disk = self._now.disk
+        if self._now.has_streamed:
+            raise ended_unheard(disk)
+        # All that QEMU has written so far is on the storage, or it would tell; from here on the held files do.
+        await self._flush()
+        if self._held is not None:
+            self._held.forget()
+        self._now = replace(self._now, has_streamed=True)
+        has_base = self._now.base_index < len(disk.chain)
+        taken = [job.id for job in self._now.vm.jobs]
+        stream = Stream(
+            job_id=job_id_for(disk, taken, await self._link.last_migration()),
+            node=self._top,
+            base_node=disk.chain[self._now.base_index].node_name if has_base else None,
+            backing_file=await self._name_for_base() if has_base else None,
+            speed=self._request.speed,
+            on_error=self._request.on_error,
+        )
+        self._watch(stream.job_id)
+        if self._held is not None:
+            self._now = replace(self._now, watched=stream.job_id)
+        try:
+            await self._link.start(stream)
+        except CommandRefused:
+            await self._look()
+            if self._now.job is None:
+                raise
+            self._now = replace(self._now, watched="")
+            return After.GO_ON  # somebody else was faster: it is joined
+        return await self._wait(stream.job_id)
+
+    def _refuse_states(self) -> None:
+        """Neither start nor end a job where QEMU copies nothing, or dies of it."""
+        reason = refused_state(self._now.vm, self._now.disk)
+        if reason is not None:
+            raise not_now(reason, self._now.job)
+
+    async def _name_for_base(self) -> str | None:
+        """What the header shall call the base; None leaves that to QEMU, for what is no file."""
+        now = self._now
+        base = now.disk.chain[now.base_index]
+        names = names_for_base(now.disk, now.base_index)
+        if not is_local(base.path) or (names and base.bound.inode is None):
+            return names[0] if names else None
+        opened = [as_qemu_opens(now.disk, name) for name in names]
+        survey = await self._host.survey(now.vm.identity.pid, opened, {})
+        name = choose_name(now.disk, now.base_index, names, survey.names)
+        if name is None:
+            raise no_name_for_base(now.disk, self._request.base or "")
+        return name
+
+    async def _follow(self) -> After:
+        return await self._wait(self._job.id)
+
+    async def _resume(self) -> After:
+        job_id = self._job.id
+        await self._unless_over(self._link.resume(job_id))
         return await self._wait(job_id)
 
-    async def _follow(self) -> bool:
-        return await self._wait(self._present_job.id)
+    async def _retune(self) -> After:
+        await self._unless_over(self._link.set_speed(self._job.id, cast("int", self._request.speed)))
+        return After.GO_ON
 
-    async def _resume(self) -> bool:
-        await self._tell("job-resume", {"id": self._present_job.id})
-        return await self._wait(self._present_job.id)
-
-    async def _retune(self) -> bool:
-        await self._tell("block-job-set-speed", {"device": self._present_job.id, "speed": self._request.speed})
-        return True
-
-    async def _finalize(self) -> bool:
-        job_id = self._present_job.id
-        free_space = self._host.free_space(self._disk.top.file) if self._disk.top.file is not None else None
-        if free_space is not None and free_space.free < metadata_size(self._disk):
-            raise StreamFailed(
-                f"everything is copied, but the file system of {self._disk.top.path} is full, and QEMU does not tell "
-                f"if a flush fails. The {self._present_job.position}, which is safe. Make room and run the task again"
-            )
+    async def _finalize(self) -> After:
+        job, disk, pid = self._job, self._now.disk, self._now.vm.identity.pid
+        if disk.io_status != "ok":
+            raise guest_errors(disk, job)
+        free_space = await self._host.free_space(pid, disk.top.data or disk.top.bound)
+        if free_space is not None and free_space.free < metadata_size(disk):
+            raise no_room(disk, job)
         await self._flush()
-        await self._tell("job-finalize", {"id": job_id})
-        await self._watch(job_id).end()
-        await self._check_ending(job_id)
-        return True
+        doubt = await self._doubt_of(job)
+        if doubt is not None:
+            self._note(doubt)
+            return await self._stream_again(job)
+        if job.id != self._now.watched and not self._now.restarts:
+            # Nobody was told whether all that it wrote reached the storage. Without a job QEMU tells; then another one
+            # finds everything copied, and ends at once.
+            return await self._stream_again(job)
+        await self._unless_over(self._link.finish(job.id))
+        await self._watch(job.id).end()
+        await self._check_ending(job.id)
+        return After.GO_ON
 
-    async def _dismiss(self) -> bool:
-        job = self._present_job
-        said = f" with: {job.error}" if job.error else ""
-        note = f"job {job.id}, which somebody else had started, had ended{said} and waited to be dismissed; it was"
-        self._notes += (f"{self._target.label}: {note}",)
-        await self._tell("job-dismiss", {"id": job.id})
-        return True
+    async def _doubt_of(self, job: Job) -> str | None:
+        """Why a job that says that it has copied everything may not have done so; None where it is proven.
 
-    async def _pause(self) -> bool:
-        await self._tell("job-pause", {"id": self._present_job.id})
-        return True
+        The map of the chain proves it. Where there is none, the job is taken at its word, unless the VM's state was
+        saved meanwhile, or the VM migrated: QEMU's job goes on then and copies nothing.
+        """
+        now = self._now
+        base_depth = now.base_index if now.base_index < len(now.disk.chain) else None
+        totals = await self._host.read_map(now.vm.identity.pid, layers_of(now.disk), base_depth)
+        left = None if isinstance(totals, NoMap) else left_below(totals, base_depth)
+        if left == 0:
+            self._now = replace(now, proof="map")
+            return None
+        if left is not None and isinstance(totals, MapTotals) and totals.opaque is None:
+            return not_copied(left, now.disk)
+        if was_migrated_since(job.id, await self._link.last_migration()):
+            return not_proven(job)
+        self._now = replace(now, proof="job")
+        return None
 
-    async def _cancel(self) -> bool:
-        job_id = self._present_job.id
-        # block-job-cancel refuses a paused job; job-cancel does not, on any QEMU.
-        await self._tell("job-cancel", {"id": job_id})
+    async def _stream_again(self, job: Job) -> After:
+        """Give up a job at its end; what it has copied is passed over by the next one."""
+        if self._now.restarts >= _MOST_RESTARTS:
+            raise never_copied(self._now.disk)
+        await self._unless_over(self._link.cancel(job.id))
+        await self._watch(job.id).end()
+        self._now = replace(self._now, has_streamed=False, restarts=self._now.restarts + 1)
+        return After.GO_ON
+
+    async def _dismiss(self) -> After:
+        job = self._job
+        reason = f" with: {job.error}" if job.error else ""
+        self._note(
+            f"job {job.id}, which somebody else had started, had ended{reason} and waited to be dismissed; it was"
+        )
+        await self._unless_over(self._link.dismiss(job.id))
+        return After.GO_ON
+
+    async def _pause(self) -> After:
+        await self._unless_over(self._link.pause(self._job.id))
+        return After.GO_ON
+
+    async def _cancel(self) -> After:
+        job_id = self._job.id
+        await self._unless_over(self._link.cancel(job_id))
         await self._watch(job_id).end()
         await self._flush()  # so that a crash does not cost what was copied
-        return True
+        return After.GO_ON
 
-    async def _refuse(self) -> bool:
-        if self._job is None:
-            named = self._disk.stale_header
-            raise StreamFailed(
-                f"the header of {self._disk.top.path} still names {named}, though QEMU does not use it any more: the "
-                "header could not be written when a stream ended, and the VM's next start needs that image. Keep it, "
-                "see that the storage is well, restart the VM, and run the task again"
-            )
-        job = self._job
-        raise StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
+    async def _refuse(self) -> After:
+        raise refused(self._now.disk, self._now.job)
 
-    async def _tell(self, command: str, arguments: Mapping[str, Any]) -> None:
+    async def _unless_over(self, command: Awaitable[None]) -> None:
         """Send a command to the job. If it has just ended, that is no error: the next look shows what came of it."""
-        watch = self._watch(self._present_job.id)
+        watch = self._watch(self._job.id)
         try:
-            await self._monitor.execute(command, arguments)
+            await command
         except CommandRefused:
             if await watch.look() is not None:
                 raise
 
     async def _flush(self) -> None:
-        """Have QEMU write out the image, which no QMP command does: only its monitor for people can.
+        """Have QEMU write out the image, and know that the storage took it.
 
-        It answers with nothing, or with a text if the node is unknown. It does not tell an I/O error. Until it answers
-        the guest stands still, so what a stream has copied is written out before, beside QEMU.
+        Until QEMU answers the guest stands still, so the kernel writes out before. Beside a job QEMU does not tell
+        whether its flush failed; the kernel tells it to whoever has had the file open since before.
         """
-        file = self._disk.top.file
-        if file is not None and not self._is_written_out:
-            if not await self._host.write_out(file):
-                raise JobHangs(f"what was copied cannot be written out: the storage of {file} does not answer")
-            self._is_written_out = True
-        line = f"qemu-io {self._top} flush"
-        said = str(await self._monitor.execute("human-monitor-command", {"command-line": line})).strip()
-        if said:
-            raise CommandRefused(line, said)
+        try:
+            await self._write_out()
+            await self._link.flush(self._top)
+            await self._write_out()
+        except WriteBackFailed as error:
+            failure = not_on_storage(error, self._now.job)
+            self._now = replace(self._now, unflushed=str(error))
+            raise failure from error
+
+    async def _write_out(self) -> None:
+        try:
+            if self._held is not None:
+                await self._held.flush()
+        except HostSilent as error:
+            raise JobHangs(f"what was copied cannot be written out: {error}") from error
 
     async def _release(self) -> None:
         """Delete the explicitly named nodes that only this chain used, so that QEMU closes their files."""
-        if not (self._request.release and self._left):
+        if not (self._request.release and self._now.left):
             return
-        nodes, kept = releasable(self._left, self._vm.graph)
+        nodes, kept = releasable(self._now.left, self._now.vm.graph)
         for node in nodes:
             try:
-                await self._monitor.execute("blockdev-del", {"node-name": node})
+                await self._link.delete_node(node)
             except CommandRefused as error:
                 kept.append(f"{node} ({error.reason})")
             else:
-                self._deleted += (node,)
+                self._now = replace(self._now, released_nodes=(*self._now.released_nodes, node))
         if kept:
-            self._notes += (f"{self._target.label}: QEMU keeps these nodes, and their files open: {', '.join(kept)}",)
+            self._note(f"QEMU keeps these nodes, and their files open: {', '.join(kept)}")
         if nodes:
             await self._look()
+
+    def _note(self, note: str) -> None:
+        self._now = self._now.noted(f"{self._target.label}: {note}")
 
     # -- Waiting -------------------------------------------------------------------------------------------------------
 
     def _watch(self, job_id: str) -> JobWatch:
         if job_id not in self._watches:
-            self._is_written_out = False
-            self._watches[job_id] = JobWatch(self._monitor, job_id, self._listeners)
+            self._watches[job_id] = JobWatch(self._link, job_id, self._listeners)
         return self._watches[job_id]
 
-    async def _wait(self, job_id: str) -> bool:
-        watch = self._watch(job_id)
-        writing = asyncio.ensure_future(self._keep_written_out())
-        try:
-            news = await watch.wait(self._request, self._deadline)
-        finally:
-            writing.cancel()
+    async def _wait(self, job_id: str) -> After:
+        watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
+        if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
+            waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
+        async with self._written_out_meanwhile():
+            end = await watch.wait(waiting, deadline)
+        position = f"job {job_id} has begun"
         if watch.last_seen is not None:
-            self._cursor = watch.last_seen.offset
-        if news is WaitEnd.GONE:
+            self._now = replace(self._now, cursor=watch.last_seen.offset)
+            position = watch.last_seen.position
+        if end is WaitEnd.GONE:
             await self._check_ending(job_id)
-        position = watch.last_seen.position if watch.last_seen is not None else f"job {job_id} has begun"
-        if news is WaitEnd.HELD:
-            raise StreamFailed(
-                f"{position}. Remove the cause and run the task again: it resumes the job. `state: aborted` gives up "
-                "and keeps what was copied"
-            )
-        if news is WaitEnd.TIME_IS_UP and self._request.on_timeout == "fail":
-            raise TimeIsUp(
-                f"not populated within {self._request.wait_timeout} s (wait_timeout). The {position} and goes on in "
-                "QEMU; run the task again to join it"
-            )
-        if news is WaitEnd.FAR_ENOUGH or (news is WaitEnd.TIME_IS_UP and self._request.on_timeout == "stop"):
-            self._request = self._request.stopped()
-        return news is not WaitEnd.LEFT and not (news is WaitEnd.TIME_IS_UP and self._request.on_timeout == "leave")
+        after = after_wait(end, waiting)
+        if after is After.FAIL:
+            raise failed_wait(end, position)
+        return after
 
-    async def _keep_written_out(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _written_out_meanwhile(self) -> AsyncIterator[None]:
         """Have what is copied written out while the stream goes on, so that little is left to wait for at its end.
 
         The guest gains, too: each of its flushes waits for all of the image, and so for what the stream has copied.
         """
-        file, pause = self._disk.top.file, _SOON_SECONDS
-        while file is not None:
-            await asyncio.sleep(pause)
-            began = asyncio.get_running_loop().time()
-            await self._host.write_out(file)
-            has_much = asyncio.get_running_loop().time() - began >= _SOON_SECONDS
-            pause = _SOON_SECONDS if has_much else _LATER_SECONDS
+        writing = asyncio.ensure_future(self._keep_written_out())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+
+    async def _keep_written_out(self) -> None:
+        pause = _SOON_SECONDS
+        # An error stays known, and is told when the image is flushed.
+        with contextlib.suppress(HostSilent, WriteBackFailed):
+            while self._held is not None:
+                await asyncio.sleep(pause)
+                began = asyncio.get_running_loop().time()
+                await self._held.flush()
+                has_much = asyncio.get_running_loop().time() - began >= _SOON_SECONDS
+                pause = _SOON_SECONDS if has_much else _LATER_SECONDS
 
     async def _check_ending(self, job_id: str) -> None:
         """The job is gone. A failure is told by its event only; without one, the chain tells whether it succeeded."""
         ending = await self._watch(job_id).ending()
-        if ending is None:
-            return
-        self._cursor = self._cursor if ending.offset is None else ending.offset
-        if ending.cancelled and self._request.state == "populated":
-            raise StreamFailed(
-                f"job {job_id} was cancelled by somebody else. What was copied is kept; run the task again"
-            )
-        if ending.error:
-            raise StreamFailed(
-                f"job {job_id} failed at {self._cursor} of {self._disk.virtual_size} bytes: {ending.error}. The disk "
-                "still needs its backing images, and what was copied is kept. Remove the cause and run the task again"
-            )
+        if ending is not None and ending.offset is not None:
+            self._now = replace(self._now, cursor=ending.offset)
+        is_wanted = self._request.state == "populated" and not self._now.is_stopping
+        failure = failed_ending(ending, job_id, self._now.disk, self._now.cursor, is_wanted=is_wanted)
+        if failure is not None:
+            raise failure
+        if ending is not None and not ending.cancelled and self._now.proof is None:
+            self._now = replace(self._now, proof="job")

@@ -12,9 +12,8 @@ import contextlib
 from .._decide._plan import WaitEnd, wait_end
 from .._model._errors import JobHangs
 from .._model._job import Ending, Job
-from .._model._request import Request
-from .._model._seams import Monitor
-from ._observe import understood
+from .._model._request import Waiting
+from .._model._seams import Link
 
 # Events tell when there is something to do. The poll is for what has no event, and for a QEMU that hangs.
 _POLL_SECONDS = 5.0
@@ -27,22 +26,21 @@ _END_SECONDS = 60.0
 class JobWatch:
     """The events of a job from now on, and the job itself whenever one asks."""
 
-    def __init__(self, monitor: Monitor, job_id: str, listeners: contextlib.ExitStack):
-        self._monitor = monitor
+    def __init__(self, link: Link, job_id: str, listeners: contextlib.ExitStack):
+        self._link = link
         self._job_id = job_id
-        self._events = listeners.enter_context(monitor.listen(job_id))
+        self._events = listeners.enter_context(link.listen(job_id))
         self._ending: Ending | None = None
         self.last_seen: Job | None = None
 
     async def look(self) -> Job | None:
         """The job as it is now: as cheap as QMP gets, however deep the chain is."""
-        entries = await self._monitor.execute("query-block-jobs")
-        jobs = understood(lambda: [Job.from_qmp(entry) for entry in entries])
+        jobs = await self._link.jobs()
         job = next((job for job in jobs if job.id == self._job_id), None)
         self.last_seen = job or self.last_seen
         return job
 
-    async def wait(self, request: Request, deadline: float | None) -> WaitEnd:
+    async def wait(self, waiting: Waiting, deadline: float | None) -> WaitEnd:
         """Wait until there is a reason to do something.
 
         :param deadline: the time of the event loop at which waiting ends.
@@ -50,10 +48,10 @@ class JobWatch:
         while True:
             job = await self.look()
             remaining = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            news = wait_end(job, request, time_is_up=remaining is not None and remaining <= 0)
-            if news is not None:
-                return news
-            poll = _POLL_SECONDS if request.mark is None else _CURSOR_POLL_SECONDS
+            end = wait_end(job, waiting, time_is_up=remaining is not None and remaining <= 0)
+            if end is not None:
+                return end
+            poll = _POLL_SECONDS if waiting.mark is None else _CURSOR_POLL_SECONDS
             await self._hear(poll if remaining is None else min(poll, remaining))
 
     async def end(self) -> None:
@@ -85,5 +83,5 @@ class JobWatch:
         event = await self._events.next(seconds)
         if event is None:
             return False
-        self._ending = Ending.from_qmp(event) or self._ending
+        self._ending = event.ending or self._ending
         return True

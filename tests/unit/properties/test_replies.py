@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Tuple  # noqa: UP035  # Python 3.8
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import QmpError
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
-from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import understood
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import read_reply
 from ansible_collections.virtops.qmp.tests.unit.builders import REPLIES, recorded, recorded_vm, vm_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ def test_changed_replies_are_read_or_refused(name: str, data: st.DataObject) -> 
         with contextlib.suppress(LookupError, TypeError):  # an earlier change took the place away
             change(answers, path, value)
     with contextlib.suppress(QmpError):
-        assert isinstance(understood(lambda: vm_from(answers)), Vm)
+        assert isinstance(read_reply(lambda: vm_from(answers)), Vm)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,7 +76,7 @@ def test_what_is_missing_makes_no_disk_populated(name: str, data: st.DataObject)
     change(answers, data.draw(st.sampled_from(paths), "missing"), GONE)
     before = {disk.key for disk in recorded_vm(name).disks if disk.is_populated}
     try:
-        after = understood(lambda: vm_from(answers))
+        after = read_reply(lambda: vm_from(answers))
     except QmpError:
         return
     same_keys = {disk.key for disk in recorded_vm(name).disks}

@@ -9,8 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
-from faults.control import CONTROLS, Seen
-from faults.rounds import FULL, MIDDLE, SAID, Round, play
+from campaign.control import CONTROLS, Seen
+from campaign.rounds import FULL, MIDDLE, SAID, Round, play
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import Vm, disks, images, product
-from lab.process import kill
+from lab import Vm, disks, images, kill, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,17 +40,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def eventually(what: str, look: Callable[[], Any], timeout: float = 30) -> Any:
-    """The first true thing that `look` sees."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"within {timeout:g} s: no {what}")
 
 
 class Task:
@@ -143,7 +131,7 @@ class Task:
         for pid in [*self._descendants(), self.pid] if self._process.poll() is None else []:
             kill(pid)
         self._process.wait()
-        eventually("end of the orphans", lambda: not any(is_alive(pid) for pid in self._orphans))
+        wait_until(lambda: not any(is_alive(pid) for pid in self._orphans), "end of the orphans")
 
 
 @pytest.fixture

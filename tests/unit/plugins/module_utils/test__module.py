@@ -7,23 +7,35 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.builders import asking
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeHost, FakeQemu, Node, inode_of
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
 MODULES = "ansible_collections.virtops.qmp.plugins.modules"
 RunModule = Callable[..., "dict[str, Any]"]
+
+
+class LabHost(FakeHost):
+    """The host of VMs behind real sockets, which are found as the real one does."""
+
+    expand = LinuxHost.expand
 
 
 class Lab:
@@ -42,6 +54,7 @@ class Lab:
             Path(node.filename).write_text("")
         qemu.address = str(self.folder / f"{name}.qmp")
         self.qemus.append(qemu)
+        qemu.pid = os.getpid()  # this process has made the socket
         return qemu
 
     def run(self, coroutine: Any) -> Any:
@@ -61,11 +74,8 @@ def lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     own = Lab(folder)
     monkeypatch.setattr(asyncio, "run", own.run)
 
-    async def write_out(_host: LinuxHost, file: str) -> bool:
-        return True
-
-    # Another process does not jump with the time of this one.
-    monkeypatch.setattr(LinuxHost, "write_out", write_out)
+    # Threads and other processes do not jump with the time of this one.
+    monkeypatch.setattr(_module, "LinuxHost", lambda run_command: LabHost(*own.qemus))
     return own
 
 
@@ -207,7 +217,11 @@ def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None
 def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is refused with the figures, unless the user knows better or only wants to stop something."""
     qemu = lab.vm()
-    monkeypatch.setattr(_module.LinuxHost, "free_space", lambda self, file: FreeSpace(1, 2 * MIB))
+
+    async def free_space(self: FakeHost, pid: int | None, bound: Bound) -> FreeSpace:
+        return FreeSpace(1, 2 * MIB)
+
+    monkeypatch.setattr(FakeHost, "free_space", free_space)
     crowded = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert crowded["failed"]
     assert f"up to {10 * MIB} bytes and the file system has {2 * MIB} free" in crowded["msg"]
@@ -221,7 +235,7 @@ def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
     qemu = FakeQemu("kept")
     qemu.add("vda", "top.qcow2", "base.qcow2", named=True)
     qemu.refuses["blockdev-del"] = "why not"
-    qemu.address = str(lab.folder / "kept.qmp")
+    qemu.address, qemu.pid = str(lab.folder / "kept.qmp"), os.getpid()
     lab.qemus.append(qemu)
     found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert found["finished"]
@@ -229,13 +243,27 @@ def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
 
 
 def test_a_released_file_is_judged(lab: Lab, module: RunModule) -> None:
-    """Who has a released file open is told: here it is the very process that made the socket."""
+    """Who has a released file open is told: here it is another disk of the VM."""
     qemu = lab.vm()
-    with (lab.folder / "vm0-base.qcow2").open():
-        found = module("block_stream", monitors=[qemu.address], disks=["vda"])
+    base = str(lab.folder / "vm0-base.qcow2")
+    qemu.nodes["theirs"] = Node("theirs", "file", base)
+    found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     (released,) = found["disks"][0]["released"]
-    assert released["free"] is False
-    assert released["reason"]
+    assert (released["path"], released["free"], released["pids"]) == (base, False, [os.getpid()])
+    assert "VM vm0" in released["reason"]
+    assert (released["device"], released["inode"]) == (1, inode_of(base).id.inode)
+
+
+def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should be known of images that are free is told once, beside what should be known of the disks."""
+    note = Verdict("/vms/base.qcow2", True, None, notes=("look at VM web02, too",))
+
+    async def judge_all(outcomes: Sequence[Outcome], *_rest: Any) -> list[list[Verdict]]:
+        return [[note, note] for _each in outcomes]
+
+    monkeypatch.setattr(_work, "judge_all", judge_all)
+    found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
+    assert found["warnings"].count("look at VM web02, too") == 1
 
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
@@ -297,21 +325,21 @@ DEFAULTS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
-        pytest.param({}, Request(), id="defaults"),
-        pytest.param({"state": "paused", "wait": False}, Request(state="paused", wait=False), id="paused"),
-        pytest.param({"base": "b", "release": False}, Request(base="b", release=False), id="base"),
-        pytest.param({"increment": "1GiB", "cursor": 5}, Request(increment=1024**3, cursor=5), id="increment"),
-        pytest.param({"speed": "200MB/s"}, Request(speed=200 * MIB), id="speed per second"),
-        pytest.param({"speed": "0"}, Request(speed=0), id="unlimited"),
+        pytest.param({}, asking(), id="defaults"),
+        pytest.param({"state": "paused", "wait": False}, asking(state="paused", wait=False), id="paused"),
+        pytest.param({"base": "b", "release": False}, asking(base="b", release=False), id="base"),
+        pytest.param({"increment": "1GiB", "cursor": 5}, asking(increment=1024**3, cursor=5), id="increment"),
+        pytest.param({"speed": "200MB/s"}, asking(speed=200 * MIB), id="speed per second"),
+        pytest.param({"speed": "0"}, asking(speed=0), id="unlimited"),
         pytest.param(
-            {"wait_timeout": 0, "on_timeout": "stop"}, Request(wait_timeout=0, on_timeout="stop"), id="no time to wait"
+            {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
-        pytest.param({"on_error": "stop", "parallel": 4}, Request(on_error="stop", parallel=4), id="policy and places"),
-        pytest.param({"check_space": False}, Request(check_space=False), id="space"),
-        pytest.param({"poll_interval": 60}, Request(poll_interval=60), id="short visits"),
+        pytest.param({"on_error": "stop", "parallel": 4}, asking(on_error="stop", parallel=4), id="policy and places"),
+        pytest.param({"check_space": False}, asking(check_space=False), id="space"),
+        pytest.param({"poll_interval": 60}, asking(poll_interval=60), id="short visits"),
     ],
 )
-def test_wish_from(options: dict[str, Any], asked: Request) -> None:
+def test_request_from(options: dict[str, Any], asked: Request) -> None:
     """Every option becomes a member of the wish, in bytes and seconds."""
     assert request_from({**DEFAULTS, **options}) == asked
 
@@ -336,7 +364,7 @@ def test_wish_from(options: dict[str, Any], asked: Request) -> None:
         pytest.param({"speed": "-1"}, "speed is", id="less than no speed"),
     ],
 )
-def test_wish_from_refuses(options: dict[str, Any], words: str) -> None:
+def test_request_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
         request_from({**DEFAULTS, **options})

@@ -7,7 +7,7 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, forecast, untouched
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
-from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, job, target
+from ansible_collections.virtops.qmp.tests.unit.builders import HELD, asking, disk, job, target
 
 AS_IT_IS = ("/vms/top.qcow2", "/vms/mid.qcow2", "/vms/base.qcow2")
 ALONE = AS_IT_IS[:1]
@@ -17,10 +17,10 @@ LONG = disk("top", "mid", "base")
 @pytest.mark.parametrize(
     ("subject", "asked", "cursor", "finished"),
     [
-        pytest.param(target(), Request(cursor=7), 7, False, id="no job: the cursor that was given"),
-        pytest.param(target(running=job(offset=40)), Request(cursor=7), 40, False, id="a job: where it is"),
-        pytest.param(target(disk("top")), Request(cursor=7), 1000, True, id="populated: the size"),
-        pytest.param(target(LONG, base_index=1), Request(), 1000, True, id="down to a base"),
+        pytest.param(target(), asking(cursor=7), 7, False, id="no job: the cursor that was given"),
+        pytest.param(target(running=job(offset=40)), asking(cursor=7), 40, False, id="a job: where it is"),
+        pytest.param(target(disk("top")), asking(cursor=7), 1000, True, id="populated: the size"),
+        pytest.param(target(LONG, base_index=1), asking(), 1000, True, id="down to a base"),
     ],
 )
 def test_untouched(subject: Target, asked: Request, cursor: int, finished: bool) -> None:
@@ -35,24 +35,22 @@ def test_untouched(subject: Target, asked: Request, cursor: int, finished: bool)
 @pytest.mark.parametrize(
     ("subject", "asked", "action", "chain"),
     [
-        pytest.param(target(LONG), Request(), "started", ALONE, id="populate"),
+        pytest.param(target(LONG), asking(), "started", ALONE, id="populate"),
         pytest.param(
-            target(LONG, base_index=2), Request(base="b"), "started", (AS_IT_IS[0], AS_IT_IS[2]), id="down to a base"
+            target(LONG, base_index=2), asking(base="b"), "started", (AS_IT_IS[0], AS_IT_IS[2]), id="down to a base"
         ),
-        pytest.param(
-            target(LONG, base_index=1), Request(base="b"), "none", AS_IT_IS, id="down to the base that it has"
-        ),
-        pytest.param(target(disk("top")), Request(), "none", ALONE, id="populated"),
-        pytest.param(target(LONG, job()), Request(), "joined", ALONE, id="a stream runs"),
-        pytest.param(target(LONG, job("pending")), Request(), "joined", ALONE, id="a stream is pending"),
-        pytest.param(target(LONG, HELD), Request(), "resumed", ALONE, id="a stream is held"),
-        pytest.param(target(LONG, job()), Request(speed=9), "retuned", ALONE, id="another speed"),
-        pytest.param(target(LONG), Request(wait=False), "started", AS_IT_IS, id="without waiting the chain stays"),
-        pytest.param(target(LONG, job()), Request(state="paused"), "paused", AS_IT_IS, id="to pause"),
-        pytest.param(target(LONG), Request(state="paused"), "none", AS_IT_IS, id="nothing to pause"),
-        pytest.param(target(LONG, job()), Request(state="aborted"), "stopped", AS_IT_IS, id="to abort"),
-        pytest.param(target(LONG), Request(state="aborted"), "none", AS_IT_IS, id="nothing to abort"),
-        pytest.param(target(LONG, job(type="mirror")), Request(), "none", ALONE, id="another job"),
+        pytest.param(target(LONG, base_index=1), asking(base="b"), "none", AS_IT_IS, id="down to the base that it has"),
+        pytest.param(target(disk("top")), asking(), "none", ALONE, id="populated"),
+        pytest.param(target(LONG, job()), asking(), "joined", ALONE, id="a stream runs"),
+        pytest.param(target(LONG, job("pending")), asking(), "joined", ALONE, id="a stream is pending"),
+        pytest.param(target(LONG, HELD), asking(), "resumed", ALONE, id="a stream is held"),
+        pytest.param(target(LONG, job()), asking(speed=9), "retuned", ALONE, id="another speed"),
+        pytest.param(target(LONG), asking(wait=False), "started", AS_IT_IS, id="without waiting the chain stays"),
+        pytest.param(target(LONG, job()), asking(state="paused"), "paused", AS_IT_IS, id="to pause"),
+        pytest.param(target(LONG), asking(state="paused"), "none", AS_IT_IS, id="nothing to pause"),
+        pytest.param(target(LONG, job()), asking(state="aborted"), "stopped", AS_IT_IS, id="to abort"),
+        pytest.param(target(LONG), asking(state="aborted"), "none", AS_IT_IS, id="nothing to abort"),
+        pytest.param(target(LONG, job(type="mirror")), asking(), "none", ALONE, id="another job"),
     ],
 )
 def test_forecast(subject: Target, asked: Request, action: str, chain: tuple[str, ...]) -> None:
@@ -66,10 +64,10 @@ def test_an_outcome_begins_with_nothing_done() -> None:
     """An outcome is one of no action, no note and no error unless somebody says otherwise."""
     subject = target()
     outcome = Outcome(subject.vm, subject.disk, subject.base_index, subject.disk)
-    assert (outcome.action, outcome.notes, outcome.error, outcome.left, outcome.left_ids) == ("none", (), None, (), {})
+    assert (outcome.action, outcome.notes, outcome.error, outcome.left) == ("none", (), None, ())
 
 
 def test_what_failed_is_not_finished() -> None:
     """A disk with an error is never finished, whatever its chain looks like."""
-    outcome = untouched(target(disk("top")), Request(), "why")
+    outcome = untouched(target(disk("top")), asking(), "why")
     assert (outcome.is_finished, outcome.error) == (False, "why")

@@ -8,8 +8,10 @@ import itertools
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import (
     ACTIONS,
+    After,
     Step,
     WaitEnd,
+    after_wait,
     is_change,
     is_done,
     next_step,
@@ -23,7 +25,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Di
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
-from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, image, job, recorded_vm
+from ansible_collections.virtops.qmp.tests.unit.builders import HELD, asking, disk, image, job, recorded_vm
 
 # Every status that a job of QEMU can have, and the two ways to be paused.
 JOBS: dict[str, Job | None] = {
@@ -81,7 +83,9 @@ def expected_step(state: str, running: str, done: bool) -> Step:
 def test_next_step(state: str, running: str, done: bool) -> None:
     """Every state with every job on a disk that is done and on one that is not has its one next step."""
     subject = disk("top") if done else disk("top", "base")
-    step = next_step(subject, JOBS[running], Request(state=state), len(subject.chain))
+    is_stopping = state == "stopped"
+    asked = asking(state="populated" if is_stopping else state)
+    step = next_step(subject, JOBS[running], asked, len(subject.chain), is_stopping=is_stopping)
     assert step is expected_step(state, running, done)
 
 
@@ -101,7 +105,7 @@ def test_next_step(state: str, running: str, done: bool) -> None:
 )
 def test_next_step_with_a_speed(speed: int | None, running: Job | None, step: Step) -> None:
     """A running job gets the wished speed before anything else, and only if it has another one."""
-    assert next_step(disk(), running, Request(speed=speed), 2) is step
+    assert next_step(disk(), running, asking(speed=speed), 2) is step
 
 
 @pytest.mark.parametrize(
@@ -119,58 +123,71 @@ def test_is_done(subject: Disk, base_index: int, done: bool) -> None:
     assert is_done(subject, base_index) is done
 
 
-FAR = Request(increment=10, cursor=30)
+FAR = asking(increment=10, cursor=30)
 
 
 @pytest.mark.parametrize(
-    ("running", "asked", "time_is_up", "news"),
+    ("running", "asked", "time_is_up", "end"),
     [
-        pytest.param(None, Request(), False, WaitEnd.GONE, id="gone"),
-        pytest.param(None, Request(wait=False), True, WaitEnd.GONE, id="gone before all else"),
-        pytest.param(job("pending"), Request(wait=False), True, WaitEnd.READY, id="pending"),
-        pytest.param(job("concluded"), Request(), False, WaitEnd.READY, id="concluded"),
-        pytest.param(HELD, Request(wait=False), True, WaitEnd.HELD, id="held"),
-        pytest.param(job("paused"), Request(), False, None, id="paused by somebody else"),
-        pytest.param(job(), Request(wait=False), True, WaitEnd.LEFT, id="nobody waits"),
-        pytest.param(job("paused"), Request(wait=False), False, WaitEnd.LEFT, id="nobody waits for a paused one"),
+        pytest.param(None, asking(), False, WaitEnd.GONE, id="gone"),
+        pytest.param(None, asking(wait=False), True, WaitEnd.GONE, id="gone before all else"),
+        pytest.param(job("pending"), asking(wait=False), True, WaitEnd.READY, id="pending"),
+        pytest.param(job("concluded"), asking(), False, WaitEnd.READY, id="concluded"),
+        pytest.param(HELD, asking(wait=False), True, WaitEnd.HELD, id="held"),
+        pytest.param(job("paused"), asking(), False, None, id="paused by somebody else"),
+        pytest.param(job(), asking(wait=False), True, WaitEnd.LEFT, id="nobody waits"),
+        pytest.param(job("paused"), asking(wait=False), False, WaitEnd.LEFT, id="nobody waits for a paused one"),
         pytest.param(job(offset=39), FAR, False, None, id="before the mark"),
         pytest.param(job(offset=40), FAR, False, WaitEnd.FAR_ENOUGH, id="at the mark"),
         pytest.param(job(offset=41), FAR, True, WaitEnd.FAR_ENOUGH, id="beyond the mark when time is up"),
         pytest.param(job(offset=39), FAR, True, WaitEnd.TIME_IS_UP, id="time is up before the mark"),
-        pytest.param(job(), Request(), True, WaitEnd.TIME_IS_UP, id="time is up"),
-        pytest.param(job(), Request(poll_interval=9), False, WaitEnd.LEFT, id="between two visits nobody listens"),
-        pytest.param(job(), Request(poll_interval=9), True, WaitEnd.TIME_IS_UP, id="time is up at a visit"),
-        pytest.param(job("pending"), Request(poll_interval=9), False, WaitEnd.READY, id="pending at a visit"),
-        pytest.param(job("paused"), Request(), True, WaitEnd.TIME_IS_UP, id="time is up for a paused one"),
-        pytest.param(job(offset=100), Request(), False, None, id="offset equals len and it still runs"),
+        pytest.param(job(), asking(), True, WaitEnd.TIME_IS_UP, id="time is up"),
+        pytest.param(job(), asking(poll_interval=9), False, WaitEnd.LEFT, id="between two visits nobody listens"),
+        pytest.param(job(), asking(poll_interval=9), True, WaitEnd.TIME_IS_UP, id="time is up at a visit"),
+        pytest.param(job("pending"), asking(poll_interval=9), False, WaitEnd.READY, id="pending at a visit"),
+        pytest.param(job("paused"), asking(), True, WaitEnd.TIME_IS_UP, id="time is up for a paused one"),
+        pytest.param(job(offset=100), asking(), False, None, id="offset equals len and it still runs"),
         *[
-            pytest.param(job(status), Request(), False, None, id=f"{status} is no news")
+            pytest.param(job(status), asking(), False, None, id=f"{status} is no end")
             for status in ("created", "running", "ready", "standby", "waiting", "aborting")
         ],
     ],
 )
-def test_news_of(running: Job | None, asked: Request, time_is_up: bool, news: WaitEnd | None) -> None:
+def test_wait_end(running: Job | None, asked: Request, time_is_up: bool, end: WaitEnd | None) -> None:
     """A wait ends for these reasons, in this order of weight, and for no other."""
-    assert wait_end(running, asked, time_is_up=time_is_up) is news
+    assert wait_end(running, asked.waiting, time_is_up=time_is_up) is end
 
 
 @pytest.mark.parametrize(
     ("asked", "mark"),
     [
-        pytest.param(Request(), None, id="no increment"),
-        pytest.param(Request(cursor=5), None, id="a cursor alone"),
-        pytest.param(Request(increment=10), 10, id="from the beginning"),
-        pytest.param(Request(increment=10, cursor=5), 15, id="from a cursor"),
+        pytest.param(asking(), None, id="no increment"),
+        pytest.param(asking(cursor=5), None, id="a cursor alone"),
+        pytest.param(asking(increment=10), 10, id="from the beginning"),
+        pytest.param(asking(increment=10, cursor=5), 15, id="from a cursor"),
     ],
 )
 def test_mark(asked: Request, mark: int | None) -> None:
     """An increment ends so far beyond the cursor."""
-    assert asked.mark == mark
+    assert asked.waiting.mark == mark
 
 
-def test_stopped_changes_the_state_only() -> None:
-    """Who stops keeps all other wishes."""
-    assert Request(speed=3, base="b").stopped() == Request(state="stopped", speed=3, base="b")
+@pytest.mark.parametrize(
+    ("end", "on_timeout", "after"),
+    [
+        pytest.param(WaitEnd.GONE, "fail", After.GO_ON, id="gone: the chain tells"),
+        pytest.param(WaitEnd.READY, "fail", After.GO_ON, id="ready"),
+        pytest.param(WaitEnd.HELD, "leave", After.FAIL, id="held"),
+        pytest.param(WaitEnd.LEFT, "fail", After.LEAVE, id="left"),
+        pytest.param(WaitEnd.FAR_ENOUGH, "fail", After.STOP, id="the end of an increment"),
+        pytest.param(WaitEnd.TIME_IS_UP, "fail", After.FAIL, id="time is up: fail"),
+        pytest.param(WaitEnd.TIME_IS_UP, "leave", After.LEAVE, id="time is up: leave"),
+        pytest.param(WaitEnd.TIME_IS_UP, "stop", After.STOP, id="time is up: stop"),
+    ],
+)
+def test_after_wait(end: WaitEnd, on_timeout: str, after: After) -> None:
+    """Each reason for which a wait ends means one thing; only when time is up the user says what."""
+    assert after_wait(end, asking(on_timeout=on_timeout).waiting) is after
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,19 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import
     vm_to_result,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
-from ansible_collections.virtops.qmp.tests.unit.builders import EMPTY, HELD, disk, image, job, recorded_vm, target, vm
+from ansible_collections.virtops.qmp.tests.unit.builders import (
+    EMPTY,
+    HELD,
+    asking,
+    disk,
+    image,
+    job,
+    recorded_vm,
+    target,
+    vm,
+)
 
 
 def test_a_vm() -> None:
@@ -37,7 +47,7 @@ def test_a_disk() -> None:
     """A disk is told with its chain, its space and its job."""
     subject = disk(image(nodes=("top",)), "base", device="drive0")
     running = vm(subject, jobs=(job(offset=1, len=3, speed=9),))
-    assert disk_to_result(running, subject, {"/vms/top.qcow2": FreeSpace(1, 77)}) == {
+    assert disk_to_result(running, subject, {("/vms/vm0.qmp", subject.key): FreeSpace(1, 77)}) == {
         "vm": "vm0",
         "monitor": "/vms/vm0.qmp",
         "names": list(subject.names),
@@ -49,6 +59,9 @@ def test_a_disk() -> None:
         "virtual_size": 1000,
         "read_only": False,
         "populated": False,
+        "reason": "it still needs /vms/base.qcow2",
+        "snapshots": 0,
+        "same_file": True,
         "stale_header": None,
         "chain": [
             {"node_name": "top", "path": "/vms/top.qcow2", "format": "qcow2", "allocated": 100},
@@ -99,28 +112,43 @@ def test_a_held_job_tells_why() -> None:
 
 
 def outcome(**members: Any) -> Outcome:
-    return replace(untouched(target(), Request()), **members)
+    return replace(untouched(target(), asking()), **members)
 
 
 def test_an_outcome() -> None:
     """What was done is told beside the disk as it is now."""
     verdicts = [
-        Verdict("/vms/base.qcow2", (), None),
-        Verdict("/vms/mid.qcow2", (7, 8), "it is still open in x (pid 7)"),
+        Verdict("/vms/base.qcow2", True, None, pids=(), device=1, inode=2),
+        Verdict("/vms/mid.qcow2", False, "it is still open in x (pid 7)", pids=(7, 8), device=1, inode=3),
         Verdict("nbd://host/x", None, "only its server can know"),
     ]
-    found = outcome_to_result(outcome(action="started", cursor=5, error="why"), {}, verdicts)
-    assert {key: found[key] for key in ("action", "finished", "cursor", "error", "vm")} == {
+    found = outcome_to_result(outcome(action="started", cursor=5, error=Failure("StreamFailed", "why")), {}, verdicts)
+    assert {key: found[key] for key in ("action", "finished", "cursor", "error", "error_kind", "vm")} == {
         "action": "started",
         "finished": False,
         "cursor": 5,
         "error": "why",
+        "error_kind": "StreamFailed",
         "vm": "vm0",
     }
     assert found["released"] == [
-        {"path": "/vms/base.qcow2", "free": True, "pids": [], "reason": None},
-        {"path": "/vms/mid.qcow2", "free": False, "pids": [7, 8], "reason": "it is still open in x (pid 7)"},
-        {"path": "nbd://host/x", "free": False, "pids": None, "reason": "only its server can know"},
+        {"path": "/vms/base.qcow2", "free": True, "reason": None, "pids": [], "device": 1, "inode": 2},
+        {
+            "path": "/vms/mid.qcow2",
+            "free": False,
+            "reason": "it is still open in x (pid 7)",
+            "pids": [7, 8],
+            "device": 1,
+            "inode": 3,
+        },
+        {
+            "path": "nbd://host/x",
+            "free": None,
+            "reason": "only its server can know",
+            "pids": None,
+            "device": None,
+            "inode": None,
+        },
     ]
 
 

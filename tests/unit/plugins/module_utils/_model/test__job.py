@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
-from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Ending, Job, job_id_for
+from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Ending, Job, JobEvent, job_id_for
 from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, image, job, recorded
 
 
@@ -119,7 +119,7 @@ def test_position(subject: Job, words: str) -> None:
 )
 def test_ending(event: dict[str, Any], ending: Ending | None) -> None:
     """Only two events tell of an end, and a failure is a completion with an error."""
-    assert Ending.from_qmp(event) == ending
+    assert JobEvent.from_qmp(event) == JobEvent(ending)
 
 
 @pytest.mark.parametrize(

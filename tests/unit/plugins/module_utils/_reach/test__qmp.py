@@ -22,19 +22,24 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     MonitorUnusable,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _qmp
-from ansible_collections.virtops.qmp.plugins.module_utils._reach._qmp import QmpMonitor, open_monitor, split_address
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qmp import (
+    QmpConnection,
+    open_connection,
+    split_address,
+)
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import GREETING, Client, Talk, serving, silence
+from qemu.qmp import QMPClient
 
-Use = Callable[[QmpMonitor], Awaitable[Any]]
+Use = Callable[[QmpConnection], Awaitable[Any]]
 EVENT = {"timestamp": {"seconds": 1, "microseconds": 2}}
 
 
-async def come_and_go(monitor: QmpMonitor) -> None:
+async def come_and_go(monitor: QmpConnection) -> None:
     pass
 
 
-async def ask(monitor: QmpMonitor) -> Any:
+async def ask(monitor: QmpConnection) -> Any:
     return await monitor.execute("query-status")
 
 
@@ -43,7 +48,7 @@ def meet(talk: Talk, use: Use = come_and_go, path: Path | None = None) -> Any:
 
     async def work() -> Any:
         served = serving(talk, None if path is None else str(path))
-        async with served as address, open_monitor(address, timeout=10) as monitor:
+        async with served as address, open_connection(address, timeout=10) as monitor:
             return await use(monitor)
 
     # What one end of a UNIX socket writes is at the other end at once; over TCP it takes a moment of real time.
@@ -93,7 +98,7 @@ def says_and_stays(*messages: Any) -> Talk:
 def test_a_command_is_sent_and_answered(folder: Path, over_tcp: bool) -> None:
     """Commands go out with their arguments, and what QEMU returns comes back."""
 
-    async def use(monitor: QmpMonitor) -> list[Any]:
+    async def use(monitor: QmpConnection) -> list[Any]:
         with_arguments = {"device": "top", "speed": 0}
         return [await monitor.execute("query-block"), await monitor.execute("block-stream", with_arguments)]
 
@@ -106,7 +111,7 @@ def test_a_command_is_sent_and_answered(folder: Path, over_tcp: bool) -> None:
 def test_the_process_behind_a_unix_socket_is_known(folder: Path) -> None:
     """The pid is that of who made the socket, and the address is what was asked for."""
 
-    async def use(monitor: QmpMonitor) -> tuple[str, int | None]:
+    async def use(monitor: QmpConnection) -> tuple[str, int | None]:
         return monitor.address, monitor.pid
 
     assert meet(polite, use, folder / "qmp") == (str(folder / "qmp"), os.getpid())
@@ -115,7 +120,7 @@ def test_the_process_behind_a_unix_socket_is_known(folder: Path) -> None:
 def test_the_process_behind_a_port_is_not_known() -> None:
     """Over TCP no process can be told."""
 
-    async def use(monitor: QmpMonitor) -> int | None:
+    async def use(monitor: QmpConnection) -> int | None:
         return monitor.pid
 
     assert meet(polite, use) is None
@@ -131,7 +136,7 @@ def test_a_monitor_is_left_free(folder: Path) -> None:
         finally:
             ends.append("closed")
 
-    async def use(monitor: QmpMonitor) -> None:
+    async def use(monitor: QmpConnection) -> None:
         raise KeyError("of the user")
 
     with pytest.raises(KeyError):
@@ -148,7 +153,7 @@ def test_what_qemu_refuses_is_an_error_with_its_reason(folder: Path) -> None:
         client.refuse(message, "Node 'top' is busy")
         client.answer(await client.receive(), "still here")
 
-    async def use(monitor: QmpMonitor) -> Any:
+    async def use(monitor: QmpConnection) -> Any:
         with pytest.raises(CommandRefused) as refusal:
             await monitor.execute("block-stream", {"device": "top"})
         assert (refusal.value.command, refusal.value.reason) == ("block-stream", "Node 'top' is busy")
@@ -218,14 +223,14 @@ def test_an_assertion_of_the_library_is_a_lost_connection(folder: Path, monkeypa
     async def connect(self: Any, address: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(_qmp.QMPClient, "connect", connect)
+    monkeypatch.setattr(QMPClient, "connect", connect)
     with pytest.raises(MonitorLost, match="right after the greeting"):
         meet(polite, path=folder / "qmp")
 
 
 def reach(address: object, run: Callable[[Any], Any] = clock.run) -> None:
     async def work() -> None:
-        async with open_monitor(str(address), timeout=10):
+        async with open_connection(str(address), timeout=10):
             pass
 
     run(work())
@@ -330,7 +335,7 @@ def test_a_command_without_an_answer(folder: Path, command: str, seconds: int) -
         await client.shake_hands()
         await silence(client)
 
-    async def use(monitor: QmpMonitor) -> float:
+    async def use(monitor: QmpConnection) -> float:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         with pytest.raises(MonitorSilent, match=f"no answer to {command} within {seconds} s"):
@@ -353,7 +358,7 @@ def test_a_command_without_an_answer(folder: Path, command: str, seconds: int) -
 def test_an_answer_that_ends_the_session(folder: Path, lines: tuple[bytes, ...], kind: type[MonitorError]) -> None:
     """Whatever comes instead of an answer, the command fails, and so does the next one."""
 
-    async def use(monitor: QmpMonitor) -> None:
+    async def use(monitor: QmpConnection) -> None:
         for _command in range(2):
             with pytest.raises(kind, match="the connection ended at query-status"):
                 await monitor.execute("query-status")
@@ -405,7 +410,7 @@ def after_a_command(*messages: Any, base_index: bool = True) -> Talk:
 def heard(talk: Talk, path: Path, *, timeout: float = 5) -> list[str]:
     """The names of the events that come for `job0`; the last word tells how the listening ended."""
 
-    async def use(monitor: QmpMonitor) -> list[str]:
+    async def use(monitor: QmpConnection) -> list[str]:
         names: list[str] = []
         with monitor.listen("job0") as events:
             await monitor.execute("query-status")
@@ -443,7 +448,7 @@ def test_the_events_of_a_job(folder: Path, messages: list[Any], names: list[str]
     """What tells of the job is heard in its order, and nothing else; of a kind not yet read one is kept."""
     if timeout == 0:
 
-        async def use(monitor: QmpMonitor) -> list[str]:
+        async def use(monitor: QmpConnection) -> list[str]:
             with monitor.listen("job0") as events:
                 await monitor.execute("query-status")
                 await monitor.execute("query-status")
@@ -472,7 +477,7 @@ def test_a_kind_that_was_read_is_heard_again(folder: Path) -> None:
             client.answer(message, {}, event("BLOCK_JOB_ERROR"))
         await silence(client)
 
-    async def use(monitor: QmpMonitor) -> list[Any]:
+    async def use(monitor: QmpConnection) -> list[Any]:
         found = []
         with monitor.listen("job0") as events:
             for _error in range(2):
@@ -486,7 +491,7 @@ def test_a_kind_that_was_read_is_heard_again(folder: Path) -> None:
 def test_the_wait_for_an_event_ends_in_time(folder: Path) -> None:
     """Without an event the wait lasts as long as asked."""
 
-    async def use(monitor: QmpMonitor) -> float:
+    async def use(monitor: QmpConnection) -> float:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         with monitor.listen("job0") as events:
@@ -511,7 +516,7 @@ def test_a_connection_that_ends_is_heard_at_once(folder: Path, messages: list[An
 def test_no_event_is_kept_for_ever(folder: Path) -> None:
     """The library would keep every event of the session; a stream of hours must not cost memory."""
 
-    async def use(monitor: QmpMonitor) -> int:
+    async def use(monitor: QmpConnection) -> int:
         await monitor.execute("query-status")
         await monitor.execute("query-status")
         return len(monitor._client.events.history)

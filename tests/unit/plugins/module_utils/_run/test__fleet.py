@@ -12,10 +12,20 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorSilent
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _fleet
-from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import bring_all_about
+from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import reconcile_all
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import observe
 from ansible_collections.virtops.qmp.tests.unit import clock
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import CHUNK, IO_ERROR, MIB, SIZE, TICK, FakeHost, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.builders import asking
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
+    CHUNK,
+    IO_ERROR,
+    MIB,
+    SIZE,
+    TICK,
+    FakeHost,
+    FakeQemu,
+    inode_of,
+)
 
 WHOLE = SIZE / CHUNK * TICK
 Act = Callable[[], object]
@@ -44,16 +54,16 @@ def all_about(
     lasts: list[float] | None = None,
 ) -> list[Outcome]:
     """Populate disks over all VMs; `first` happens before they are looked at, `then` between the plan and the act."""
-    requested = Request() if asked is None else asked
+    requested = asking() if asked is None else asked
 
     async def work() -> list[Outcome]:
         first()
-        sighting = await observe(list(host.qemus), host.open_monitor, host)
-        targets = select(sighting.vms, names, requested.base, lambda vm, name: host.real_path(name, "/vms"))
+        sighting = await observe(list(host.qemus), host.open_link, host)
+        targets = select(sighting.vms, names, requested.base)
         host.begin_to_count()
         then()
         begun = asyncio.get_running_loop().time()
-        outcomes = await bring_all_about(targets, requested, host.open_monitor, host)
+        outcomes = await reconcile_all(targets, requested, host.open_link, host)
         if lasts is not None:
             lasts.append(asyncio.get_running_loop().time() - begun)
         assert [outcome.before.key for outcome in outcomes] == [target.disk.key for target in targets]
@@ -86,7 +96,7 @@ def test_never_more_streams_than_asked(parallel: int) -> None:
     """Over all VMs there run as many streams as asked for, no fewer and no more, and every disk is populated."""
     host = FakeHost(*vms(3, disks=2))
     lasts: list[float] = []
-    outcomes = all_about(host, Request(parallel=parallel), lasts=lasts)
+    outcomes = all_about(host, asking(parallel=parallel), lasts=lasts)
     assert [outcome.error for outcome in outcomes] == [None] * 6
     assert len(told(outcomes)) == 6
     assert host.most_streams == min(parallel, 6)
@@ -103,7 +113,7 @@ def test_a_monitor_is_held_only_while_its_vm_has_work() -> None:
 def test_disks_of_one_vm_share_its_monitor() -> None:
     """A monitor serves one client, so the disks of a VM use one connection."""
     host = FakeHost(*vms(1, disks=4))
-    outcomes = all_about(host, Request(parallel=4))
+    outcomes = all_about(host, asking(parallel=4))
     assert (len(told(outcomes)), host.opened) == (4, ["/vms/vm0.qmp"])
 
 
@@ -114,14 +124,14 @@ def test_what_fails_for_one_disk_stops_no_other() -> None:
     outcomes = all_about(FakeHost(*qemus))
     assert told(outcomes) == ["vm0 vda started", "vm2 vda started"]
     assert outcomes[1].error is not None
-    assert IO_ERROR in outcomes[1].error
+    assert IO_ERROR in str(outcomes[1].error)
 
 
 def test_a_monitor_that_cannot_be_opened_stops_no_other() -> None:
     """If a monitor is busy when its turn comes, that is told with the one who holds it."""
     host = FakeHost(*vms(2))
     outcomes = all_about(host, then=lambda: host.unopenable.update({"/vms/vm0.qmp": MonitorSilent("no greeting")}))
-    assert outcomes[0].error == "vm0: disk vda: no greeting. pid 100 owns /vms/vm0.qmp"
+    assert str(outcomes[0].error) == "vm0: disk vda: no greeting. pid 100 owns /vms/vm0.qmp"
     assert told(outcomes) == ["vm1 vda started"]
 
 
@@ -151,7 +161,7 @@ def test_a_vm_that_dies_ends_all_its_disks() -> None:
     """Every disk of a VM that dies is told, each for itself."""
     qemus = vms(1, disks=3)
     host = FakeHost(*qemus)
-    outcomes = all_about(host, Request(parallel=3), then=lambda: asyncio.get_running_loop().call_later(1, qemus[0].die))
+    outcomes = all_about(host, asking(parallel=3), then=lambda: asyncio.get_running_loop().call_later(1, qemus[0].die))
     assert [outcome.error is not None for outcome in outcomes] == [True] * 3
     assert told(outcomes) == []
 
@@ -162,7 +172,7 @@ def test_a_connection_lost_at_every_command_of_two_disks(number: int, executed: 
     """With two disks on one connection, wherever it ends: errors, never a wrong success, never an exception."""
     qemus = vms(1, disks=2)
     host = FakeHost(*qemus)
-    outcomes = all_about(host, Request(parallel=2), then=lambda: qemus[0].lose_at(number, executed=executed))
+    outcomes = all_about(host, asking(parallel=2), then=lambda: qemus[0].lose_at(number, executed=executed))
     for outcome in outcomes:
         assert not outcome.is_finished or len(qemus[0].chain(outcome.before.label)) == 1
         assert outcome.is_finished or outcome.error is not None
@@ -179,7 +189,7 @@ def shared(count: int = 2) -> FakeQemu:
 def test_disks_that_share_a_base_are_streamed_one_after_the_other() -> None:
     """QEMU refuses two streams over one node, so they take turns, whatever parallel says."""
     host = FakeHost(shared(3))
-    outcomes = all_about(host, Request(parallel=8))
+    outcomes = all_about(host, asking(parallel=8))
     assert [outcome.error for outcome in outcomes] == [None] * 3
     assert (len(told(outcomes)), host.most_streams) == (3, 1)
     assert outcomes[2].released_nodes == ("base", "base-file")
@@ -188,12 +198,12 @@ def test_disks_that_share_a_base_are_streamed_one_after_the_other() -> None:
 @pytest.mark.parametrize(
     ("asked", "errors"),
     [
-        pytest.param(Request(wait=False, parallel=2), [None, None], id="without waiting"),
-        pytest.param(Request(wait_timeout=2, on_timeout="leave", parallel=2), [None, None], id="left when time is up"),
+        pytest.param(asking(wait=False, parallel=2), [None, None], id="without waiting"),
+        pytest.param(asking(wait_timeout=2, on_timeout="leave", parallel=2), [None, None], id="left when time is up"),
         pytest.param(
-            Request(wait_timeout=2, parallel=2),
+            asking(wait_timeout=2, parallel=2),
             [
-                "not populated within 2 s",
+                "not populated when wait_timeout was over",
                 "not started: it shares a backing node with disk vda, whose job is still there",
             ],
             id="failed when time is up",
@@ -207,14 +217,14 @@ def test_a_job_that_stays_holds_back_its_lane(asked: Request, errors: list[str |
     assert qemu.acts.count("block-stream") == 1
     for outcome, words in zip(outcomes, errors):  # noqa: B905  # Python 3.8
         assert (outcome.error is None) == (words is None)
-        assert words is None or words in (outcome.error or "")
+        assert words is None or words in str(outcome.error)
 
 
 def test_a_populated_disk_in_a_lane_is_not_held_back() -> None:
     """Only what would start waits behind a job; what is done is told as done."""
     qemu = shared()
     outcomes = all_about(
-        FakeHost(qemu), Request(wait=False, base="/vms/base.qcow2"), first=lambda: qemu.other_job("top0")
+        FakeHost(qemu), asking(wait=False, base="/vms/base.qcow2"), first=lambda: qemu.other_job("top0")
     )
     assert [outcome.error for outcome in outcomes] == [None, None]
 
@@ -223,13 +233,13 @@ def test_a_populated_disk_in_a_lane_is_not_held_back() -> None:
     ("asked", "error"),
     [
         pytest.param(
-            Request(wait_timeout=3),
-            "vm1: disk vda: not started: its turn did not come within 3 s (wait_timeout)",
+            asking(wait_timeout=3),
+            "vm1: disk vda: not started: its turn did not come before wait_timeout was over",
             id="fail",
         ),
-        pytest.param(Request(wait_timeout=3, on_timeout="leave"), None, id="leave"),
-        pytest.param(Request(wait_timeout=3, on_timeout="stop"), "", id="stop"),
-        pytest.param(Request(wait=False), None, id="without waiting"),
+        pytest.param(asking(wait_timeout=3, on_timeout="leave"), None, id="leave"),
+        pytest.param(asking(wait_timeout=3, on_timeout="stop"), "", id="stop"),
+        pytest.param(asking(wait=False), None, id="without waiting"),
     ],
 )
 def test_a_disk_whose_turn_does_not_come(asked: Request, error: str | None) -> None:
@@ -240,7 +250,8 @@ def test_a_disk_whose_turn_does_not_come(asked: Request, error: str | None) -> N
     if error == "":
         assert outcomes[1].error is None
     else:
-        assert (outcomes[1].error, outcomes[1].action, qemus[1].acts) == (error, "none", [])
+        told = None if outcomes[1].error is None else str(outcomes[1].error)
+        assert (told, outcomes[1].action, qemus[1].acts) == (error, "none", [])
 
 
 def test_a_place_that_is_free_when_time_is_up_is_not_taken() -> None:
@@ -276,10 +287,10 @@ def test_a_stream_that_is_held_gives_its_place_away() -> None:
     """A held stream needs no bandwidth: the next one may run."""
     qemus = vms(2)
     qemus[0].faults["vm0-top0"] = (8 * MIB, IO_ERROR)
-    outcomes = all_about(FakeHost(*qemus), Request(on_error="stop"))
+    outcomes = all_about(FakeHost(*qemus), asking(on_error="stop"))
     assert told(outcomes) == ["vm1 vda started"]
     assert outcomes[0].error is not None
-    assert "held" in outcomes[0].error
+    assert "held" in str(outcomes[0].error)
 
 
 @pytest.mark.parametrize("state", ["paused", "aborted"])
@@ -290,7 +301,7 @@ def test_what_starts_nothing_needs_no_place(state: str) -> None:
     lasts: list[float] = []
     outcomes = all_about(
         host,
-        Request(state=state),
+        asking(state=state),
         first=lambda: [qemu.stream(f"{qemu.name}-top0") for qemu in qemus],
         lasts=lasts,
     )
@@ -312,17 +323,17 @@ def test_between_short_visits_the_monitor_is_free() -> None:
     host = FakeHost(qemu)
     held: list[int] = []
     times = [0.5 + second for second in range(6)]
-    outcomes = all_about(host, Request(poll_interval=2), then=at(*times, act=lambda: held.append(len(host.open))))
+    outcomes = all_about(host, asking(poll_interval=2), then=at(*times, act=lambda: held.append(len(host.open))))
     assert told(outcomes) == ["vm0 vda started"]
     assert (outcomes[0].error, held, len(host.opened)) == (None, [0] * 6, 5)
     assert [image.path for image in outcomes[0].left] == ["/vms/vm0-base0.qcow2"]
-    assert sorted(outcomes[0].left_ids) == ["/vms/vm0-base0.qcow2"]
+    assert [image.id for image in outcomes[0].left] == [inode_of("/vms/vm0-base0.qcow2").id]
 
 
 def test_short_visits_of_many_disks() -> None:
     """Places are kept between visits: never more streams than asked for, and all disks are populated."""
     host = FakeHost(*vms(2, disks=2))
-    outcomes = all_about(host, Request(poll_interval=3, parallel=2))
+    outcomes = all_about(host, asking(poll_interval=3, parallel=2))
     assert (len(told(outcomes)), host.most_streams) == (4, 2)
 
 
@@ -338,14 +349,14 @@ def test_when_time_is_up_between_two_visits(on_timeout: str, action: str, failed
     """The last visit comes when the time is up, and does what was wished for then."""
     (qemu,) = vms(1)
     lasts: list[float] = []
-    asked = Request(poll_interval=60, wait_timeout=3, on_timeout=on_timeout)
+    asked = asking(poll_interval=60, wait_timeout=3, on_timeout=on_timeout)
     (outcome,) = all_about(FakeHost(qemu), asked, lasts=lasts)
     assert (outcome.action, outcome.error is not None, outcome.is_finished) == (action, failed, False)
     assert lasts[0] == pytest.approx(3)
     assert bool(qemu.jobs) == (on_timeout != "stop")
 
 
-@pytest.mark.parametrize("asked", [Request(poll_interval=5, wait=False), Request(poll_interval=5, state="paused")])
+@pytest.mark.parametrize("asked", [asking(poll_interval=5, wait=False), asking(poll_interval=5, state="paused")])
 def test_who_does_not_wait_visits_once(asked: Request) -> None:
     """Without waiting, or to pause, there is nothing to come back for."""
     (qemu,) = vms(1)
@@ -358,9 +369,9 @@ def test_a_stream_that_fails_while_nobody_listens_is_no_success() -> None:
     """Between two visits no event is heard: the chain tells that the stream is gone and its work not done."""
     (qemu,) = vms(1)
     qemu.faults["vm0-top0"] = (8 * MIB, IO_ERROR)
-    (outcome,) = all_about(FakeHost(qemu), Request(poll_interval=3))
+    (outcome,) = all_about(FakeHost(qemu), asking(poll_interval=3))
     assert outcome.error is not None
-    assert "ended while nobody listened" in outcome.error
+    assert "ended while nobody listened" in str(outcome.error)
     assert (outcome.is_finished, outcome.action, qemu.acts.count("block-stream")) == (False, "started", 1)
 
 
@@ -369,9 +380,9 @@ def test_a_monitor_that_is_busy_at_a_later_visit() -> None:
     (qemu,) = vms(1)
     host = FakeHost(qemu)
     busy = at(1, act=lambda: host.unopenable.update({qemu.address: MonitorSilent("no greeting")}))
-    (outcome,) = all_about(host, Request(poll_interval=3), then=busy)
+    (outcome,) = all_about(host, asking(poll_interval=3), then=busy)
     assert (outcome.action, outcome.is_finished) == ("started", False)
-    assert outcome.error == "vm0: disk vda: no greeting. pid 100 owns /vms/vm0.qmp"
+    assert str(outcome.error) == "vm0: disk vda: no greeting. pid 100 owns /vms/vm0.qmp"
 
 
 @pytest.mark.parametrize("executed", [False, True])
@@ -380,6 +391,6 @@ def test_a_connection_lost_at_every_command_of_short_visits(number: int, execute
     """Wherever the connection ends: an error, or a disk that is populated, and never an exception."""
     (qemu,) = vms(1)
     host = FakeHost(qemu)
-    (outcome,) = all_about(host, Request(poll_interval=2), then=lambda: qemu.lose_at(number, executed=executed))
+    (outcome,) = all_about(host, asking(poll_interval=2), then=lambda: qemu.lose_at(number, executed=executed))
     assert not outcome.is_finished or len(qemu.chain()) == 1
     assert outcome.is_finished or outcome.error is not None

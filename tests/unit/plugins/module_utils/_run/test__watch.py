@@ -12,17 +12,18 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import WaitEnd
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorLost, StreamFailed
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Ending
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._watch import JobWatch
 from ansible_collections.virtops.qmp.tests.unit import clock
+from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
     CHUNK,
     IO_ERROR,
     MIB,
     SIZE,
     TICK,
+    FakeConnection,
     FakeJob,
-    FakeMonitor,
     FakeQemu,
 )
 
@@ -36,7 +37,7 @@ def watching(work: Callable[[FakeQemu, FakeJob, JobWatch], Awaitable[Any]], **op
         qemu = FakeQemu()
         qemu.add("vda", "top.qcow2", "base.qcow2")
         with contextlib.ExitStack() as listeners:
-            watch = JobWatch(FakeMonitor(qemu), "job0", listeners)
+            watch = JobWatch(QemuLink(FakeConnection(qemu)), "job0", listeners)
             job = qemu.stream("top", "job0", **{"auto_finalize": False, **options})
             return await work(qemu, job, watch)
 
@@ -51,7 +52,7 @@ def test_news_come_with_the_event() -> None:
     """The end of the copy is known at once, not at the next poll."""
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
-        assert await watch.wait(Request(), None) is WaitEnd.READY
+        assert await watch.wait(asking().waiting, None) is WaitEnd.READY
         assert now() == pytest.approx(WHOLE)
         assert watch.last_seen is not None
         assert watch.last_seen.offset == SIZE
@@ -64,7 +65,7 @@ def test_news_come_with_the_poll_where_there_is_no_event() -> None:
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
         qemu.deaf = True
-        assert await watch.wait(Request(), None) is WaitEnd.READY
+        assert await watch.wait(asking().waiting, None) is WaitEnd.READY
         assert WHOLE <= now() <= WHOLE + 5
 
     watching(work)
@@ -74,7 +75,7 @@ def test_waiting_costs_little() -> None:
     """A stream of an hour is asked for every five seconds at most."""
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
-        assert await watch.wait(Request(), now() + 3600) is WaitEnd.TIME_IS_UP
+        assert await watch.wait(asking().waiting, now() + 3600) is WaitEnd.TIME_IS_UP
         assert now() == pytest.approx(3600)
         assert len(qemu.log) <= 3600 / 5 + 2
 
@@ -85,7 +86,7 @@ def test_a_cursor_is_followed_closely() -> None:
     """An increment is over some hundredths of a second after the cursor arrived."""
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
-        assert await watch.wait(Request(increment=8 * MIB), None) is WaitEnd.FAR_ENOUGH
+        assert await watch.wait(asking(increment=8 * MIB).waiting, None) is WaitEnd.FAR_ENOUGH
         assert now() == pytest.approx(8 * TICK, abs=0.03)
 
     watching(work)
@@ -95,7 +96,7 @@ def test_the_deadline_ends_the_wait() -> None:
     """The wait ends when the time is up, not at the poll after it."""
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
-        assert await watch.wait(Request(), now() + 1.5) is WaitEnd.TIME_IS_UP
+        assert await watch.wait(asking().waiting, now() + 1.5) is WaitEnd.TIME_IS_UP
         assert now() == pytest.approx(1.5)
 
     watching(work)
@@ -106,7 +107,7 @@ def test_a_held_job_is_news() -> None:
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
         qemu.faults["top"] = (MIB, IO_ERROR)
-        assert await watch.wait(Request(), None) is WaitEnd.HELD
+        assert await watch.wait(asking().waiting, None) is WaitEnd.HELD
         assert now() == pytest.approx(TICK)
 
     watching(work, on_error="stop")
@@ -118,7 +119,7 @@ def test_a_lost_connection_ends_the_wait_at_once() -> None:
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
         asyncio.get_running_loop().call_later(1, qemu.die)
         with pytest.raises(MonitorLost):
-            await watch.wait(Request(), None)
+            await watch.wait(asking().waiting, None)
         assert now() == pytest.approx(1)
 
     watching(work)
@@ -151,7 +152,7 @@ def test_an_ending_that_woke_the_wait_is_not_forgotten() -> None:
 
     async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
         asyncio.get_running_loop().call_later(1, lambda: qemu._job_cancel({"id": "job0"}))
-        assert await watch.wait(Request(), None) is WaitEnd.GONE
+        assert await watch.wait(asking().waiting, None) is WaitEnd.GONE
         assert await watch.ending() == Ending(True, None, 10 * MIB)
 
     watching(work)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import MonitorError, product, wait_until
 
-from .bench import END_SECONDS, Bench, await_job
+from .bench import END_SECONDS, Bench
 
 if TYPE_CHECKING:
     from lab import Vm
@@ -37,7 +37,7 @@ def save_in_the_middle(bench: Bench, vm: Vm, guest: Guest) -> bool:
     round = bench.report.round
     task = product.Running("block_stream", _arguments(bench, vm))
     if round.speed in ("2M", "4M"):
-        await_job(vm)
+        wait_until(vm.jobs, "the task has started a stream", END_SECONDS)
     time.sleep(round.delay)  # not to make time pass: it is the moment of the save that is drawn
     with guest.held(), contextlib.suppress(OSError):  # it dies if the task does then what it must not
         vm.save()

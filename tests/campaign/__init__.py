@@ -5,5 +5,5 @@
 
 QEMU, the task and its controller are killed; the VM is saved and goes on, or leaves; the storage has no room.
 
-Judged by content, byte by byte, against a model of what the guest wrote. `python -m faults --help` tells the rest.
+Judged by content, byte by byte, against a model of what the guest wrote. `python -m campaign --help` tells the rest.
 """

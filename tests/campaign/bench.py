@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,9 +140,3 @@ class Bench:
         found = images.content(self.chain.top)
         self.report.lost += [f"{when}: {words}" for words in self.model.losses(found, crashed=True)]
         self.model.settle(found)
-
-
-def await_job(vm: Vm) -> None:
-    deadline = time.monotonic() + END_SECONDS
-    while not vm.jobs() and time.monotonic() < deadline:
-        time.sleep(0.005)

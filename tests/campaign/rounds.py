@@ -15,9 +15,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab import Proxy, Vm, host, images, lab_folder, product
+from lab import Proxy, Vm, host, images, lab_folder, product, wait_until
 
-from .bench import END_SECONDS, Bench, Report, await_job
+from .bench import END_SECONDS, Bench, Report
 from .mishaps import leave, run_out_of_room, save_in_the_middle
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _kill_in_the_first_run(bench: Bench, vm: Vm, folder: Path) -> bool:
         elif round.moment in (RETURNED, LATER):
             said = task.end()
         elif round.moment == MIDDLE:
-            await_job(vm)
+            wait_until(vm.jobs, "the task has started a stream", END_SECONDS)
         time.sleep(round.delay)  # not to make time pass: it is the moment of the kill that is drawn
         strike()
         if round.victim != "qemu":

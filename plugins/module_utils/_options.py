@@ -1,0 +1,42 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The options of the modules, each once: for the modules themselves, the action plugin and the role's test."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, get_args
+
+from ._model._request import OnError, OnTimeout, State
+
+Spec = Dict[str, Dict[str, Any]]
+
+MONITOR_OPTIONS: Spec = {
+    "monitors": {"type": "list", "elements": "str", "required": True, "aliases": ["monitor"]},
+    "connect_timeout": {"type": "float", "default": 10.0},
+}
+
+INFO_OPTIONS: Spec = {
+    **MONITOR_OPTIONS,
+    "disks": {"type": "list", "elements": "str", "aliases": ["disk"]},
+}
+
+STREAM_OPTIONS: Spec = {
+    **MONITOR_OPTIONS,
+    "disks": {"type": "list", "elements": "str", "required": True, "aliases": ["disk"]},
+    "state": {"type": "str", "choices": list(get_args(State)), "default": "populated"},
+    "base": {"type": "str"},
+    "wait": {"type": "bool", "default": True},
+    "wait_timeout": {"type": "int"},
+    "on_timeout": {"type": "str", "choices": list(get_args(OnTimeout)), "default": "fail"},
+    "poll_interval": {"type": "int", "default": 0},
+    "increment": {"type": "str"},
+    "cursor": {"type": "int"},
+    "speed": {"type": "str"},
+    "on_error": {"type": "str", "choices": list(get_args(OnError)), "default": "report"},
+    "parallel": {"type": "int", "default": 1},
+    "check_space": {"type": "bool", "default": True},
+    "release": {"type": "bool", "default": True},
+    "progress": {"type": "int", "default": 10},
+}
