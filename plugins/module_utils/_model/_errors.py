@@ -12,7 +12,8 @@
     |   +-- MonitorMissing  nobody serves it: the VM is off, or the path is wrong
     |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
     |   +-- MonitorLost     the connection ended in the middle: QEMU died, or quit
-    |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission
+    |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission, no answer of a QEMU
+    |       +-- AnswersDiffer   two of its answers contradict each other
     +-- HostSilent          the hypervisor's own storage does not answer in time
     +-- CommandRefused      QEMU answered a command with an error
     +-- StreamFailed        a stream ended, or is held, without the data being there
@@ -58,6 +59,10 @@ class MonitorUnusable(MonitorError):
 
 class HostSilent(QmpError):
     """Something that only the hypervisor's storage can answer is not answered in time."""
+
+
+class AnswersDiffer(MonitorUnusable):
+    """Two answers of one QEMU contradict each other: something changed between them, or it is none."""
 
 
 class CommandRefused(QmpError):
