@@ -361,9 +361,9 @@ def test_a_command_without_an_answer(folder: Path, command: str, seconds: int) -
             "a line that is",
             id="a line of 100,000 floors",
         ),
-        pytest.param((b"x" * MOST,), MonitorUnusable, "a line of more than 4 MiB", id="a line without an end"),
+        pytest.param((b"x" * 2 * MOST,), MonitorUnusable, "a line of more than 4 MiB", id="a line without an end"),
         pytest.param(
-            (b"x" * MOST + b"\r\n",), MonitorUnusable, "a line of more than 4 MiB", id="a line that is too long"
+            (b"x" * 2 * MOST + b"\r\n",), MonitorUnusable, "a line of more than 4 MiB", id="a line that is too long"
         ),
     ],
 )
@@ -390,7 +390,7 @@ def test_who_listens_learns_why_the_session_ended(folder: Path) -> None:
             with pytest.raises(MonitorUnusable, match="a line of more than 4 MiB"):
                 await events.next(3600)
 
-    meet(after_a_command(b"x" * MOST, base_index=False), use, folder / "qmp")
+    meet(after_a_command(b"x" * 2 * MOST, base_index=False), use, folder / "qmp")
 
 
 def test_the_longest_answer_is_read(folder: Path) -> None:
