@@ -35,6 +35,7 @@ CHARDEVS = 1024
 LAYERS = 512
 NODES = 32768
 EDGES = 2 * NODES
+FDSETS = 1024
 SNAPSHOTS = 65536  # QEMU's own limit for the internal snapshots of a qcow2 image
 
 # QEMU's strings are those of C, and are sent as UTF-8: neither a NUL nor half a surrogate pair can be in one.
@@ -91,6 +92,10 @@ class Members:
         if not isinstance(value, bool):
             raise self._unfit(name, f"is {_kind(value)}, not true or false")
         return value
+
+    def optional_flag(self, name: str) -> bool:
+        """The same; false where it is left out."""
+        return self.flag(name) if name in self._reply else False
 
     def members(self, name: str) -> Members:
         """An object."""

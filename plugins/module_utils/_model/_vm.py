@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Collection, Mapping, Sequence
 
 from ._disk import Disk
+from ._files import Named
 from ._graph import Graph
 from ._job import Job
-from ._reader import CHARDEVS, DISKS, EDGES, JOBS, Members, items_of, unfit
+from ._reader import CHARDEVS, DISKS, EDGES, FDSETS, JOBS, Members, items_of, unfit
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
 
@@ -30,6 +31,12 @@ class Identity:
     is_libvirts: bool
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The major and minor version of QEMU."""
+        major, minor, _micro = self.qemu_version.split(".")
+        return int(major), int(minor)
+
+    @property
     def label(self) -> str:
         """The VM in messages: its name, else its monitor."""
         return self.name or self.monitor
@@ -44,23 +51,40 @@ class Identity:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them."""
+    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them.
+
+    ``fdsets`` are the file descriptors of each set that was passed to QEMU, by its id, where an image uses one.
+    """
 
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
+    fdsets: Mapping[int, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def uses_fdsets(self) -> bool:
+        """Whether an image was given to QEMU as file descriptors, rather than by a name."""
+        return any(path.startswith("/dev/fdset/") for disk in self.disks for path in disk.chain_paths)
 
 
 @dataclass(frozen=True)
 class Vm:
-    """The VM, its disks and its block jobs; its images have the names by which this host knows them, too."""
+    """The VM, its disks and its block jobs; its images are bound to files.
+
+    ``meanings``: what is behind the names that the user gave, as this VM's QEMU and as this host finds them.
+    """
 
     identity: Identity
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
+    meanings: Mapping[str, Named] = field(default_factory=dict)
+
+    def meaning(self, name: str) -> Named:
+        """What is behind a name that the user gave; nothing, where it is no file name."""
+        return self.meanings.get(name, Named())
 
     def job_on(self, disk: Disk) -> Job | None:
         """The stream that writes to ``disk``, or another job that uses its top image, whoever started it.
@@ -135,3 +159,9 @@ def is_libvirts(chardevs: Collection[str], disks: Sequence[Disk]) -> bool:
     """Whether libvirt manages the VM: it gives its monitor and its block nodes names of its own."""
     node_names = [disk.node_name for disk in disks if disk.node_name is not None]
     return "charmonitor" in chardevs or any(re.match(r"libvirt-\d+-format$", name) for name in node_names)
+
+
+def read_fdsets(reply: Any) -> dict[int, list[int]]:
+    """Read ``query-fdsets``: the numbers of the descriptors of each set, in QEMU's process."""
+    sets = items_of(reply, "query-fdsets", FDSETS)
+    return {each.size("fdset-id"): [entry.size("fd") for entry in each.items("fds", FDSETS)] for each in sets}

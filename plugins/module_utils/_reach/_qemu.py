@@ -17,6 +17,7 @@ Two of them are debug interfaces, because nothing else tells or does it:
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any, AsyncIterator, Iterator, Mapping
 
 from .._model._errors import AnswersDiffer, CommandRefused
@@ -30,6 +31,7 @@ from .._model._vm import (
     is_libvirts,
     read_chardevs,
     read_disks,
+    read_fdsets,
     read_jobs,
     read_name,
     read_status,
@@ -85,7 +87,10 @@ class QemuLink:
         # other way round: an old chain without its job would be streamed again.
         jobs = await self.jobs()
         graph = Graph.from_qmp(await self._ask("x-debug-query-block-graph"))
-        return Sight(status, read_disks(await self._ask("query-block"), graph), jobs, graph)
+        sight = Sight(status, read_disks(await self._ask("query-block"), graph), jobs, graph)
+        if not sight.uses_fdsets:
+            return sight
+        return replace(sight, fdsets=read_fdsets(await self._ask("query-fdsets")))
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone."""
