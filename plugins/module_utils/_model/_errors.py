@@ -34,7 +34,14 @@ class QmpError(Exception):
 
 
 class WrongRequest(QmpError):
-    """The request cannot be right, whatever QEMU does."""
+    """The request cannot be right, whatever QEMU does.
+
+    :param problems: all that is wrong with it, each a whole sentence. Names are a guest's, so no sentence is a line.
+    """
+
+    def __init__(self, *problems: str):
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class MonitorError(QmpError):
@@ -105,6 +112,22 @@ class Failure:
     def of(cls, error: QmpError, message: str) -> Failure:
         """The failure that ``error`` is, in the words that its subject makes a whole sentence."""
         return cls(type(error).__name__, message)
+
+    @classmethod
+    def each_of(cls, error: WrongRequest) -> tuple[Failure, ...]:
+        """A failure for each of the problems."""
+        return tuple(cls.of(error, problem) for problem in error.problems)
+
+    @classmethod
+    def of_defect(cls, error: BaseException, subject: str) -> Failure:
+        """A failure that nobody foresaw: a defect of this collection, which is told as one, for one disk or VM."""
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        code = None if where is None else where.tb_frame.f_code
+        place = "" if code is None or where is None else f" in {code.co_name}, line {where.tb_lineno}"
+        words = f"{type(error).__name__}{place}: {error}"
+        return cls("Defect", f"{subject}: a defect of virtops.qmp, which its authors want to know of ({words})")
 
     def __str__(self) -> str:
         return self.message

@@ -117,7 +117,7 @@ class QmpEvents:
                 await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if heard.done():
                 self._unread.discard(heard.result()["event"])
-                return heard.result()
+                return dict(heard.result())
             if self._client.runstate is not Runstate.RUNNING:
                 raise self._client.ended("")
             return None

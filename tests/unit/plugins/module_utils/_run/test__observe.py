@@ -137,12 +137,15 @@ def test_a_connection_lost_at_every_question(number: int, executed: bool) -> Non
     assert [failure.kind for failure in sighting.failures] == ["MonitorLost"]
 
 
-def test_a_mistake_of_our_own_is_not_hidden() -> None:
-    """What is no error of the world is raised as it is."""
-    qemu = vm_called("vm1", 1)
+def test_a_mistake_of_our_own_is_not_hidden_and_costs_no_other_vm() -> None:
+    """What nobody foresaw is told as a defect, of the VM that brought it out; the others are seen."""
+    qemu, other = vm_called("vm1", 1), vm_called("vm2", 2)
     qemu._query_name = lambda arguments: 1 / 0  # type: ignore[method-assign]
-    with pytest.raises(ZeroDivisionError):
-        seen(FakeHost(qemu), qemu.address)
+    sighting = seen(FakeHost(qemu, other), qemu.address, other.address)
+    assert labels(sighting) == ["vm2"]
+    assert [failure.kind for failure in sighting.failures] == ["Defect"]
+    assert sighting.failures[0].message.startswith(f"{qemu.address}: a defect of virtops.qmp")
+    assert "ZeroDivisionError in <lambda>, line" in sighting.failures[0].message
 
 
 @pytest.mark.parametrize(
