@@ -40,9 +40,14 @@ def _die_with_parent() -> None:
 
 
 def start(
-    command: Sequence[str | Path], log: Path, *, cwd: Path | None = None, linger: bool = False
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    linger: bool = False,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a server process; its output goes to `log`.
+    """Start a server process that inherits these open files; its output goes to `log`.
 
     The kernel kills it when the thread that started it ends, unless it is to `linger`: then it has its own session.
     """
@@ -53,6 +58,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=cwd,
+            pass_fds=tuple(descriptors),
             start_new_session=linger,
             preexec_fn=None if linger else _die_with_parent,
         )
@@ -90,7 +96,7 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, look: Callable[
 
     def answer() -> Seen | None:
         answered = look()
-        assert answered or process.poll() is None, f"exit {process.returncode}"
+        assert answered or not process.poll(), f"exit {process.returncode}"  # one that becomes a daemon ends with 0
         return answered
 
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import images
@@ -14,7 +15,7 @@ from .process import LabError, kill, open_files, start, tool, wait_for_server
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
+    from collections.abc import Sequence
     from types import TracebackType
 
 
@@ -22,7 +23,9 @@ class Vm:
     """A QEMU process, started and ended as a context manager.
 
     `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
-    it neither takes the product's place nor hides anything from it.
+    it neither takes the product's place nor hides anything from it. `under` are words before QEMU's own, such as those
+    of unshare, which must end in an exec. `descriptors` are open files that QEMU inherits. With `-daemonize` among the
+    arguments QEMU leaves the process that started it.
     """
 
     def __init__(
@@ -34,18 +37,26 @@ class Vm:
         running: bool = False,
         accel: str = "tcg",
         memory: int = 32,
+        under: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
     ) -> None:
+        self.descriptors = descriptors
         self.folder, self.name, self.cwd = folder, name, cwd
         self.monitor = str(folder / f"{name}.qmp")
         self.log = folder / f"{name}.log"
         self.pid = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._judge: Monitor | None = None
-        self._command = [tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-name", name, "-accel", accel, "-m", str(memory)]
-        self._command += ["-nodefaults", "-display", "none"]
+        self._command = [*under, tool("QEMU_SYSTEM", "qemu-system-x86_64")]
+        self._command += ["-name", name, "-accel", accel, "-m", str(memory)]
+        self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
         self._command += [] if running else ["-S"]
         self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
         self._command += ["-qmp", f"unix:{self._judge_path},server=on,wait=off", *arguments]
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / f"{self.name}.pid"
 
     @property
     def _judge_path(self) -> Path:
@@ -55,10 +66,12 @@ class Vm:
 
     def start(self) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = start(self._command, self.log, cwd=self.cwd)
-        self.pid = self._process.pid
+        self._process = process = start(self._command, self.log, cwd=self.cwd, descriptors=self.descriptors)
+        self.pid = process.pid
         try:
-            self._judge = wait_for_server(self._process, self.log, self._answer)
+            if "-daemonize" in self._command and process.wait(20) == 0:
+                self.pid = int(self._pid_file.read_text())
+            self._judge = wait_for_server(process, self.log, self._answer)
         except LabError:
             self.kill()
             raise
@@ -115,6 +128,11 @@ class Vm:
     def wait_event(self, name: str, /, **members: Any) -> dict[str, Any]:
         """The first event of this name whose data has these members."""
         return self.judge.wait_event(name, lambda data: members.items() <= data.items())
+
+    def job_events(self) -> list[dict[str, Any]]:
+        """What QEMU has told of jobs; empty as long as nobody has started one."""
+        self.command("query-status")  # all events that there are come before its answer
+        return [event for event in self.judge.events if "JOB" in event["event"]]
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """The block jobs by id."""

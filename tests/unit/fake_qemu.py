@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import posixpath
 import re
+import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,13 +25,19 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     QmpError,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    Bound,
+    Descriptor,
     FileId,
     FreeSpace,
     Granted,
+    Inode,
     KnownFile,
     Lease,
+    Named,
+    Survey,
     Users,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
@@ -522,7 +529,7 @@ class FakeHost:
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
         self.globs: dict[str, list[str]] = {}
-        self.headers: dict[str, str] = {}
+        self.headers_saying: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
         self.free = 1000 * MIB
         self.open: list[str] = []
@@ -562,21 +569,34 @@ class FakeHost:
             connection.is_open = False
             self.open.remove(address)
 
-    def header_backing(self, file: str) -> str | None:
-        """What the test says that the header of a file names; else it cannot be read."""
-        return self.headers.get(file)
-
     def expand(self, pattern: str) -> Sequence[str] | None:
         return self.globs.get(pattern, [] if "*" in pattern else None)
 
-    def working_directory(self, pid: int | None) -> str | None:
-        return "/vms"
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """Every QEMU of this pid has the files of its nodes open; a name is taken from /vms."""
+        files = [node.filename for qemu in self._of(pid) for node in qemu.nodes.values() if node.driver == "file"]
+        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None]
+        descriptors = [
+            Descriptor(10 + place, inode_of(path), path, here=path, writable=True) for place, path in enumerate(opened)
+        ]
+        return Survey(tuple(descriptors), {name: named(name) for name in names})
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        return posixpath.normpath(posixpath.join(directory or "/", path))
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the test says, else what QEMU would have written there."""
+        written = {}
+        for qemu in self._of(pid):
+            for node in qemu.nodes.values():
+                below = qemu.nodes.get(node.children.get("backing", ""))
+                if node.driver == "qcow2":
+                    written[in_vms(node.filename)] = Header(backing=below.filename if below else "")
+        known = {**written, **{path: Header(backing=name) for path, name in self.headers_saying.items()}}
+        return [known.get(bound.file, NoHeader("nobody knows it")) for bound, _format in images]
 
-    def free_space(self, file: str) -> FreeSpace | None:
-        return FreeSpace(1, self.free)
+    def _of(self, pid: int | None) -> list[FakeQemu]:
+        return [qemu for qemu in self.qemus.values() if qemu.pid == pid]
+
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
+        return FreeSpace(1, self.free) if bound.file else None
 
     async def write_out(self, file: str) -> bool:
         return True
@@ -584,13 +604,10 @@ class FakeHost:
     def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        return {file: FileId(1, sum(file.encode())) for file in files}
-
-    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
         return {file: Lease(Granted.NO if self._holders(file.path) else Granted.YES, "ext4") for file in files}
 
-    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
         return {file: Users(self._holders(file.path)) for file in files}
 
     def _holders(self, file: str) -> dict[int, str]:
@@ -599,3 +616,21 @@ class FakeHost:
             for qemu in self.qemus.values()
             if any(node.driver == "file" and node.filename == file for node in qemu.nodes.values())
         }
+
+
+def in_vms(path: str) -> str | None:
+    """The absolute path of a file for a QEMU whose working directory is `/vms`."""
+    return None if ":" in path else posixpath.normpath(posixpath.join("/vms", path))
+
+
+def inode_of(path: str) -> Inode:
+    """A file of its own for each path."""
+    return Inode(FileId(1, zlib.crc32(path.encode())), "regular")
+
+
+def named(name: str) -> Named:
+    """What a name means to a QEMU in `/vms`, and to its host."""
+    path = in_vms(name)
+    if path is None:
+        return Named(why="it is reached by a protocol, not as a file")
+    return Named(inode_of(path), path, here=path, inode_here=inode_of(path))

@@ -56,6 +56,13 @@ def refused(disk: Disk, job: Job | None) -> QmpError:
     """Why nothing can be done with the disk now."""
     if job is not None:
         return StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
+    if disk.lost is not None:
+        return StreamFailed(f"{disk.lost}. Copy the disk to a file of its own (drive-mirror) before anything else")
+    if disk.stale_header is None:
+        return StreamFailed(
+            f"QEMU uses no other image for the disk, but whether its file needs one cannot be told: {disk.doubt}. Keep "
+            "the old images"
+        )
     return StreamFailed(
         f"the header of {disk.top.path} still names {disk.stale_header}, though QEMU does not use it any more: the "
         "header could not be written when a stream ended, and the VM's next start needs that image. Keep it, see that "

@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Mapping
+from dataclasses import dataclass, replace
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
-from .._model._files import FileId
 from .._model._job import Job
 from .._model._request import Request
 from .._model._target import Target
@@ -23,8 +21,8 @@ from ._plan import ACTIONS, Step, is_done, next_step, requested_chain, weightier
 class Outcome:
     """A disk as it was, as it is, and what was done between.
 
-    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain, ``left_ids`` the
-    files of the chain as they were when the work began. ``error`` is what went wrong, ``notes`` are what the user
+    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain,
+    with the files that they were when the work began. ``error`` is what went wrong, ``notes`` are what the user
     should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
     check mode. ``has_streamed`` is set once this call has started a stream, or left one to QEMU: if that is gone and
     its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
@@ -37,7 +35,6 @@ class Outcome:
     action: str = "none"
     cursor: int = 0
     left: tuple[Image, ...] = ()
-    left_ids: Mapping[str, FileId] = field(default_factory=dict)
     released_nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: Failure | None = None
@@ -49,13 +46,12 @@ class Outcome:
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""
         job = vm.job_on(disk)
-        kept = disk.chain_paths
         return replace(
             self,
             vm=vm,
             disk=disk,
             base_index=base_index,
-            left=tuple(image for image in self.before.chain[1:] if image.path not in kept),
+            left=tuple(image for image in self.before.chain[1:] if not any(image.is_same(kept) for kept in disk.chain)),
             cursor=self.cursor if job is None else job.offset,
         )
 

@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Sequence
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
-from .._model._files import FreeSpace
+from .._model._files import FreeSpaces
 from .._model._job import Job
 from .._model._vm import Vm
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
+from ._populated import why_not_populated
 from ._verdict import Verdict
-
-FreeSpaces = Mapping[str, Optional[FreeSpace]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
 def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any]:
     """One element of ``disks``."""
     top = disk.top if disk.chain else None
-    free_space = free_spaces.get(top.file) if top is not None and top.file is not None else None
+    populated, reason = why_not_populated(disk)
+    free_space = free_spaces.get((vm.identity.monitor, disk.key))
     return {
         "vm": vm.identity.label,
         "monitor": vm.identity.monitor,
@@ -101,7 +101,10 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
         "format": top.format if top else None,
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
-        "populated": disk.is_populated,
+        "populated": populated,
+        "reason": reason,
+        "snapshots": disk.snapshots,
+        "same_file": top.bound.same_file if top else None,
         "stale_header": disk.stale_header,
         "chain": [_image_to_result(image) for image in disk.chain],
         "space": {"needed": space_needed(disk, len(disk.chain)), "free": free_space.free if free_space else None},

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Mapping, Sequence
+from typing import Sequence
 
 from .._model._errors import WrongRequest
-from .._model._files import FreeSpace
+from .._model._files import FreeSpaces
 from .._model._request import Request
 from .._model._target import Target
 from ._plan import Step, next_step, space_needed
@@ -46,17 +46,17 @@ def lanes(targets: Sequence[Target]) -> list[list[Target]]:
     return [sorted(members, key=lambda member: member.job is None) for _nodes, members in groups]
 
 
-def refuse_crowded(targets: Sequence[Target], free_spaces: Mapping[str, FreeSpace | None]) -> None:
+def refuse_crowded(targets: Sequence[Target], free_spaces: FreeSpaces) -> None:
     """Say where all streams that would start may write more than a file system has left.
 
-    :param rooms: by the file of the top image; None for what is no local file.
+    :param free_spaces: None where the image is no file of this host.
     :raise WrongRequest: with the figures.
     """
     needed: dict[int, int] = {}
     disks: dict[int, list[str]] = {}
     free: dict[int, int] = {}
     for target in targets:
-        free_space = free_spaces.get(target.disk.top.file or "")
+        free_space = free_spaces.get(target.key)
         wanted = space_needed(target.disk, target.base_index)
         if free_space is None or target.job is not None or not wanted:
             continue

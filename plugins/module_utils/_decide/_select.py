@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Sequence
+import posixpath
+import re
+from typing import Sequence
 
 from .._model._disk import Disk, Image
 from .._model._errors import WrongRequest
@@ -14,11 +16,8 @@ from .._model._request import EVERY_DISK
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 
-# Turns a name that the user gave into the absolute path of a file, as this VM's QEMU would find it.
-ResolveFor = Callable[[Vm, str], Optional[str]]
 
-
-def select(vms: Sequence[Vm], names: Sequence[str], base: str | None, resolve: ResolveFor) -> tuple[Target, ...]:
+def select(vms: Sequence[Vm], names: Sequence[str], base: str | None) -> tuple[Target, ...]:
     """Find the disks that are meant, in the order of VMs and disks.
 
     :raise WrongRequest: with every name that fits none, or several of one VM, and with the names that there are.
@@ -28,7 +27,7 @@ def select(vms: Sequence[Vm], names: Sequence[str], base: str | None, resolve: R
     for name in names:
         hits = 0
         for vm in vms:
-            own = _fitting(vm, name, resolve(vm, name))
+            own = _fitting(vm, name)
             hits += len(own)
             wanted |= {(vm.identity.monitor, disk.key) for disk in own}
             if len(own) > 1 and name != EVERY_DISK:
@@ -38,18 +37,14 @@ def select(vms: Sequence[Vm], names: Sequence[str], base: str | None, resolve: R
             problems.append(f"{name!r} names no disk of any VM. {describe(vms)}")
     if problems:
         raise WrongRequest("\n".join(problems))
-    return tuple(
-        Target(vm, disk, base_index_of(disk, base, resolve(vm, base) if base else None))
-        for vm in vms
-        for disk in vm.disks
-        if (vm.identity.monitor, disk.key) in wanted
-    )
+    targets = [Target(vm, disk, base_index_of(vm, disk, base)) for vm in vms for disk in vm.disks]
+    return tuple(target for target in targets if target.key in wanted)
 
 
-def _fitting(vm: Vm, name: str, file: str | None) -> list[Disk]:
+def _fitting(vm: Vm, name: str) -> list[Disk]:
     if name == EVERY_DISK:
         return [disk for disk in vm.disks if disk.chain and not disk.read_only]
-    return [disk for disk in vm.disks if disk.answers_to(name, file)]
+    return [disk for disk in vm.disks if disk.answers_to(name, vm.meaning(name))]
 
 
 def describe(vms: Sequence[Vm]) -> str:
@@ -69,17 +64,35 @@ def refuse_unfit(targets: Sequence[Target], base: str | None) -> None:
 
 
 def _refusal(target: Target, base: str | None) -> str | None:
-    vm, disk = target.vm, target.disk
+    return (
+        _refused_vm(target.vm)
+        or _refused_disk(target.disk)
+        or _refused_image(target.vm, target.disk, target.disk.chain[1 : target.base_index])
+        or (None if base is None else _refused_base(target, base))
+    )
+
+
+# What a stream would do in these states of the VM: nothing, while its position moves; or it kills QEMU when it ends.
+_REFUSED_STATES = {
+    "inmigrate": "the VM waits for an incoming migration, and its disks still belong to the source. Populate it there, "
+    "or here after the migration",
+    "finish-migrate": "a migration of the VM, or the saving of its state, is about to end. Populate it where it "
+    "runs then",
+    "postmigrate": "the VM was migrated away, or its state was saved: QEMU gives its disks away and copies nothing. "
+    "Populate it where it runs now. If it was saved to be continued here, let it go on (`cont`) first",
+}
+
+
+def _refused_vm(vm: Vm) -> str | None:
     if vm.identity.is_libvirts:
         return (
             "libvirt manages this VM. A stream behind its back leaves libvirt with a wrong backing chain, and a later "
             "`virsh blockcopy --shallow` undoes it in silence. Use `virsh blockpull`, one disk at a time"
         )
-    if vm.status == "inmigrate":
-        return (
-            "the VM waits for an incoming migration, and its disks still belong to the source. Populate it there, or "
-            "here after the migration"
-        )
+    return _REFUSED_STATES.get(vm.status)
+
+
+def _refused_disk(disk: Disk) -> str | None:
     if not disk.chain:
         return "the drive is empty. Leave it out, or insert a medium"
     if disk.read_only:
@@ -89,14 +102,49 @@ def _refusal(target: Target, base: str | None) -> str | None:
             f"a {disk.top.format} node stands above node {disk.hidden_backing}, which has a backing image: QEMU would "
             "say that it streamed, and would copy nothing. Attach the image without the node above it"
         )
-    if base is None or len(disk.chain) == 1:
+    if disk.lost is not None:
+        return f"{disk.lost}. Copy the disk to a file of its own (drive-mirror) before anything else"
+    return None
+
+
+# Formats whose header QEMU can rewrite without the backing link. With others it copies all and fails at the end.
+_CAN_DROP_LINK = ("qcow2", "qed")
+# What Proxmox VE 9 calls the snapshots of a volume that it keeps as a chain ("snapshot as volume chain").
+_SNAPSHOT_VOLUME = re.compile(r"snap[-_].*vm-\d+-disk-\d+.*")
+
+
+def _refused_image(vm: Vm, disk: Disk, dropped: Sequence[Image]) -> str | None:
+    if not dropped:
+        return None
+    if disk.top.format not in _CAN_DROP_LINK:
+        return (
+            f"its active image is {disk.top.format}, and QEMU cannot take the name of the backing image out of such a "
+            f"header. Only {' and '.join(_CAN_DROP_LINK)} images can be populated"
+        )
+    if disk.extended_l2 and vm.identity.version < (8, 2):
+        return (
+            f"its active image has subclusters (extended_l2=on), and QEMU {vm.identity.qemu_version} aborts when it "
+            "streams into one that the guest has partly written. QEMU 8.2 or newer is needed"
+        )
+    snapshots = [image for image in dropped if _SNAPSHOT_VOLUME.fullmatch(posixpath.basename(image.path))]
+    if snapshots:
+        return (
+            f"{_paths(snapshots)} are snapshots that Proxmox VE keeps as a chain of volumes: they would lose the disk "
+            "that they belong to. Delete the snapshots with Proxmox first, or name the newest of them as the base"
+        )
+    return None
+
+
+def _refused_base(target: Target, base: str) -> str | None:
+    disk = target.disk
+    if len(disk.chain) == 1:
         return None
     if target.base_index == 0:
         return f"base {base!r} is the active image itself. Name one below it: {_paths(disk.chain[1:])}"
     if target.base_index == len(disk.chain):
         return f"base {base!r} is not in the backing chain, which is: {_paths(disk.chain)}"
-    below, base_index = disk.chain[1], disk.chain[target.base_index]
-    if target.base_index > 1 and below.virtual_size < min(disk.virtual_size, base_index.virtual_size):
+    below, kept = disk.chain[1], disk.chain[target.base_index]
+    if target.base_index > 1 and below.virtual_size < min(disk.virtual_size, kept.virtual_size):
         return (
             f"{below.path} is shorter than the disk and than base {base!r}: QEMU would let the guest read the base "
             "where it reads zeros now. Populate the disk without a base"

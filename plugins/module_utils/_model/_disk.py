@@ -11,11 +11,11 @@ data, so the chain lists images only, and each image remembers its filters.
 from __future__ import annotations
 
 import json
-import posixpath
 import re
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping, Optional
+from dataclasses import dataclass, field
+from typing import Any, Mapping
 
+from ._files import Bound, FileId, Named
 from ._graph import Graph
 
 # Block drivers that pass data through. QEMU does not say which they are; these are all that a `-blockdev` can name.
@@ -32,17 +32,14 @@ FILTERS = frozenset(
     }
 )
 
-# Turns a file name as QEMU reports it into the absolute path of a file on this host; None where it is no local file.
-Resolve = Callable[[str], Optional[str]]
-
 
 @dataclass(frozen=True)
 class Image:
     """One image of a backing chain.
 
-    ``path`` is the name as QEMU reports it, ``file`` the same as an absolute path of this host (None for NBD, RBD...).
-    ``virtual_size`` and ``allocated`` are bytes; ``allocated`` is None where QEMU does not know (NBD).
-    ``nodes`` are its block nodes, top down: filters, format, protocol; ``node_name`` is the format node.
+    ``path`` is the name as QEMU reports it. ``virtual_size`` and ``allocated`` are bytes; ``allocated`` is None where
+    QEMU does not know (NBD). ``nodes`` are its block nodes, top down: filters, format, protocol; ``node_name`` is the
+    format node. ``bound`` is the file behind it, and ``data`` an external data file of it, where it has one.
     """
 
     path: str
@@ -51,11 +48,36 @@ class Image:
     allocated: int | None
     node_name: str | None
     nodes: tuple[str, ...] = ()
-    file: str | None = None
+    bound: Bound = field(default_factory=Bound)
+    data: Bound | None = None
 
-    def is_called(self, name: str, file: str | None) -> bool:
-        """Whether ``name`` (whose absolute path is ``file``) means this image."""
-        return name in (self.path, self.node_name) or (file is not None and file == self.file)
+    @property
+    def file(self) -> str | None:
+        """The absolute path by which this host finds the file; None for NBD, RBD, or where it has no name here."""
+        return self.bound.file
+
+    @property
+    def id(self) -> FileId | None:
+        """The file whatever it is called; None where that is not proven."""
+        return self.bound.id
+
+    def is_same(self, other: Image) -> bool:
+        """Whether both are one image of one VM, seen at two moments. Its names may change when a stream ends."""
+        if self.node_name is not None and other.node_name is not None:
+            return self.node_name == other.node_name
+        return self.path == other.path
+
+    def is_called(self, name: str, meaning: Named) -> bool:
+        """Whether ``name`` means this image.
+
+        :param meaning: what is behind the name, if it is a file name, for the VM's QEMU and on this host.
+        """
+        if name in (self.node_name, self.path, self.file):
+            return True
+        files = [inode.identity for inode in (meaning.inode, meaning.inode_here) if inode is not None]
+        if self.bound.inode is not None:
+            return self.bound.inode.identity in files
+        return self.file is not None and self.file == meaning.here
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,9 @@ class Disk:
     ``stale_header`` is the backing image that the file of the top still names, though QEMU does not use it: QEMU drops
     a chain before it writes the header, and keeps it dropped when that write fails. ``snapshots`` are the internal
     snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
+    ``lost`` says why the VM's next start will not find the file that QEMU writes to now, ``doubt`` why it cannot be
+    told whether that file needs others. Both are None where all is well. ``extended_l2``: its clusters have
+    subclusters.
     """
 
     device: str
@@ -76,6 +101,9 @@ class Disk:
     hidden_backing: str | None = None
     stale_header: str | None = None
     snapshots: int | None = 0
+    lost: str | None = None
+    doubt: str | None = None
+    extended_l2: bool = False
 
     @classmethod
     def from_qmp(cls, entry: Mapping[str, Any], graph: Graph) -> Disk:
@@ -94,11 +122,8 @@ class Disk:
             chain=chain,
             hidden_backing=next((node for node in lower if graph.child(node, "backing")), None),
             snapshots=len(inserted["image"].get("snapshots", ())),  # QEMU leaves it out where there are none
+            extended_l2=bool(_specific(inserted["image"]).get("extended-l2", False)),
         )
-
-    def located(self, resolve: Resolve) -> Disk:
-        """The same disk with the files of its images, as ``resolve`` finds them."""
-        return replace(self, chain=tuple(replace(image, file=resolve(image.path)) for image in self.chain))
 
     @property
     def key(self) -> str:
@@ -135,8 +160,13 @@ class Disk:
 
     @property
     def is_populated(self) -> bool:
-        """Whether the disk needs no other image: the chain says so."""
-        return len(self.chain) == 1 and self.hidden_backing is None and self.stale_header is None
+        """Whether the disk needs no other image, and nothing is in doubt: what QEMU says and what the file says."""
+        return self.is_populated_in_qemu and self.stale_header is None and self.lost is None and self.doubt is None
+
+    @property
+    def is_populated_in_qemu(self) -> bool:
+        """Whether QEMU uses no other image for the disk."""
+        return len(self.chain) == 1 and self.hidden_backing is None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,28 +176,13 @@ class Disk:
             candidates += [self.top.node_name, self.top.path, self.top.file]
         return tuple(dict.fromkeys(name for name in candidates if name))
 
-    def answers_to(self, name: str, file: str | None) -> bool:
-        """Whether ``name`` (whose absolute path is ``file``) names this disk."""
-        return name in self.names or (bool(self.chain) and self.top.is_called(name, file))
+    def answers_to(self, name: str, meaning: Named) -> bool:
+        """Whether ``name`` names this disk; ``meaning`` is what is behind it as a file name."""
+        return name in self.names or (bool(self.chain) and self.top.is_called(name, meaning))
 
-    def find_base(self, name: str, file: str | None) -> int | None:
+    def find_base(self, name: str, meaning: Named) -> int | None:
         """The place of the image ``name`` in the chain, 0 for the top; None where it is not in it."""
-        return next((place for place, image in enumerate(self.chain) if image.is_called(name, file)), None)
-
-
-def compare_header(disk: Disk, named: str | None, resolve: Resolve) -> Disk:
-    """Hold the chain against the backing image that the header of the top names.
-
-    :param named: the name in the header, empty where it names none; None where the header cannot be read.
-    """
-    if named is None or not disk.chain:
-        return disk
-    if len(disk.chain) == 1:
-        return replace(disk, stale_header=named or None)
-    # QEMU takes a relative name from the directory of the image that names it.
-    meant = resolve(posixpath.join(posixpath.dirname(disk.top.path), named)) if is_local(named) else None
-    is_stale = meant is not None and disk.chain[1].file is not None and meant != disk.chain[1].file
-    return replace(disk, stale_header=named if is_stale else None)
+        return next((place for place, image in enumerate(self.chain) if image.is_called(name, meaning)), None)
 
 
 def is_local(path: str) -> bool:
@@ -188,6 +203,12 @@ def plain_path(reported: str) -> str:
             return str(node["filename"])
         node = node.get("file", node.get("image"))
     return reported
+
+
+def _specific(image: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What QEMU tells of a format's own properties."""
+    specific: Mapping[str, Any] = image.get("format-specific", {}).get("data", {})
+    return specific
 
 
 def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph) -> tuple[Image, ...]:

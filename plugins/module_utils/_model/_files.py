@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Mapping
+from typing import Literal, Mapping, Optional, Tuple
 
 # What an image can be on, and all else: sockets, terminals, folders.
 Kind = Literal["regular", "block", "other"]
@@ -20,6 +20,10 @@ class FreeSpace:
 
     device: int
     free: int
+
+
+# By monitor and key of the disk whose image lies there; None where that cannot be told.
+FreeSpaces = Mapping[Tuple[str, str], Optional[FreeSpace]]
 
 
 @dataclass(frozen=True)

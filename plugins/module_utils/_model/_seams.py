@@ -17,7 +17,8 @@ from typing import (
     Sequence,
 )
 
-from ._files import FileId, FreeSpace, KnownFile, Lease, Users
+from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
+from ._header import Reading
 from ._job import Job, JobEvent, Stream
 from ._vm import Identity, Sight
 
@@ -112,17 +113,20 @@ class Host(Protocol):
     def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds, sorted; None where ``pattern`` is no glob."""
 
-    def working_directory(self, pid: int | None) -> str | None:
-        """The directory from which a process resolves relative names; None where it cannot be told."""
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """What a process has open, and what file names mean to it and to this host.
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        """The absolute path without links; None for a relative path from an unknown directory."""
+        :raise HostSilent: the storage does not answer.
+        """
 
-    def header_backing(self, file: str) -> str | None:
-        """The backing image that the header of a qcow2 file names, empty for none; None where it cannot be read."""
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the headers of images say, each given by its file and its format.
 
-    def free_space(self, file: str) -> FreeSpace | None:
-        """The file system that a file lies on; None where ``file`` is no regular file."""
+        :raise HostSilent: the storage does not answer.
+        """
+
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
+        """The file system that a file lies on; None where it is no regular file, or cannot be told."""
 
     async def write_out(self, file: str) -> bool:
         """Have the kernel write what it holds back of a file to the storage; False if that does not come to an end."""
@@ -130,13 +134,10 @@ class Host(Protocol):
     def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """What the files are, whatever they are called; those that the process is not seen to have open are missing."""
-
-    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
         """What the kernel says of files, whether anybody on this host has them open; an answer for each."""
 
-    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
         """Who has the files open, as far as it can be found; those that were never identified may be missing."""
 
 

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
 
 from ._disk import Disk
+from ._files import Named
 from ._graph import Graph
 from ._job import Job
 
@@ -27,6 +28,12 @@ class Identity:
     is_libvirts: bool
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The major and minor version of QEMU."""
+        major, minor, _micro = self.qemu_version.split(".")
+        return int(major), int(minor)
+
+    @property
     def label(self) -> str:
         """The VM in messages: its name, else its monitor."""
         return self.name or self.monitor
@@ -41,12 +48,16 @@ class Identity:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them."""
+    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them.
+
+    ``fdsets`` are the file descriptors of each set that was passed to QEMU, by its id, where an image uses one.
+    """
 
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
+    fdsets: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def from_qmp(cls, status: Any, jobs: Any, graph: Any, blocks: Any) -> Sight:
@@ -59,16 +70,29 @@ class Sight:
             graph=nodes,
         )
 
+    @property
+    def uses_fdsets(self) -> bool:
+        """Whether an image was given to QEMU as file descriptors, rather than by a name."""
+        return any(path.startswith("/dev/fdset/") for disk in self.disks for path in disk.chain_paths)
+
 
 @dataclass(frozen=True)
 class Vm:
-    """The VM, its disks and its block jobs; its images have the names by which this host knows them, too."""
+    """The VM, its disks and its block jobs; its images are bound to files.
+
+    ``meanings``: what is behind the names that the user gave, as this VM's QEMU and as this host finds them.
+    """
 
     identity: Identity
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
+    meanings: Mapping[str, Named] = field(default_factory=dict)
+
+    def meaning(self, name: str) -> Named:
+        """What is behind a name that the user gave; nothing, where it is no file name."""
+        return self.meanings.get(name, Named())
 
     def job_on(self, disk: Disk) -> Job | None:
         """The stream that writes to ``disk``, or another job that uses its top image, whoever started it.
@@ -87,6 +111,11 @@ class Vm:
     def disk(self, key: str) -> Disk | None:
         """Find a disk again by its key."""
         return next((disk for disk in self.disks if disk.key == key), None)
+
+
+def read_fdsets(reply: Any) -> dict[int, list[int]]:
+    """Read ``query-fdsets``: the numbers of the descriptors of each set, in QEMU's process."""
+    return {fdset["fdset-id"]: [each["fd"] for each in fdset["fds"]] for fdset in reply}
 
 
 def read_identity(

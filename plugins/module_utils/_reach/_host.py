@@ -12,13 +12,19 @@ import glob
 import os
 import re
 import stat
-import struct
 from typing import Callable, Collection, Mapping, Sequence, Tuple
 
-from .._model._files import FileId, FreeSpace, KnownFile, Lease, Users
+from .._model._errors import HostSilent
+from .._model._files import Bound, FreeSpace, Granted, KnownFile, Lease, Survey, Users
+from .._model._header import Reading
+from ._descriptors import reopen, survey
+from ._header import read_header
 from ._lease import try_leases
-from ._users import find_users, opened_by
+from ._threads import away
+from ._users import find_users
 
+# A look at files takes milliseconds, unless their storage hangs.
+_ANSWER_SECONDS = 30.0
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
 
@@ -38,40 +44,21 @@ class LinuxHost:
             return None
         return [path for path in sorted(glob.glob(pattern)) if _is_socket(path)]
 
-    def working_directory(self, pid: int | None) -> str | None:
-        """Where a process resolves relative names."""
-        if pid is None:
-            return None
-        try:
-            return os.readlink(f"/proc/{pid}/cwd")
-        except OSError:
-            return None
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """What a process has open, and what file names mean to it and to this host."""
+        what = "what QEMU has open" if pid is None else f"the storage of what process {pid} has open"
+        return await away(survey, pid, names, fdsets, seconds=_ANSWER_SECONDS, what=what)
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        """The absolute path without links."""
-        if directory is None and not os.path.isabs(path):
-            return None
-        return os.path.realpath(os.path.join(directory or "/", path))
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the headers of images say."""
+        return await away(_read_headers, pid, images, seconds=_ANSWER_SECONDS, what="the storage of the active images")
 
-    def header_backing(self, file: str) -> str | None:
-        """The backing image that a qcow2 header names; magic, version, the name's place and its length come first."""
-        try:
-            with open(file, "rb") as image:
-                magic, _version, place, length = struct.unpack(">4sIQI", image.read(20))
-                if magic != b"QFI\xfb":
-                    return None
-                image.seek(place)
-                return image.read(length if place else 0).decode(errors="surrogateescape")
-        except (OSError, ValueError, struct.error):
-            return None
-
-    def free_space(self, file: str) -> FreeSpace | None:
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
         """The file system of a regular file."""
-        status = _stat(file)
-        if status is None or not stat.S_ISREG(status.st_mode):
+        try:
+            return await away(_free_space, pid, bound, seconds=_ANSWER_SECONDS)
+        except HostSilent:
             return None
-        free = os.statvfs(file)
-        return FreeSpace(status.st_dev, free.f_bavail * free.f_frsize)
 
     async def write_out(self, file: str) -> bool:
         """Write out a regular file, in a process of its own: if the storage hangs, only that process hangs with it."""
@@ -103,19 +90,45 @@ class LinuxHost:
             return ""
         return describe_socket(listing, address)
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """The identity of those files that the process has open. A name proves nothing: another file may have it."""
-        named = {file: each for file in files for each in [_file_id(file)] if each is not None}
-        opened = set() if pid is None else opened_by(pid, {*named.values()})
-        return {file: each for file, each in named.items() if each in opened}
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """Ask the kernel whether the files are open anywhere."""
+        try:
+            return await away(try_leases, files, seconds=_ANSWER_SECONDS)
+        except HostSilent as error:
+            return {file: Lease(Granted.UNKNOWN, why=str(error)) for file in files}
 
-    def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
-        """Ask the kernel whether the files are open anywhere. It may take as long as the storage takes."""
-        return try_leases(files)
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Find who has the files open, in one walk through /proc."""
+        try:
+            return await away(find_users, files, seconds=_ANSWER_SECONDS)
+        except HostSilent:
+            return {}
 
-    def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
-        """Find who has the files open, in one walk through /proc. It may take as long as the storage takes."""
-        return find_users(files)
+
+def _read_headers(pid: int | None, images: Sequence[tuple[Bound, str]]) -> list[Reading]:
+    return [read_header(pid, bound, format) for bound, format in images]
+
+
+def _free_space(pid: int | None, bound: Bound) -> FreeSpace | None:
+    """By QEMU's own descriptor, or else by the name: nothing is decided by it but whether there is room."""
+    try:
+        if pid is None or bound.inode is None:
+            return None if bound.file is None else _room_at(bound.file)
+        descriptor = reopen(pid, bound)
+    except OSError:
+        return None
+    try:
+        return _room_at(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _room_at(file: int | str) -> FreeSpace | None:
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    free = os.statvfs(file)
+    return FreeSpace(status.st_dev, free.f_bavail * free.f_frsize)
 
 
 def _is_socket(path: str) -> bool:
@@ -128,11 +141,6 @@ def _stat(path: str) -> os.stat_result | None:
         return os.stat(path)
     except OSError:
         return None
-
-
-def _file_id(path: str) -> FileId | None:
-    status = _stat(path)
-    return None if status is None else FileId(status.st_dev, status.st_ino)
 
 
 def describe_socket(listing: str, address: str) -> str:

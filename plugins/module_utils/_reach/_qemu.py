@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, TypeVar
 
 from .._model._errors import CommandRefused, MonitorUnusable
 from .._model._job import Job, JobEvent, Stream
 from .._model._seams import Connection, RawEvents
-from .._model._vm import Identity, Sight, read_identity
+from .._model._vm import Identity, Sight, read_fdsets, read_identity
 from ._qmp import open_connection
 
 T = TypeVar("T")
@@ -61,12 +62,18 @@ class QemuLink:
         replies = await self._ask(*_IDENTITY, *_STATE)
         who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
         identity = read_reply(lambda: read_identity(self.address, self.pid, *who, blocks=state[-1]))
-        return identity, read_reply(lambda: Sight.from_qmp(*state))
+        return identity, await self._see(state)
 
     async def look(self) -> Sight:
         """The disks and jobs of the VM as they are now."""
-        state = await self._ask(*_STATE)
-        return read_reply(lambda: Sight.from_qmp(*state))
+        return await self._see(await self._ask(*_STATE))
+
+    async def _see(self, state: list[Any]) -> Sight:
+        sight = read_reply(lambda: Sight.from_qmp(*state))
+        if not sight.uses_fdsets:
+            return sight
+        (sets,) = await self._ask("query-fdsets")
+        return read_reply(lambda: replace(sight, fdsets=read_fdsets(sets)))
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone."""

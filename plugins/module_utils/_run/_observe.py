@@ -10,7 +10,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Sequence
 
-from .._model._disk import Disk, Resolve, compare_header, is_local
+from .._decide._bind import bind
+from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
+from .._model._disk import Disk
 from .._model._errors import Failure, MonitorMissing, MonitorSilent, QmpError
 from .._model._seams import Host, Link, OpenLink
 from .._model._vm import Identity, Sight, Vm
@@ -21,16 +23,21 @@ _VISITS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Sighting:
-    """All that the monitors showed: ``skipped`` are the sockets of VMs that are off, and doubles."""
+    """All that the monitors showed.
+
+    ``skipped`` are, in words, sockets of VMs that are off, and doubles; ``off`` are those sockets that nobody serves.
+    """
 
     vms: tuple[Vm, ...]
     skipped: tuple[str, ...]
     failures: tuple[Failure, ...]
+    off: tuple[str, ...] = ()
 
 
-async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> Sighting:
-    """Visit every monitor once, and leave it free again."""
+async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
+    """Visit every monitor once, and leave it free again; ``names`` as in ``identify``."""
     skipped: list[str] = []
+    off: list[str] = []
     wanted: dict[str, bool] = {}
     for pattern in patterns:
         found = host.expand(pattern)
@@ -42,7 +49,7 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
 
     async def visit(address: str) -> Vm:
         async with turnstile, open_link(address) as link:
-            return await identify(link, host)
+            return await identify(link, host, names)
 
     seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
     vms: list[Vm] = []
@@ -50,6 +57,7 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
     for (address, named_outright), outcome in zip(wanted.items(), seen):
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
+            off.append(address)
         elif isinstance(outcome, QmpError):
             failures.append(explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
@@ -58,7 +66,7 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
             skipped.append(f"{address} is another monitor of {outcome.identity.label}")
         else:
             vms.append(outcome)
-    return Sighting(tuple(vms), tuple(skipped), tuple(failures))
+    return Sighting(tuple(vms), tuple(skipped), tuple(failures), tuple(off))
 
 
 def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
@@ -67,36 +75,39 @@ def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
 
 
-async def identify(link: Link, host: Host) -> Vm:
-    """Read who the VM is, and look at it."""
+async def identify(link: Link, host: Host, names: Sequence[str] = ()) -> Vm:
+    """Read who the VM is, and look at it.
+
+    :param names: what the user calls disks and images; some may be file names, and the VM may know them otherwise.
+    """
     identity, sight = await link.identify()
-    return _locate(identity, sight, host)
+    return await _locate(identity, sight, host, names)
 
 
-async def look(link: Link, identity: Identity, host: Host) -> Vm:
+async def look(link: Link, identity: Identity, host: Host, names: Sequence[str] = ()) -> Vm:
     """Look at the disks and jobs of a VM as they are now."""
-    return _locate(identity, await link.look(), host)
+    return await _locate(identity, await link.look(), host, names)
 
 
-def _locate(identity: Identity, sight: Sight, host: Host) -> Vm:
-    """Find the files of the images, and hold each disk's chain against what its top's header says."""
-    resolve = resolver(identity, host)
-    disks = [disk.located(resolve) for disk in sight.disks]
+async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[str]) -> Vm:
+    """Bind the images to files, and hold what QEMU says of each disk against the header of its active image."""
+    survey = await host.survey(identity.pid, [*reported_names(sight.disks), *names], sight.fdsets)
+    disks = bind_disks(sight.disks, survey)
     return Vm(
         identity=identity,
         status=sight.status,
-        disks=tuple(compare_header(disk, _header_of(disk, host), resolve) for disk in disks),
+        disks=await _hold_against_headers(disks, identity, host),
         jobs=sight.jobs,
         graph=sight.graph,
+        meanings={name: survey.names[name] for name in names if name in survey.names},
     )
 
 
-def _header_of(disk: Disk, host: Host) -> str | None:
-    is_readable = bool(disk.chain) and disk.top.format == "qcow2" and disk.top.file is not None
-    return host.header_backing(disk.top.file or "") if is_readable else None
-
-
-def resolver(identity: Identity, host: Host) -> Resolve:
-    """File names as this VM's QEMU finds them: relative to its own working directory."""
-    directory = host.working_directory(identity.pid)
-    return lambda path: host.real_path(path, directory) if is_local(path) else None
+async def _hold_against_headers(disks: Sequence[Disk], identity: Identity, host: Host) -> tuple[Disk, ...]:
+    tops = [disk.top for disk in disks if disk.chain]
+    answers = iter(await host.headers(identity.pid, [(top.bound, top.format) for top in tops]))
+    readings = [(disk, next(answers)) for disk in disks if disk.chain]
+    named = [name for disk, reading in readings for name in names_in_header(disk, reading)]
+    found = bind([named], await host.survey(identity.pid, named, {})) if named else {}
+    held = iter([hold_against_header(disk, reading, found) for disk, reading in readings])
+    return tuple(next(held) if disk.chain else disk for disk in disks)

@@ -32,7 +32,7 @@ from .._model._request import Request
 from .._model._seams import Host, Link
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
-from ._observe import explain, identify, look, resolver
+from ._observe import explain, identify, look
 from ._watch import JobWatch
 
 # Every step leads on; a peer that keeps leading us in circles is no QEMU.
@@ -171,18 +171,16 @@ class _Visit:
 
     async def _arrive(self, *, is_first: bool) -> None:
         """See whether this is still the VM that was planned for, and the disk as it is now."""
-        vm = await identify(self._link, self._host)
+        vm = await identify(self._link, self._host, self._names)
         planned = self._now.vm.identity
         if (vm.identity.name, vm.identity.uuid) != (planned.name, planned.uuid):
             raise MonitorUnusable(f"another VM, {vm.identity.label}, answers at this monitor now. Run the task again")
         self._see(vm)
         if is_first:
-            files = {image.file for image in self._now.disk.chain[1:] if image.file is not None}
-            ids = self._host.opened_files(vm.identity.pid, files)
-            self._now = replace(self._now, before=self._now.disk, left=(), left_ids=ids)
+            self._now = replace(self._now, before=self._now.disk, left=())
 
     async def _look(self) -> None:
-        self._see(await look(self._link, self._now.vm.identity, self._host))
+        self._see(await look(self._link, self._now.vm.identity, self._host, self._names))
 
     def _see(self, vm: Vm) -> None:
         disk = vm.disk(self._target.disk.key)
@@ -190,10 +188,15 @@ class _Visit:
             self._now = replace(self._now, vm=vm)
             raise DiskGone("the disk is gone: it was unplugged, or its medium was ejected")
         base = self._request.base
-        base_index = base_index_of(disk, base, resolver(vm.identity, self._host)(base) if base else None)
+        base_index = base_index_of(vm, disk, base)
         if base is not None and base_index == len(disk.chain) > 1:
             raise StreamFailed(f"base {base!r} is no longer in the backing chain: {', '.join(disk.chain_paths)}")
         self._now = self._now.seen(vm, disk, base_index)
+
+    @property
+    def _names(self) -> list[str]:
+        """What the user gave that may be a file name."""
+        return [] if self._request.base is None else [self._request.base]
 
     @property
     def _top(self) -> str:
@@ -241,7 +244,7 @@ class _Visit:
 
     async def _finalize(self) -> After:
         job, top = self._job, self._now.disk.top
-        free_space = None if top.file is None else self._host.free_space(top.file)
+        free_space = await self._host.free_space(self._now.vm.identity.pid, top.data or top.bound)
         if free_space is not None and free_space.free < metadata_size(self._now.disk):
             raise no_room(self._now.disk, job)
         await self._flush()

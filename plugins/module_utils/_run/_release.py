@@ -15,44 +15,29 @@ from .._model._seams import Host
 from .._model._vm import Vm
 
 
-def judge_all(
+async def judge_all(
     outcomes: Sequence[Outcome], vms: Sequence[Vm], host: Host, off: Sequence[str] = ()
 ) -> list[list[Verdict]]:
-    """The verdicts on the images that each of the disks has left, in order.
-
-    It opens files and looks into /proc, which takes as long as the storage takes: call it in a thread of its own.
-    """
+    """The verdicts on the images that each of the disks has left, in order."""
     left = [images_left(outcome) for outcome in outcomes]
     files = {each.file for images in left for each in images if each.file is not None and each.is_finished}
-    leases = dict(host.leases(files))
-    users = _find_users(leases, host)
+    leases = dict(await host.leases(files))
+    users = await _find_users(leases, host)
     return [[_judge(each, leases, users, vms, off) for each in images] for images in left]
-
-
-def judge_unasked(outcomes: Sequence[Outcome], vms: Sequence[Vm], why: str) -> list[list[Verdict]]:
-    """The verdicts where nobody could look.
-
-    :param why: such as "the storage did not answer within 30 s".
-    """
-    lease = Lease(Granted.UNKNOWN, why=why)
-    return [[judge(each, lease, None, vms) for each in images_left(outcome)] for outcome in outcomes]
 
 
 def images_left(outcome: Outcome) -> list[LeftImage]:
     """What left the chain of a disk."""
     top = outcome.disk.top.path if outcome.disk.chain else outcome.disk.label
-    return [
-        LeftImage(image, outcome.left_ids.get(image.file or ""), top, outcome.disk.snapshots, outcome.is_finished)
-        for image in outcome.left
-    ]
+    return [LeftImage(image, image.id, top, outcome.disk.snapshots, outcome.is_finished) for image in outcome.left]
 
 
-def _find_users(leases: dict[KnownFile, Lease], host: Host) -> Mapping[KnownFile, Users]:
+async def _find_users(leases: dict[KnownFile, Lease], host: Host) -> Mapping[KnownFile, Users]:
     """Who has the files open that the kernel does not call free. Where nobody is found, ask the kernel again."""
     open_files = [file for file, lease in leases.items() if lease.granted in (Granted.NO, Granted.UNKNOWN)]
-    users = host.users(open_files)
+    users = await host.users(open_files)
     unfound = [each for each in open_files if leases[each].granted is Granted.NO and not is_found(users.get(each))]
-    leases.update(host.leases(unfound))
+    leases.update(await host.leases(unfound))
     return users
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from typing import Iterable, Sequence
 
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
@@ -14,28 +14,28 @@ from .._decide._schedule import refuse_crowded
 from .._decide._select import refuse_unfit, select
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
-from .._model._files import FreeSpace
+from .._model._files import FreeSpace, FreeSpaces
 from .._model._request import Request
 from .._model._seams import Host, OpenLink
 from .._model._target import Target
 from .._model._vm import Vm
 from ._fleet import reconcile_all
-from ._observe import Sighting, observe, resolver
+from ._observe import Sighting, observe
 from ._release import judge_all
 
 
 async def inform(monitors: Sequence[str], names: Sequence[str] | None, open_link: OpenLink, host: Host) -> Informed:
     """Show the VMs behind monitors and their disks, or those that ``names`` selects."""
-    sighting = await observe(monitors, open_link, host)
+    sighting = await observe(monitors, open_link, host, names or ())
     failures = sighting.failures
     disks = tuple((vm, disk) for vm in sighting.vms for disk in vm.disks)
     if names is not None and (sighting.vms or not failures):
         try:
-            disks = tuple((t.vm, t.disk) for t in select(sighting.vms, names, None, _resolve_for(host)))
+            disks = tuple((t.vm, t.disk) for t in select(sighting.vms, names, None))
         except WrongRequest as error:
             failures = (*failures, Failure.of(error, str(error)))
             disks = ()
-    free_spaces = _free_spaces([disk for _vm, disk in disks], host)
+    free_spaces = await _free_spaces(disks, host)
     return Informed(sighting.vms, disks, sighting.skipped, failures, free_spaces)
 
 
@@ -52,40 +52,44 @@ async def populate(
 
     :param is_check: only tell what would be done.
     """
-    sighting = await observe(monitors, open_link, host)
+    given = [*names, *([request.base] if request.base else [])]
+    sighting = await observe(monitors, open_link, host, given)
     if sighting.failures and not sighting.vms:
-        return _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
+        return await _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
     targets: Sequence[Target] = ()
     try:
-        targets = select(sighting.vms, names, request.base, _resolve_for(host))
+        targets = select(sighting.vms, names, request.base)
         refuse_unfit(targets, request.base)
         if request.state == "populated" and request.check_space:
-            refuse_crowded(targets, _free_spaces([target.disk for target in targets], host))
+            refuse_crowded(targets, await _free_spaces([(target.vm, target.disk) for target in targets], host))
     except WrongRequest as error:
         failures = (*sighting.failures, Failure.of(error, str(error)))
-        return _judged(sighting, [untouched(target, request) for target in targets], failures, host)
+        return await _judged(sighting, [untouched(target, request) for target in targets], failures, host)
     if is_check:
         outcomes = [forecast(target, request) for target in targets]
     else:
         outcomes = await reconcile_all(targets, request, open_link, host)
-    return _judged(sighting, outcomes, sighting.failures, host)
+    return await _judged(sighting, outcomes, sighting.failures, host)
 
 
-def _judged(sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host) -> Populated:
+async def _judged(
+    sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host
+) -> Populated:
     """Say of each image that left a chain whether it is free."""
     return Populated(
         outcomes=tuple(outcomes),
-        verdicts=tuple(tuple(each) for each in judge_all(outcomes, sighting.vms, host)),
+        verdicts=tuple(tuple(each) for each in await judge_all(outcomes, sighting.vms, host, sighting.off)),
         skipped=sighting.skipped,
         failures=tuple(failures),
-        free_spaces=_free_spaces([outcome.disk for outcome in outcomes], host),
+        free_spaces=await _free_spaces([(outcome.vm, outcome.disk) for outcome in outcomes], host),
     )
 
 
-def _resolve_for(host: Host) -> Callable[[Vm, str], str | None]:
-    return lambda vm, name: resolver(vm.identity, host)(name)
-
-
-def _free_spaces(disks: Sequence[Disk], host: Host) -> Mapping[str, FreeSpace | None]:
-    files = {disk.top.file for disk in disks if disk.chain and disk.top.file is not None}
-    return {file: host.free_space(file) for file in files}
+async def _free_spaces(vms_and_disks: Iterable[tuple[Vm, Disk]], host: Host) -> FreeSpaces:
+    """The file systems that the active images write to, by VM and disk."""
+    spaces: dict[tuple[str, str], FreeSpace | None] = {}
+    for vm, disk in vms_and_disks:
+        if disk.chain:
+            written = disk.top.data or disk.top.bound
+            spaces[vm.identity.monitor, disk.key] = await host.free_space(vm.identity.pid, written)
+    return spaces

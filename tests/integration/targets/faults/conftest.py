@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from campaign.guest import Guest, monitor_words
@@ -43,14 +43,6 @@ class Busy(Scene):
     def guest_while_writes_fail(self) -> contextlib.AbstractContextManager[Guest | None]:
         """The same, but none on QEMU 5.2: it hangs if a job fails at a write while its human monitor writes."""
         return contextlib.nullcontext() if self.vm.version < (6, 0) else self.guest()
-
-    def info(self) -> dict[str, Any]:
-        """What block_stream_info says of the disk."""
-        result = product.module("block_stream_info", monitors=[self.vm.monitor], disks=["vda"])
-        assert not result.failed, result
-        disk: dict[str, Any]
-        (disk,) = result["disks"]
-        return disk
 
     def assert_nothing_is_lost(self) -> None:
         """QEMU killed, everything below the top taken away: every byte that the guest may count on is there."""

@@ -8,27 +8,34 @@ import contextlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeHost, FakeQemu, Node, inode_of
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
 MODULES = "ansible_collections.virtops.qmp.plugins.modules"
 RunModule = Callable[..., "dict[str, Any]"]
+
+
+class LabHost(FakeHost):
+    """The host of VMs behind real sockets, which are found as the real one does."""
+
+    expand = LinuxHost.expand
 
 
 class Lab:
@@ -47,6 +54,7 @@ class Lab:
             Path(node.filename).write_text("")
         qemu.address = str(self.folder / f"{name}.qmp")
         self.qemus.append(qemu)
+        qemu.pid = os.getpid()  # this process has made the socket
         return qemu
 
     def run(self, coroutine: Any) -> Any:
@@ -66,11 +74,8 @@ def lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     own = Lab(folder)
     monkeypatch.setattr(asyncio, "run", own.run)
 
-    async def write_out(_host: LinuxHost, file: str) -> bool:
-        return True
-
-    # Another process does not jump with the time of this one.
-    monkeypatch.setattr(LinuxHost, "write_out", write_out)
+    # Threads and other processes do not jump with the time of this one.
+    monkeypatch.setattr(_module, "LinuxHost", lambda run_command: LabHost(*own.qemus))
     return own
 
 
@@ -212,7 +217,11 @@ def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None
 def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is refused with the figures, unless the user knows better or only wants to stop something."""
     qemu = lab.vm()
-    monkeypatch.setattr(LinuxHost, "free_space", lambda self, file: FreeSpace(1, 2 * MIB))
+
+    async def free_space(self: FakeHost, pid: int | None, bound: Bound) -> FreeSpace:
+        return FreeSpace(1, 2 * MIB)
+
+    monkeypatch.setattr(FakeHost, "free_space", free_space)
     crowded = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert crowded["failed"]
     assert f"up to {10 * MIB} bytes and the file system has {2 * MIB} free" in crowded["msg"]
@@ -226,30 +235,33 @@ def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
     qemu = FakeQemu("kept")
     qemu.add("vda", "top.qcow2", "base.qcow2", named=True)
     qemu.refuses["blockdev-del"] = "why not"
-    qemu.address = str(lab.folder / "kept.qmp")
+    qemu.address, qemu.pid = str(lab.folder / "kept.qmp"), os.getpid()
     lab.qemus.append(qemu)
     found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert found["finished"]
     assert "QEMU keeps these nodes" in json.dumps(found["warnings"])
 
 
-def test_a_released_file_is_judged(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has a released file open is told: here it is the very process that made the socket."""
-    monkeypatch.setattr(_lease, "_PAUSES", ())
+def test_a_released_file_is_judged(lab: Lab, module: RunModule) -> None:
+    """Who has a released file open is told: here it is another disk of the VM."""
     qemu = lab.vm()
-    base = lab.folder / "vm0-base.qcow2"
-    with base.open():
-        found = module("block_stream", monitors=[qemu.address], disks=["vda"])
+    base = str(lab.folder / "vm0-base.qcow2")
+    qemu.nodes["theirs"] = Node("theirs", "file", base)
+    found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     (released,) = found["disks"][0]["released"]
-    assert (released["free"], released["pids"]) == (False, [os.getpid()])
+    assert (released["path"], released["free"], released["pids"]) == (base, False, [os.getpid()])
     assert "VM vm0" in released["reason"]
-    assert (released["device"], released["inode"]) == (base.stat().st_dev, base.stat().st_ino)
+    assert (released["device"], released["inode"]) == (1, inode_of(base).id.inode)
 
 
 def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What should be known of images that are free is told once, beside what should be known of the disks."""
     note = Verdict("/vms/base.qcow2", True, None, notes=("look at VM web02, too",))
-    monkeypatch.setattr(_work, "judge_all", lambda outcomes, vms, host: [[note, note] for _each in outcomes])
+
+    async def judge_all(outcomes: Sequence[Outcome], *_rest: Any) -> list[list[Verdict]]:
+        return [[note, note] for _each in outcomes]
+
+    monkeypatch.setattr(_work, "judge_all", judge_all)
     found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
     assert found["warnings"].count("look at VM web02, too") == 1
 

@@ -47,7 +47,7 @@ def test_a_disk() -> None:
     """A disk is told with its chain, its space and its job."""
     subject = disk(image(nodes=("top",)), "base", device="drive0")
     running = vm(subject, jobs=(job(offset=1, len=3, speed=9),))
-    assert disk_to_result(running, subject, {"/vms/top.qcow2": FreeSpace(1, 77)}) == {
+    assert disk_to_result(running, subject, {("/vms/vm0.qmp", subject.key): FreeSpace(1, 77)}) == {
         "vm": "vm0",
         "monitor": "/vms/vm0.qmp",
         "names": list(subject.names),
@@ -59,6 +59,9 @@ def test_a_disk() -> None:
         "virtual_size": 1000,
         "read_only": False,
         "populated": False,
+        "reason": "it still needs /vms/base.qcow2",
+        "snapshots": 0,
+        "same_file": True,
         "stale_header": None,
         "chain": [
             {"node_name": "top", "path": "/vms/top.qcow2", "format": "qcow2", "allocated": 100},

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._schedule import Turn, lanes, refuse_crowded, turn
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace, FreeSpaces
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.tests.unit.builders import (
@@ -104,8 +103,8 @@ def crowd(*disks: Disk, running: Job | None = None) -> list[Target]:
     return [Target(owner, each, len(each.chain)) for each in disks]
 
 
-def free_space(free: int, *numbers: int, device: int = 1) -> dict[str, FreeSpace]:
-    return {f"/vms/top{number}.qcow2": FreeSpace(device, free) for number in numbers}
+def free_space(free: int, *numbers: int, device: int = 1) -> FreeSpaces:
+    return {("/vms/vm0.qmp", f"vd{number}"): FreeSpace(device, free) for number in numbers}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def free_space(free: int, *numbers: int, device: int = 1) -> dict[str, FreeSpace
         pytest.param([], {}, id="no disk"),
     ],
 )
-def test_there_is_room(targets: list[Target], free_spaces: Mapping[str, FreeSpace | None]) -> None:
+def test_there_is_room(targets: list[Target], free_spaces: FreeSpaces) -> None:
     """What fits, or cannot be judged, is not refused."""
     refuse_crowded(targets, free_spaces)
 
@@ -159,7 +158,7 @@ def test_there_is_room(targets: list[Target], free_spaces: Mapping[str, FreeSpac
         ),
     ],
 )
-def test_there_is_no_room(targets: list[Target], free_spaces: Mapping[str, FreeSpace | None], lines: list[str]) -> None:
+def test_there_is_no_room(targets: list[Target], free_spaces: FreeSpaces, lines: list[str]) -> None:
     """All that would start counts together, by file system, and the figures are told."""
     with pytest.raises(WrongRequest) as refusal:
         refuse_crowded(targets, free_spaces)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import describe, refuse_unfit, select
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Named
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
@@ -17,12 +19,12 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
     disk,
     identity,
     image,
-    in_vms,
     job,
     recorded_vm,
     target,
     vm,
 )
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import inode_of
 
 
 def named(name: str, *disks: Disk) -> Vm:
@@ -38,7 +40,7 @@ DB = named("db", disk(image("db-top"), "base", qdev="vda"))
 
 
 def found(vms: list[Vm], names: list[str], base: str | None = None) -> list[str]:
-    targets = select(vms, names, base, lambda vm, name: in_vms(name))
+    targets = select(vms, names, base)
     return [f"{each.vm.identity.label} {each.disk.label}" for each in targets]
 
 
@@ -70,14 +72,11 @@ def test_every_disk_of_no_vm() -> None:
 
 
 def test_a_path_is_one_of_the_vm() -> None:
-    """A relative name is resolved for each VM as its own QEMU would."""
-    directories = {"web": "/vms", "db": "/elsewhere"}
-    chosen = select(
-        [WEB, named("db", disk(image("a-top", path="a-top.qcow2", file="/elsewhere/a-top.qcow2"), qdev="vda"))],
-        ["/elsewhere/a-top.qcow2"],
-        None,
-        lambda vm, name: name if name.startswith("/") else f"{directories[vm.identity.label]}/{name}",
-    )
+    """A relative name means for each VM what its own QEMU finds."""
+    elsewhere = replace(WEB, meanings={"top.qcow2": Named(inode_of("/elsewhere/a-top.qcow2"))})
+    other = named("db", disk(image("a-top", path="a-top.qcow2", file="/elsewhere/a-top.qcow2"), qdev="vda"))
+    found = replace(other, meanings={"link": Named(inode_of("/elsewhere/a-top.qcow2"))})
+    chosen = select([elsewhere, found], ["link"], None)
     assert [each.vm.identity.label for each in chosen] == ["db"]
 
 
@@ -134,7 +133,7 @@ def test_describe() -> None:
 )
 def test_base_place(base: str | None, place: int) -> None:
     """The base is found in the chain; without one, or where it is not in it, nothing stays."""
-    assert base_index_of(disk("top", "mid", "base"), base, None if base is None else in_vms(base)) == place
+    assert base_index_of(vm(), disk("top", "mid", "base"), base) == place
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_base_place(base: str | None, place: int) -> None:
 )
 def test_select_finds_the_base(base: str | None, base_index: int) -> None:
     """Each target knows what of its chain stays."""
-    assert [each.base_index for each in select([WEB], ["vda"], base, lambda vm, name: in_vms(name))] == [base_index]
+    assert [each.base_index for each in select([WEB], ["vda"], base)] == [base_index]
 
 
 def test_a_target_is_called_by_vm_and_disk() -> None:
@@ -240,7 +239,7 @@ def test_nothing_is_refused(subject: Target, base: str | None) -> None:
 )
 def test_what_real_disks_are_refused(name: str, label: str, refused: bool) -> None:
     """The refusals meet the disks of real QEMUs, and only the right ones."""
-    targets = select([recorded_vm(f"qemu-7.2-{name}")], [label], None, lambda vm, path: in_vms(path))
+    targets = select([recorded_vm(f"qemu-7.2-{name}")], [label], None)
     problems: list[Any] = []
     try:
         refuse_unfit(targets, None)

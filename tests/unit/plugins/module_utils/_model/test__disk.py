@@ -9,19 +9,20 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import (
     Disk,
     Image,
-    compare_header,
     is_local,
     plain_path,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Named
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     EMPTY,
     NO_GRAPH,
+    bound_to,
     disk,
     image,
-    in_vms,
     recorded,
     recorded_vm,
 )
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import inode_of, named
 
 MIB = 1024 * 1024
 QDEV = "/machine/peripheral/vda/virtio-backend"
@@ -189,7 +190,7 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
     inner = {"format": "throttle", "filename": "json:{}", "virtual-size": 1, "backing-image": layer}
     outer = {"format": "copy-on-read", "filename": "json:{}", "virtual-size": 1, "backing-image": inner}
     entry = {"device": "", "inserted": {"node-name": "cor", "ro": False, "image": outer}}
-    read = Disk.from_qmp(entry, NO_GRAPH).located(lambda path: path)
+    read = Disk.from_qmp(entry, NO_GRAPH)
     assert [(each.path, each.nodes) for each in read.chain] == [("/vms/top.qcow2", ("cor",))]
 
 
@@ -219,7 +220,7 @@ def test_snapshots_are_counted(listed: dict[str, Any], count: int) -> None:
     """The internal snapshots of the active image are counted."""
     shown = {"filename": "/vms/top.qcow2", "format": "qcow2", "virtual-size": 1000, **listed}
     entry = {"device": "drive0", "inserted": {"node-name": "top", "ro": False, "image": shown}}
-    assert Disk.from_qmp(entry, NO_GRAPH, in_vms).snapshots == count
+    assert Disk.from_qmp(entry, NO_GRAPH).snapshots == count
 
 
 def test_a_chain_below_a_raw_node_is_seen() -> None:
@@ -306,13 +307,13 @@ def test_names(subject: Disk, names: tuple[str, ...]) -> None:
 )
 def test_answers_to(name: str, file: str | None, answers: bool) -> None:
     """A disk answers to its own names and to no other."""
-    assert disk().answers_to(name, file) is answers
+    assert disk().answers_to(name, Named() if file is None else named(file)) is answers
 
 
 def test_an_empty_drive_answers_to_its_id_only() -> None:
     """Without a medium there is no file to be called by."""
-    assert EMPTY.answers_to("cd0", None)
-    assert not EMPTY.answers_to("x", None)
+    assert EMPTY.answers_to("cd0", Named())
+    assert not EMPTY.answers_to("x", Named())
 
 
 @pytest.mark.parametrize(
@@ -326,13 +327,42 @@ def test_an_empty_drive_answers_to_its_id_only() -> None:
 )
 def test_find_base(name: str, file: str | None, place: int | None) -> None:
     """An image of the chain is found by its path, its node or its file."""
-    assert disk("top", "mid", "base").find_base(name, file) == place
+    assert disk("top", "mid", "base").find_base(name, Named() if file is None else named(file)) == place
 
 
 def test_an_image_without_a_file_is_not_called_by_none() -> None:
     """A name that is no local path does not mean an image that is no local file."""
     remote = image(path="nbd://host/base", file=None)
-    assert not remote.is_called("rbd:pool/other", None)
+    assert not remote.is_called("rbd:pool/other", Named())
+
+
+@pytest.mark.parametrize(
+    ("bound", "meaning", "is_called"),
+    [
+        pytest.param(bound_to("/vms/x"), Named(inode=inode_of("/vms/x")), True, id="what the name is to QEMU"),
+        pytest.param(bound_to("/vms/x"), Named(inode_here=inode_of("/vms/x")), True, id="what this host finds"),
+        pytest.param(bound_to("/vms/x"), Named(here="/vms/x", inode_here=inode_of("/y")), False, id="another file"),
+        pytest.param(Bound(file="/vms/x"), Named(here="/vms/x"), True, id="only the path is known, and it is the same"),
+        pytest.param(Bound(file="/vms/x"), Named(here="/vms/y"), False, id="only the path is known, and it is not"),
+        pytest.param(Bound(), Named(), False, id="nothing is known"),
+    ],
+)
+def test_a_file_is_the_same_by_any_name(bound: Bound, meaning: Named, is_called: bool) -> None:
+    """What a name leads to decides, not how it reads."""
+    assert image(bound=bound).is_called("another", meaning) is is_called
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param(image("top"), image("top", path="json:{}"), True, id="a node keeps its name"),
+        pytest.param(image("top"), image("base", path="/vms/top.qcow2"), False, id="another node"),
+        pytest.param(image(node_name=None), image("top"), True, id="without a node the path tells"),
+    ],
+)
+def test_an_image_at_two_moments(one: Image, other: Image, same: bool) -> None:
+    """An image is found again after a stream, which may change how QEMU reports it."""
+    assert one.is_same(other) is same
 
 
 @pytest.mark.parametrize(
@@ -399,24 +429,3 @@ def test_plain_path(reported: str, path: str) -> None:
 def test_image_defaults() -> None:
     """An image may be given without its nodes."""
     assert Image("/p", "raw", 1, None, None).nodes == ()
-
-
-@pytest.mark.parametrize(
-    ("subject", "named", "stale"),
-    [
-        pytest.param(disk("top"), "", None, id="alone, and the header names none"),
-        pytest.param(disk("top"), "/vms/base.qcow2", "/vms/base.qcow2", id="alone, and the header names a base"),
-        pytest.param(disk("top"), None, None, id="the header cannot be read"),
-        pytest.param(EMPTY, "/vms/base.qcow2", None, id="no medium"),
-        pytest.param(disk("top", "base"), "/vms/base.qcow2", None, id="the base that QEMU uses"),
-        pytest.param(disk("top", "base"), "base.qcow2", None, id="relative to the image that names it"),
-        pytest.param(disk("top", "base"), "/vms/mid.qcow2", "/vms/mid.qcow2", id="another than QEMU uses"),
-        pytest.param(disk("top", "base"), "nbd+unix:///?socket=/s", None, id="a name that cannot be compared"),
-        pytest.param(disk("top", image("base", file=None)), "/vms/mid.qcow2", None, id="QEMU's cannot be compared"),
-    ],
-)
-def test_compare_header(subject: Disk, named: str | None, stale: str | None) -> None:
-    """A header that still names an image that QEMU dropped makes the disk need that image."""
-    held = compare_header(subject, named, in_vms)
-    assert held.stale_header == stale
-    assert held.is_populated is (subject.is_populated and stale is None)

@@ -6,12 +6,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, Granted, KnownFile
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import HostSilent
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    Bound,
+    FileId,
+    Granted,
+    Inode,
+    KnownFile,
+    Lease,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._header import NoHeader
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
 
@@ -91,62 +101,60 @@ def test_expand(folder: Path) -> None:
     assert HOST.expand(f"{folder}/a.qmp") is None
 
 
-@pytest.mark.parametrize(
-    ("pid", "directory"),
-    [
-        pytest.param(os.getpid(), os.getcwd(), id="a process"),
-        pytest.param(NOBODY, None, id="no such process"),
-        pytest.param(None, None, id="unknown"),
-    ],
-)
-def test_working_directory(pid: int | None, directory: str | None) -> None:
-    """The directory of a process, where it can be told."""
-    assert HOST.working_directory(pid) == directory
+def known(path: Path) -> Bound:
+    """The file as this very process has it open."""
+    status = os.stat(str(path))
+    inode = Inode(FileId(status.st_dev, status.st_ino), "regular")
+    numbers = [int(name) for name in os.listdir("/proc/self/fd") if _leads_to(name, status)]
+    return Bound(inode, tuple(numbers), same_file=True, file=str(path))
 
 
-@pytest.mark.parametrize(
-    ("path", "directory", "real"),
-    [
-        pytest.param("link", "{folder}", "{folder}/file", id="relative, through a link"),
-        pytest.param("{folder}/../{name}/file", None, "{folder}/file", id="absolute with dots"),
-        pytest.param("{folder}/link", "/elsewhere", "{folder}/file", id="absolute: the directory does not matter"),
-        pytest.param("file", None, None, id="relative to nobody knows what"),
-    ],
-)
-def test_real_path(folder: Path, path: str, directory: str | None, real: str | None) -> None:
-    """Names become absolute and without links, unless nobody knows what they are relative to."""
+def _leads_to(number: str, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/self/fd/{number}"), status)
+    except OSError:
+        return False
+
+
+def test_free_space(folder: Path) -> None:
+    """The file system of a file that QEMU has open, or at least of its name; None where there is none to tell of."""
     (folder / "file").write_text("")
-    (folder / "link").symlink_to("file")
-    words = {"folder": folder, "name": folder.name}
-    given = None if directory is None else directory.format(**words)
-    assert HOST.real_path(path.format(**words), given) == (None if real is None else real.format(**words))
-
-
-def test_room(folder: Path) -> None:
-    """The file system of a regular file and what is free on it; None for what is none."""
-    (folder / "file").write_text("")
-    free = os.statvfs(str(folder))
-    free_space = HOST.free_space(str(folder / "file"))
-    assert free_space is not None
-    assert free_space.device == os.stat(str(folder)).st_dev
-    assert 0 <= free_space.free <= free.f_blocks * free.f_frsize
-    assert [HOST.free_space(str(folder)), HOST.free_space(str(folder / "nosuch")), HOST.free_space("/dev/null")] == [
-        None
-    ] * 3
-
-
-def test_a_file_is_the_same_by_any_name(folder: Path) -> None:
-    """Links and a new name change nothing; what is gone, or is not seen to be open in the process, is missing."""
-    for name in ("file", "closed"):
-        (folder / name).write_text("")
-    (folder / "link").symlink_to("file")
-    os.link(str(folder / "file"), str(folder / "hard"))
-    names = [str(folder / name) for name in ("file", "link", "hard", "closed", "nosuch")]
     with (folder / "file").open():
-        found = HOST.opened_files(os.getpid(), names)
-    assert sorted(found) == sorted(names[:3])
-    assert len(set(found.values())) == 1
-    assert HOST.opened_files(None, names) == HOST.opened_files(NOBODY, names) == {}
+        for pid, bound in ((os.getpid(), known(folder / "file")), (None, Bound(file=str(folder / "file")))):
+            found = asyncio.run(HOST.free_space(pid, bound))
+            assert found is not None
+            assert found.device == os.stat(str(folder)).st_dev
+            assert 0 <= found.free <= os.statvfs(str(folder)).f_blocks * os.statvfs(str(folder)).f_frsize
+        closed = replace(known(folder / "file"), descriptors=())
+    nothing = [(None, Bound()), (None, Bound(file="/dev/null")), (None, Bound(file=str(folder / "nosuch")))]
+    for pid, bound in [*nothing, (os.getpid(), closed)]:
+        assert asyncio.run(HOST.free_space(pid, bound)) is None
+
+
+def test_survey_and_headers(folder: Path) -> None:
+    """What a process has open is seen, and headers are read through that."""
+    (folder / "file").write_bytes(b"no qcow2 header")
+    with (folder / "file").open():
+        seen = asyncio.run(HOST.survey(os.getpid(), [str(folder / "file")], {}))
+        readings = asyncio.run(HOST.headers(os.getpid(), [(known(folder / "file"), "qcow2")]))
+    assert seen.descriptors is not None
+    assert str(folder / "file") in [descriptor.path for descriptor in seen.descriptors]
+    assert readings == [NoHeader("its header is cut off")]
+
+
+def test_storage_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hangs is unknown: no lease, no user, no space; and no header or descriptor, which is an error."""
+
+    async def silent(*arguments: Any, **options: Any) -> Any:
+        raise HostSilent("the storage does not answer")
+
+    monkeypatch.setattr(_host, "away", silent)
+    file = KnownFile("/x", None)
+    assert asyncio.run(HOST.leases([file])) == {file: Lease(Granted.UNKNOWN, why="the storage does not answer")}
+    assert asyncio.run(HOST.users([file])) == {}
+    assert asyncio.run(HOST.free_space(None, Bound())) is None
+    with pytest.raises(HostSilent):
+        asyncio.run(HOST.survey(None, [], {}))
 
 
 def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +163,10 @@ def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.Monk
     (folder / "file").write_text("")
     status = os.stat(str(folder / "file"))
     file = KnownFile(str(folder / "file"), FileId(status.st_dev, status.st_ino))
-    assert HOST.leases([file])[file].granted is Granted.YES
+    assert asyncio.run(HOST.leases([file]))[file].granted is Granted.YES
     with (folder / "file").open():
-        assert HOST.leases([file])[file].granted is Granted.NO
-        assert list(HOST.users([file])[file].processes) == [os.getpid()]
+        assert asyncio.run(HOST.leases([file]))[file].granted is Granted.NO
+        assert list(asyncio.run(HOST.users([file]))[file].processes) == [os.getpid()]
 
 
 @pytest.fixture
@@ -214,21 +222,3 @@ def test_a_write_out_that_nobody_wants_any_more_is_ended(folder: Path, sync: Cal
         return pid
 
     assert not Path(f"/proc/{asyncio.run(work())}").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 32, 4) + bytes(12) + b"base", "base", id="a backing image"),
-        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 0, 0) + bytes(12), "", id="none"),
-        pytest.param(b"no qcow2 at all, but long enough", None, id="another format"),
-        pytest.param(b"QFI\xfb", None, id="cut off"),
-        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 2**64 - 1, 4), None, id="an impossible place"),
-        pytest.param(None, None, id="no such file"),
-    ],
-)
-def test_header_backing(folder: Path, content: bytes | None, named: str | None) -> None:
-    """The backing image is read from the file itself, where that can be done."""
-    if content is not None:
-        (folder / "image").write_bytes(content)
-    assert HOST.header_backing(str(folder / "image")) == named

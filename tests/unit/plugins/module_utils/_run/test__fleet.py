@@ -16,7 +16,16 @@ from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import rec
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import observe
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import CHUNK, IO_ERROR, MIB, SIZE, TICK, FakeHost, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
+    CHUNK,
+    IO_ERROR,
+    MIB,
+    SIZE,
+    TICK,
+    FakeHost,
+    FakeQemu,
+    inode_of,
+)
 
 WHOLE = SIZE / CHUNK * TICK
 Act = Callable[[], object]
@@ -50,7 +59,7 @@ def all_about(
     async def work() -> list[Outcome]:
         first()
         sighting = await observe(list(host.qemus), host.open_link, host)
-        targets = select(sighting.vms, names, requested.base, lambda vm, name: host.real_path(name, "/vms"))
+        targets = select(sighting.vms, names, requested.base)
         host.begin_to_count()
         then()
         begun = asyncio.get_running_loop().time()
@@ -318,7 +327,7 @@ def test_between_short_visits_the_monitor_is_free() -> None:
     assert told(outcomes) == ["vm0 vda started"]
     assert (outcomes[0].error, held, len(host.opened)) == (None, [0] * 6, 5)
     assert [image.path for image in outcomes[0].left] == ["/vms/vm0-base0.qcow2"]
-    assert sorted(outcomes[0].left_ids) == ["/vms/vm0-base0.qcow2"]
+    assert [image.id for image in outcomes[0].left] == [inode_of("/vms/vm0-base0.qcow2").id]
 
 
 def test_short_visits_of_many_disks() -> None:

@@ -24,10 +24,8 @@ from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import (
     identify,
     look,
     observe,
-    resolver,
 )
 from ansible_collections.virtops.qmp.tests.unit import clock
-from ansible_collections.virtops.qmp.tests.unit.builders import identity
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeConnection, FakeHost, FakeQemu
 
 UUID = "5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11"
@@ -200,19 +198,6 @@ def test_look_reads_the_state_again() -> None:
 
     clock.run(work())
     assert qemu.commands.count("query-name") == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "file"),
-    [
-        pytest.param("top.qcow2", "/vms/top.qcow2", id="relative"),
-        pytest.param("/a/../b", "/b", id="absolute"),
-        pytest.param("nbd://host/x", None, id="no file"),
-    ],
-)
-def test_names_are_those_of_qemu(path: str, file: str | None) -> None:
-    """A relative name is relative to QEMU's working directory, and a protocol is no file."""
-    assert resolver(identity(), FakeHost())(path) == file
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
     TICK,
     FakeHost,
     FakeQemu,
+    inode_of,
 )
 
 FILES = ("top.qcow2", "mid.qcow2", "base.qcow2")
@@ -59,8 +60,7 @@ def bring(
         async with host.open_link(qemu.address) as monitor:
             seen = await identify(monitor, host)
             disk = seen.disks[0]
-            base = None if requested.base is None else host.real_path(requested.base, "/vms")
-            target = Target(seen, disk, base_index_of(disk, requested.base, base))
+            target = Target(seen, disk, base_index_of(seen, disk, requested.base))
             qemu.log.clear()
             then()
             loop = asyncio.get_running_loop()
@@ -103,14 +103,15 @@ def test_a_disk_is_populated_in_the_safe_order() -> None:
 
 def test_the_images_below_are_known_by_what_they_were() -> None:
     """The identity of each file below the top is taken before the work, while QEMU still has it open."""
-    assert sorted(bring(vm_with()).left_ids) == ["/vms/base.qcow2", "/vms/mid.qcow2"]
+    left = {image.file: image.id for image in bring(vm_with()).left}
+    assert left == {path: inode_of(path).id for path in ("/vms/mid.qcow2", "/vms/base.qcow2")}
 
 
 def test_images_that_are_no_local_file_have_no_identity() -> None:
     """A base over NBD, or one that is gone, is left out of the identities."""
     qemu = vm_with("top.qcow2", "base.qcow2")
     qemu.nodes["#base"].filename = "nbd+unix://?socket=/vms/nbd.sock"
-    assert bring(qemu).left_ids == {}
+    assert [image.id for image in bring(qemu).left] == [None]
 
 
 def test_a_second_run_changes_nothing() -> None:
@@ -876,13 +877,13 @@ def test_a_connection_lost_while_nothing_is_sent() -> None:
 
 def test_a_header_that_still_names_its_base_is_no_success() -> None:
     """What QEMU dropped and the header still names is needed at the next start: every run says so."""
-    qemu = vm_with("/vms/top.qcow2")
+    qemu = vm_with("top.qcow2")
     host = FakeHost(qemu)
 
     async def work() -> Outcome:
         async with host.open_link(qemu.address) as monitor:
             seen = await identify(monitor, host)
-            host.headers[seen.disks[0].top.file or ""] = "/vms/base.qcow2"
+            host.headers_saying["/vms/top.qcow2"] = "/vms/base.qcow2"
             qemu.log.clear()
             return await reconcile(monitor, host, Target(seen, seen.disks[0], 1), asking(), None)
 
