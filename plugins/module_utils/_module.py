@@ -18,6 +18,7 @@ from ._decide._report import failure_to_result
 from ._model._errors import Failure, QmpError, WrongRequest
 from ._model._request import EVERY_DISK, Request, Waiting
 from ._model._seams import Host, OpenLink
+from ._model._text import presentable
 from ._reach._host import LinuxHost
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
@@ -44,7 +45,8 @@ def run(module: AnsibleModule, work: Work) -> None:
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
         result = asyncio.run(work(module, opener, host))
     except QmpError as error:
-        module.fail_json(msg=str(error), errors=[failure_to_result(Failure.of(error, str(error)))])
+        result = {"warnings": [], "errors": [failure_to_result(Failure.of(error, str(error)))]}
+    result = presentable(result)
     for warning in result.pop("warnings"):
         module.warn(warning)
     if result["errors"]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..module_utils._model._text import printable
 from ._slices import key_of
 
 WIDTH = 80
@@ -194,10 +195,10 @@ def _names(host: str, disk: Mapping[str, Any]) -> list[str]:
 
 
 def _fit(names: Sequence[str], rest: str) -> str:
-    """Shorten the longest names, at their front, until the line fits."""
-    short = list(names)
+    """Shorten the longest names, at their front, until the line fits; and no name can be more than a part of it."""
+    short = [printable(name[-WIDTH:])[-WIDTH:] for name in names]
     free_space = WIDTH - len(rest) - 2
-    while len(" ".join(short)) > free_space:
+    while len(" ".join(short)) > free_space and max(map(len, short)) > 1:
         longest = max(range(len(short)), key=lambda place: len(short[place]))
         short[longest] = "~" + short[longest].removeprefix("~")[1:]
     return f"{' '.join(short)}  {rest}"

@@ -6,6 +6,7 @@
 python -m campaign --rounds 200 --seed 1
 python -m campaign --seconds 3600 --jobs 2
 python -m campaign --seed 1 --only 17
+python -m campaign --fuzz [--all-places] [--seconds 600]   # lies in place of kills
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, takewhile
 
+from . import lying
 from .bench import Report
 from .control import CONTROLS
 from .rounds import Round, play
@@ -54,7 +56,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what is tried follows from it (1)")
     parser.add_argument("--only", type=int, help="play this round alone")
     parser.add_argument("--jobs", type=int, default=2, help="so many rounds at a time (2)")
+    parser.add_argument("--fuzz", action="store_true", help="kill nobody: let a VM lie, --rounds times at most")
+    parser.add_argument("--all-places", action="store_true", help="with --fuzz: in every place of every recording")
     options = parser.parse_args()
+    if options.fuzz:
+        seconds, most = options.seconds, options.rounds
+        return 1 if lying.play(options.seed, all_places=options.all_places, seconds=seconds, most=most) else 0
     if not can_judge():
         print(
             "None may be 0: the judge does not see such a loss, so what it says of the rounds would be worth nothing."

@@ -28,7 +28,7 @@ class Vm:
     arguments QEMU leaves the process that started it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each has a default, and a test names the one or two that it is about
         self,
         folder: Path,
         *arguments: str,

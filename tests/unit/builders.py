@@ -16,7 +16,18 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import G
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Waiting
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
-from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, Sight, Vm, read_identity
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import (
+    Identity,
+    Vm,
+    is_libvirts,
+    read_chardevs,
+    read_disks,
+    read_jobs,
+    read_name,
+    read_status,
+    read_uuid,
+    read_version,
+)
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import in_vms, inode_of, named
 
 REPLIES = Path(__file__).parent / "plugins" / "module_utils" / "replies"
@@ -31,12 +42,18 @@ def recorded(name: str) -> dict[str, Any]:
 
 def vm_from(answers: dict[str, Any]) -> Vm:
     """The VM that gave these answers."""
-    who = [answers[command] for command in ("query-name", "query-uuid", "query-version", "query-chardev")]
-    identity = read_identity("/vms/vm0.qmp", 100, *who, blocks=answers["query-block"])
-    state = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
-    sight = Sight.from_qmp(*(answers[command] for command in state))
-    disks = tuple(_located(disk) for disk in sight.disks)
-    return Vm(identity, sight.status, disks, sight.jobs, sight.graph, meanings=Meanings())
+    graph = Graph.from_qmp(answers.get("x-debug-query-block-graph"))
+    disks = read_disks(answers.get("query-block"), graph)
+    who = Identity(
+        "/vms/vm0.qmp",
+        read_name(answers.get("query-name")),
+        read_uuid(answers.get("query-uuid")),
+        read_version(answers.get("query-version")),
+        100,
+        is_libvirts(read_chardevs(answers.get("query-chardev")), disks),
+    )
+    status, jobs = read_status(answers.get("query-status")), read_jobs(answers.get("query-block-jobs"))
+    return Vm(who, status, tuple(_located(disk) for disk in disks), jobs, graph, meanings=Meanings())
 
 
 class Meanings(dict[str, Named]):

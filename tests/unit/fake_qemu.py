@@ -609,13 +609,14 @@ class FakeHost:
 
     async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
         """What the test says, else what QEMU would have written there."""
-        written = {}
+        written: dict[str | None, Header | NoHeader] = {}
         for qemu in self._of(pid):
             for node in qemu.nodes.values():
                 below = qemu.nodes.get(node.children.get("backing", ""))
                 if node.driver == "qcow2":
                     written[in_vms(node.filename)] = Header(backing=below.filename if below else "")
-        known = {**written, **{path: Header(backing=name) for path, name in self.headers_saying.items()}}
+        known: dict[str | None, Header | NoHeader] = dict(written)
+        known.update((path, Header(backing=name)) for path, name in self.headers_saying.items())
         return [known.get(bound.file, NoHeader("nobody knows it")) for bound, _format in images]
 
     def _of(self, pid: int | None) -> list[FakeQemu]:

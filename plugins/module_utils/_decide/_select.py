@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from dataclasses import replace
 from typing import Sequence
 
 from .._model._disk import Disk, Image
@@ -22,23 +23,25 @@ def select(vms: Sequence[Vm], names: Sequence[str], base: str | None) -> tuple[T
 
     :raise WrongRequest: with every name that fits none, or several of one VM, and with the names that there are.
     """
-    wanted: set[tuple[str, str]] = set()
+    wanted: dict[tuple[str, str], bool] = {}  # whether it is named outright
     problems: list[str] = []
     for name in names:
         hits = 0
         for vm in vms:
             own = _fitting(vm, name)
             hits += len(own)
-            wanted |= {(vm.identity.monitor, disk.key) for disk in own}
+            for disk in own:
+                key = vm.identity.monitor, disk.key
+                wanted[key] = wanted.get(key, False) or name != EVERY_DISK
             if len(own) > 1 and name != EVERY_DISK:
                 who = vm.identity.label
                 problems.append(f"{who}: {name!r} names {len(own)} disks; use a name that one has. {describe([vm])}")
         if not hits and name != EVERY_DISK:
             problems.append(f"{name!r} names no disk of any VM. {describe(vms)}")
     if problems:
-        raise WrongRequest("\n".join(problems))
+        raise WrongRequest(*problems)
     targets = [Target(vm, disk, base_index_of(vm, disk, base)) for vm in vms for disk in vm.disks]
-    return tuple(target for target in targets if target.key in wanted)
+    return tuple(replace(target, is_named=wanted[target.key]) for target in targets if target.key in wanted)
 
 
 def _fitting(vm: Vm, name: str) -> list[Disk]:
@@ -53,14 +56,21 @@ def describe(vms: Sequence[Vm]) -> str:
     return "There are: " + "; ".join(lines) if lines else "No VM answers, or none has a disk"
 
 
-def refuse_unfit(targets: Sequence[Target], base: str | None) -> None:
-    """Say what QEMU would take and get wrong, or refuse later, before anything is started.
+def leave_out_unfit(targets: Sequence[Target], base: str | None) -> tuple[tuple[Target, ...], tuple[str, ...]]:
+    """Sort out the disks that QEMU would take and get wrong, or refuse later, before anything is started.
 
-    :raise WrongRequest: with all of it.
+    One VM must not keep the others from being done by what it says of itself: a disk that nobody named is left out.
+
+    :return: the disks that fit; and, in words, those that are left out.
+    :raise WrongRequest: a disk that is named outright does not fit, or none of the disks does.
     """
-    problems = [f"{target.label}: {problem}" for target in targets for problem in [_refusal(target, base)] if problem]
-    if problems:
-        raise WrongRequest("\n".join(problems))
+    judged = [(target, _refusal(target, base)) for target in targets]
+    fit = tuple(target for target, reason in judged if reason is None)
+    unfit = [(target, reason) for target, reason in judged if reason is not None]
+    refused = [(target, reason) for target, reason in unfit if target.is_named or not fit]
+    if refused:
+        raise WrongRequest(*(f"{target.label}: {reason}" for target, reason in refused))
+    return fit, tuple(f"{target.label} was left out: {reason}" for target, reason in unfit)
 
 
 def _refusal(target: Target, base: str | None) -> str | None:

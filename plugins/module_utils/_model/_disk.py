@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Sequence
 
+from ._errors import AnswersDiffer
 from ._files import Bound, FileId, Named
 from ._graph import Graph
+from ._reader import FILENAME, LAYERS, SNAPSHOTS, Members, is_sendable, unfit
 
 # Block drivers that pass data through. QEMU does not say which they are; these are all that a `-blockdev` can name.
 FILTERS = frozenset(
@@ -113,25 +115,29 @@ class Disk:
     is_active: bool = True
 
     @classmethod
-    def from_qmp(cls, entry: Mapping[str, Any], graph: Graph) -> Disk:
-        """Read one entry of ``query-block``; the graph gives the names of the nodes below the top."""
-        inserted = entry.get("inserted")
+    def from_qmp(cls, entry: Members, graph: Graph) -> Disk:
+        """Read one entry of ``query-block``; the graph gives the names of the nodes below the top.
+
+        :raise AnswersDiffer: the graph shows a backing image where this shows none.
+        """
+        device, qdev = entry.text("device"), entry.optional_text("qdev") or ""
+        inserted = entry.optional_members("inserted")
         if inserted is None:
-            return cls(device=entry["device"], qdev=entry.get("qdev", ""), node_name=None, read_only=False, chain=())
-        chain = _read_chain(inserted["image"], inserted["node-name"], graph)
-        top = chain[0].node_name
-        lower = graph.descendants(top) if top is not None else ()
+            return cls(device=device, qdev=qdev, node_name=None, read_only=False, chain=())
+        image, node_name = inserted.members("image"), inserted.text("node-name")
+        chain = _read_chain(image, node_name, graph)
         return cls(
-            device=entry["device"],
-            qdev=entry.get("qdev", ""),
-            node_name=inserted["node-name"],
-            read_only=inserted["ro"],
+            device=device,
+            qdev=qdev,
+            node_name=node_name,
+            read_only=inserted.flag("ro"),
             chain=chain,
-            hidden_backing=next((node for node in lower if graph.child(node, "backing")), None),
-            snapshots=len(inserted["image"].get("snapshots", ())),  # QEMU leaves it out where there are none
-            io_status=entry.get("io-status", "ok"),
-            is_active=inserted.get("active", True),  # told since QEMU 10.0
-            extended_l2=bool(_specific(inserted["image"]).get("extended-l2", False)),
+            hidden_backing=_hidden_backing(chain, graph),
+            # QEMU leaves it out where there are none.
+            snapshots=len(image.optional_items("snapshots", SNAPSHOTS)),
+            io_status=entry.optional_text("io-status") or "ok",
+            is_active="active" not in inserted or inserted.flag("active"),  # told since QEMU 10.0
+            extended_l2=_has_subclusters(image),
         )
 
     @property
@@ -205,46 +211,72 @@ def plain_path(reported: str) -> str:
         return reported
     try:
         node = json.loads(reported[len("json:") :])
-    except ValueError:
+    except (ValueError, RecursionError):  # QEMU cuts a name that is too long; and a guest can nest one without end
         return reported
     while isinstance(node, dict):
-        if isinstance(node.get("filename"), str) and node.get("driver") in ("file", "host_device"):
-            return str(node["filename"])
+        name = node.get("filename")
+        if isinstance(name, str) and node.get("driver") in ("file", "host_device"):
+            return name if is_sendable(name) else reported
         node = node.get("file", node.get("image"))
     return reported
 
 
-def _specific(image: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What QEMU tells of a format's own properties."""
-    specific: Mapping[str, Any] = image.get("format-specific", {}).get("data", {})
-    return specific
+def _has_subclusters(image: Members) -> bool:
+    """Whether QEMU tells so of a qcow2 image; other formats have properties of their own, and some have none."""
+    specific = image.optional_members("format-specific")
+    details = None if specific is None else specific.optional_members("data")
+    return details is not None and details.optional_flag("extended-l2")
 
 
-def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph) -> tuple[Image, ...]:
+def _read_chain(image: Members, node: str | None, graph: Graph) -> tuple[Image, ...]:
     """Walk the nested ``image`` of ``query-block`` and the graph side by side."""
     chain: list[Image] = []
     filters: list[str] = []
-    layer: Mapping[str, Any] | None = image
-    while layer is not None:
-        is_filter = layer["format"] in FILTERS
+    known: set[str] = set()
+    layer: Members | None = image
+    for _layer in range(LAYERS):
+        if layer is None:
+            break
+        is_filter = layer.text("format") in FILTERS
         if is_filter:
             filters += [node] if node is not None else []
         else:
-            own = (node, *graph.descendants(node)) if node is not None else ()
-            chain.append(
-                Image(
-                    path=plain_path(layer["filename"]),
-                    format=layer["format"],
-                    virtual_size=layer["virtual-size"],
-                    allocated=layer.get("actual-size"),
-                    node_name=node,
-                    nodes=(*filters, *own),
-                    filename=layer["filename"],
-                    backing_name=layer.get("backing-filename", ""),
-                )
-            )
+            own = (node, *graph.descendants(node, known)) if node is not None else ()
+            known.update(own)
+            chain.append(_read_image(layer, node, (*filters, *own)))
             filters = []
         # The filters of QEMU's own jobs are missing in `image`, so they are skipped in the graph as well.
         node = graph.child(node, "file" if is_filter else "backing")
-        layer = layer.get("backing-image")
+        layer = layer.optional_members("backing-image")
+    if layer is not None:
+        raise unfit("query-block", f"a chain of more than {LAYERS} images")
+    if not chain:
+        raise unfit("query-block", "a filter above no image")
     return tuple(chain)
+
+
+def _read_image(layer: Members, node: str | None, nodes: tuple[str, ...]) -> Image:
+    return Image(
+        path=plain_path(layer.text("filename", FILENAME)),
+        format=layer.text("format"),
+        virtual_size=layer.size("virtual-size"),
+        allocated=layer.optional_size("actual-size"),
+        node_name=node,
+        nodes=nodes,
+        filename=layer.text("filename", FILENAME),
+        backing_name=layer.optional_text("backing-filename", FILENAME) or "",
+    )
+
+
+def _hidden_backing(chain: Sequence[Image], graph: Graph) -> str | None:
+    """The node of a backing image below a node that QEMU takes for no part of a chain, such as a raw one.
+
+    :raise AnswersDiffer: where the top itself has one, ``query-block`` must have shown it.
+    """
+    top = chain[0]
+    backed = [node for node in top.nodes if graph.child(node, "backing") is not None]
+    lower = set(graph.descendants(top.node_name)) if top.node_name is not None else set()
+    shown = [node for node in backed if node not in lower]
+    if len(chain) == 1 and shown:
+        raise AnswersDiffer(f"query-block shows no image below node {shown[0]}, and the block graph does")
+    return next((node for node in backed if node in lower), None)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Collection, Mapping
+from typing import Any, Collection
 
 from ._disk import Disk
+from ._reader import MESSAGE, Members
 from ._request import OnError
 
 _OUR_PREFIX = "populate-"
@@ -42,19 +43,19 @@ class Job:
     error: str | None
 
     @classmethod
-    def from_qmp(cls, entry: Mapping[str, Any]) -> Job:
+    def from_qmp(cls, entry: Members) -> Job:
         """Read one entry of ``query-block-jobs``, where ``device`` is the job's id."""
         return cls(
-            id=entry["device"],
-            type=entry["type"],
-            status=entry["status"],
-            offset=entry["offset"],
-            len=entry["len"],
-            speed=entry["speed"],
-            paused=entry["paused"],
-            io_status=entry["io-status"],
-            auto_finalize=entry["auto-finalize"],
-            error=entry.get("error"),
+            id=entry.text("device"),
+            type=entry.text("type"),
+            status=entry.text("status"),
+            offset=entry.size("offset"),
+            len=entry.size("len"),
+            speed=entry.size("speed"),
+            paused=entry.flag("paused"),
+            io_status=entry.text("io-status"),
+            auto_finalize=entry.flag("auto-finalize"),
+            error=entry.optional_text("error", MESSAGE),
         )
 
     @property
@@ -101,13 +102,15 @@ class JobEvent:
     ending: Ending | None = None
 
     @classmethod
-    def from_qmp(cls, event: Mapping[str, Any]) -> JobEvent:
+    def from_qmp(cls, event: Any) -> JobEvent:
         """Read an event of a block job."""
-        if event["event"] not in ENDINGS:
+        members = Members(event, "an event")
+        kind = members.text("event")
+        if kind not in ENDINGS:
             return cls()
-        data = event.get("data", {})
-        is_cancelled = event["event"] == "BLOCK_JOB_CANCELLED"
-        return cls(Ending(is_cancelled, error=data.get("error"), offset=data.get("offset")))
+        data = members.members("data")
+        error, offset = data.optional_text("error", MESSAGE), data.optional_size("offset")
+        return cls(Ending(kind == "BLOCK_JOB_CANCELLED", error, offset))
 
 
 @dataclass(frozen=True)

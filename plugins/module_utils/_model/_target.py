@@ -15,11 +15,15 @@ from ._vm import Vm
 
 @dataclass(frozen=True)
 class Target:
-    """A selected disk of a VM; ``base_index`` is the place of the image that stays as the backing image."""
+    """A selected disk of a VM; ``base_index`` is the place of the image that stays as the backing image.
+
+    ``is_named``: the user named it outright, and not only with all others.
+    """
 
     vm: Vm
     disk: Disk
     base_index: int
+    is_named: bool = True
 
     @property
     def key(self) -> tuple[str, str]:

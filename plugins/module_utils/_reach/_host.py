@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -140,9 +141,11 @@ def _free_space(pid: int | None, bound: Bound) -> FreeSpace | None:
     except OSError:
         return None
     try:
-        return _room_at(descriptor)
+        with contextlib.suppress(OSError):
+            return _room_at(descriptor)
     finally:
         os.close(descriptor)
+    return None
 
 
 def _room_at(file: int | str) -> FreeSpace | None:

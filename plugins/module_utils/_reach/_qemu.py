@@ -16,23 +16,30 @@ Two of them are debug interfaces, because nothing else tells or does it:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import replace
-from typing import Any, AsyncIterator, Callable, Iterator, Mapping, TypeVar
+from typing import Any, AsyncIterator, Iterator, Mapping
 
-from .._model._errors import CommandRefused, MonitorUnusable, WriteBackFailed
+from .._model._errors import AnswersDiffer, CommandRefused, WriteBackFailed
+from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
+from .._model._reader import text_of
 from .._model._seams import Connection, RawEvents
-from .._model._vm import Identity, Sight, read_fdsets, read_identity, read_migration
+from .._model._vm import (
+    Identity,
+    Sight,
+    is_libvirts,
+    read_chardevs,
+    read_disks,
+    read_fdsets,
+    read_jobs,
+    read_migration,
+    read_name,
+    read_status,
+    read_uuid,
+    read_version,
+)
 from ._qmp import open_connection
-
-T = TypeVar("T")
-
-_IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
-# The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
-# round: an old chain without its job would be streamed again.
-_STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
 
 # A name that no node can have.
 _NO_NODE = "/no such node/"
@@ -49,7 +56,7 @@ class QemuEvents:
     async def next(self, timeout: float) -> JobEvent | None:
         """The next event within ``timeout`` seconds, or None."""
         event = await self._events.next(timeout)
-        return None if event is None else read_reply(lambda: JobEvent.from_qmp(event))
+        return None if event is None else JobEvent.from_qmp(event)
 
 
 class QemuLink:
@@ -62,33 +69,42 @@ class QemuLink:
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
+    # One answer at a time is read, and let go: a guest that owns its QEMU can make each as large as is taken at all.
+
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
-        replies = await self._ask(*_IDENTITY, *_STATE)
-        who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
-        identity = read_reply(lambda: read_identity(self.address, self.pid, *who, blocks=state[-1]))
-        return identity, await self._see(state)
+        name = read_name(await self._ask("query-name"))
+        uuid = read_uuid(await self._ask("query-uuid"))
+        version = read_version(await self._ask("query-version"))
+        chardevs = read_chardevs(await self._ask("query-chardev"))
+        sight = await self.look()
+        managed = is_libvirts(chardevs, sight.disks)
+        return Identity(self.address, name, uuid, version, self.pid, managed), sight
 
     async def look(self) -> Sight:
         """The disks and jobs of the VM as they are now."""
-        return await self._see(await self._ask(*_STATE))
+        with contextlib.suppress(AnswersDiffer):
+            return await self._look()
+        return await self._look()
 
-    async def _see(self, state: list[Any]) -> Sight:
-        sight = read_reply(lambda: Sight.from_qmp(*state))
+    async def _look(self) -> Sight:
+        status = read_status(await self._ask("query-status"))
+        # The chains come last. A job that ends in between is then seen beside the chain that it left, and never the
+        # other way round: an old chain without its job would be streamed again.
+        jobs = await self.jobs()
+        graph = Graph.from_qmp(await self._ask("x-debug-query-block-graph"))
+        sight = Sight(status, read_disks(await self._ask("query-block"), graph), jobs, graph)
         if not sight.uses_fdsets:
             return sight
-        (sets,) = await self._ask("query-fdsets")
-        return read_reply(lambda: replace(sight, fdsets=read_fdsets(sets)))
+        return replace(sight, fdsets=read_fdsets(await self._ask("query-fdsets")))
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone."""
-        (entries,) = await self._ask("query-block-jobs")
-        return read_reply(lambda: tuple(Job.from_qmp(entry) for entry in entries))
+        return read_jobs(await self._ask("query-block-jobs"))
 
     async def last_migration(self) -> str:
         """What tells the last migration from others: QEMU keeps its total time until the next one begins."""
-        (reply,) = await self._ask("query-migrate")
-        return read_reply(lambda: read_migration(reply))
+        return read_migration(await self._ask("query-migrate"))
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QemuEvents]:
@@ -96,9 +112,8 @@ class QemuLink:
         with self._connection.listen(job_id) as events:
             yield QemuEvents(events)
 
-    async def _ask(self, *commands: str) -> list[Any]:
-        """Send queries in one go; QEMU answers them one after the other."""
-        return list(await asyncio.gather(*(self._connection.execute(command) for command in commands)))
+    async def _ask(self, command: str) -> Any:
+        return await self._connection.execute(command)
 
     # -- Acting --------------------------------------------------------------------------------------------------------
 
@@ -163,7 +178,8 @@ class QemuLink:
                     f"QEMU cannot flush the image: an Input/output error, or no space left ({error.reason})"
                 ) from error
         line = f"qemu-io {node} flush"
-        text = str(await self._connection.execute("human-monitor-command", {"command-line": line})).strip()
+        reply = await self._connection.execute("human-monitor-command", {"command-line": line})
+        text = text_of(reply, line).strip()
         if text:
             raise CommandRefused(line, text)
 
@@ -180,13 +196,3 @@ async def open_link(address: str, timeout: float) -> AsyncIterator[QemuLink]:
     """Connect to the monitor at ``address``; see ``_qmp.open_connection``."""
     async with open_connection(address, timeout) as connection:
         yield QemuLink(connection)
-
-
-def read_reply(read: Callable[[], T]) -> T:
-    """Turn a reply that lacks what every QEMU sends into an error that says so."""
-    try:
-        return read()
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise MonitorUnusable(
-            f"the answers lack what every QEMU since 4.0 sends ({type(error).__name__}: {error})"
-        ) from error

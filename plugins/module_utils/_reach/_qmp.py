@@ -5,7 +5,7 @@
 """The QMP connection: the only place that knows the qemu.qmp library. Every wait has a deadline.
 
 What qemu.qmp leaves to its users is done here: a connection attempt never times out by itself, a listener never learns
-that QEMU died, and ``disconnect()`` raises the reason for which the session ended.
+that QEMU died, and who waits for an answer never learns that it could not be read.
 """
 
 from __future__ import annotations
@@ -24,23 +24,6 @@ from typing import Any, AsyncIterator, Iterator, Mapping
 
 from .._model._errors import CommandRefused, MonitorError, MonitorLost, MonitorMissing, MonitorSilent, MonitorUnusable
 
-QEMU_QMP_IMPORT_ERROR: str | None
-try:
-    from qemu.qmp import (
-        ConnectError,
-        EventListener,
-        ExecInterruptedError,
-        ExecuteError,
-        QMPClient,
-        QMPError,
-        Runstate,
-        StateError,
-    )
-except ImportError:
-    QEMU_QMP_IMPORT_ERROR = traceback.format_exc()
-else:
-    QEMU_QMP_IMPORT_ERROR = None
-
 # asyncio warns on stderr when a peer dies while it is spoken to. Whoever needs the connection is told by an exception.
 logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
@@ -53,21 +36,70 @@ _LOST = (
     "task again when the VM is up"
 )
 
+# The most that one line may be. `query-block` takes 105 KiB for a disk whose chain is 200 deep (QEMU 7.2; a third more
+# on 11.1): so this is 30 such disks, or 120 whose chains are 50 deep. What Python makes of a line takes up to 25 times
+# as much memory, and a peer that lies makes use of that.
+_MOST_REPLY = 4 * 2**20
+
 # What a stream needs to know. BLOCK_JOB_ERROR comes for every failing chunk, so of a kind not yet read one is kept.
 _JOB_EVENTS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
+
+
+QEMU_QMP_IMPORT_ERROR: str | None
+try:
+    from qemu.qmp import (
+        ConnectError,
+        EventListener,
+        ExecInterruptedError,
+        ExecuteError,
+        Message,
+        QMPClient,
+        QMPError,
+        Runstate,
+        StateError,
+    )
+except ImportError:
+    QEMU_QMP_IMPORT_ERROR = traceback.format_exc()
+else:
+    QEMU_QMP_IMPORT_ERROR = None
+
+    class _Client(QMPClient):
+        """A client that knows why it stopped to understand its peer: the library says that the session ended."""
+
+        def __init__(self) -> None:
+            super().__init__(readbuflen=_MOST_REPLY)
+            self.events.event_filter = lambda event: False  # else it keeps every event for ever
+            self.complaint = ""
+
+        async def _do_recv(self) -> Message:
+            try:
+                message = await super()._do_recv()
+                _check_routing(message)
+            except (QMPError, RecursionError, ValueError) as error:
+                self.complaint = _complaint(error)
+                raise
+            return message
+
+        def ended(self, when: str) -> MonitorError:
+            """The error for a session that is no more."""
+            if self.complaint:
+                return MonitorUnusable(f"what answers at this monitor does not speak as QEMU does: {self.complaint}")
+            return MonitorLost(f"the connection ended{when}: {_LOST}")
 
 
 class QmpEvents:
     """The events of one job, from the moment of ``QmpConnection.listen``."""
 
-    def __init__(self, client: QMPClient, job_id: str):
+    def __init__(self, client: _Client, job_id: str):
         self._client = client
         self._job_id = job_id
         self._unread: set[str] = set()
         self.listener = EventListener(_JOB_EVENTS, self._accept)
 
     def _accept(self, event: Mapping[str, Any]) -> bool:
-        details = event.get("data", {})
+        details = event.get("data")
+        if not isinstance(details, dict):
+            return False
         new = self._job_id in (details.get("device"), details.get("id")) and event["event"] not in self._unread
         if new:
             self._unread.add(event["event"])
@@ -85,9 +117,9 @@ class QmpEvents:
                 await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if heard.done():
                 self._unread.discard(heard.result()["event"])
-                return heard.result()
+                return dict(heard.result())
             if self._client.runstate is not Runstate.RUNNING:
-                raise MonitorLost(f"the connection ended: {_LOST}")
+                raise self._client.ended("")
             return None
         finally:
             for wait in waits:
@@ -97,7 +129,7 @@ class QmpEvents:
 class QmpConnection:
     """An open monitor; see ``_seams.Connection``."""
 
-    def __init__(self, client: QMPClient, address: str, pid: int | None):
+    def __init__(self, client: _Client, address: str, pid: int | None):
         self._client = client
         self.address = address
         self.pid = pid
@@ -114,9 +146,9 @@ class QmpConnection:
         except asyncio.TimeoutError as error:
             raise MonitorSilent(f"no answer to {command} within {seconds:g} s: QEMU hangs, or is stopped") from error
         except (ExecInterruptedError, StateError) as error:
-            raise MonitorLost(f"the connection ended at {command}: {_LOST}") from error
+            raise self._client.ended(f" at {command}") from error
         except QMPError as error:
-            raise MonitorUnusable(f"the answer to {command} is not QMP: {error}") from error
+            raise MonitorUnusable(f"the answer to {command} is neither a result nor an error of QEMU") from error
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QmpEvents]:
@@ -133,15 +165,14 @@ async def open_connection(address: str, timeout: float) -> AsyncIterator[QmpConn
     :param timeout: seconds to wait for the greeting, which comes at once unless the monitor serves another client.
     :raise MonitorError: the leaf says why there is no session.
     """
-    client = QMPClient()
-    client.events.event_filter = lambda event: False  # else it keeps every event for ever
+    client = _Client()
     try:
         try:
             pid = await asyncio.wait_for(_connect(client, address), timeout)
         except asyncio.TimeoutError as error:
             raise MonitorSilent(f"no greeting from the monitor within {timeout:g} s. {_BUSY}") from error
         except ConnectError as error:
-            raise _no_greeting(error) from error
+            raise _no_greeting(error, client.complaint) from error
         except AssertionError as error:  # qemu.qmp's way to say that the session was over as soon as it began
             raise MonitorLost("the connection ended right after the greeting: QEMU died or quit") from error
         except OSError as error:
@@ -205,9 +236,35 @@ def _unconnected(error: OSError) -> MonitorError:
     return MonitorUnusable(f"cannot connect: {error.strerror or error}{remedy if error.errno == errno.EACCES else ''}")
 
 
-def _no_greeting(error: ConnectError) -> MonitorError:
+def _no_greeting(error: ConnectError, complaint: str) -> MonitorError:
     if isinstance(error.exc, (EOFError, ConnectionError)):
         return MonitorLost("the connection ended before the greeting: QEMU is quitting, or this is not a QMP monitor")
     return MonitorUnusable(
-        f"what answers there does not speak QMP ({error.exc}). Is it a human monitor, a console or a guest agent?"
+        f"what answers there does not speak QMP ({complaint or error.error_message}). Is it a human monitor, a console "
+        "or a guest agent?"
     )
+
+
+def _check_routing(message: Message) -> None:
+    """Refuse what the library would stumble over when it looks for whom a message is.
+
+    :raise ValueError: its event has no name, or its id is none.
+    """
+    if "event" in message and not isinstance(message["event"], str):
+        raise ValueError("an event without a name")
+    if not isinstance(message.get("id", ""), (str, int)):
+        raise ValueError("an answer to nobody")
+
+
+def _complaint(error: Exception) -> str:
+    """Why a line is none of QMP; nothing where its end is missing, because QEMU died in the middle of it.
+
+    What it holds is not repeated: it may be as large as a line can be.
+    """
+    if not getattr(error, "raw", b"\n").endswith(b"\n"):
+        return ""
+    if isinstance(error.__context__, asyncio.LimitOverrunError):
+        return f"it sends a line of more than {_MOST_REPLY // 2**20} MiB"
+    if isinstance(error, RecursionError):
+        return "it sends a line that is nested too deep"
+    return "it sends a line that is no message of QMP"

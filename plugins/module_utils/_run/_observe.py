@@ -61,7 +61,7 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, name
         elif isinstance(outcome, QmpError):
             failures.append(explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
-            raise outcome
+            failures.append(Failure.of_defect(outcome, address))
         elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
             skipped.append(f"{address} is another monitor of {outcome.identity.label}")
         else:

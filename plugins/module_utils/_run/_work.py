@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+from dataclasses import replace
+from typing import Iterable, Mapping, Sequence
 
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
-from .._decide._schedule import refuse_crowded
-from .._decide._select import refuse_unfit, select
+from .._decide._schedule import leave_out_crowded
+from .._decide._select import leave_out_unfit, select
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace, FreeSpaces
@@ -33,7 +34,7 @@ async def inform(monitors: Sequence[str], names: Sequence[str] | None, open_link
         try:
             disks = tuple((t.vm, t.disk) for t in select(sighting.vms, names, None))
         except WrongRequest as error:
-            failures = (*failures, Failure.of(error, str(error)))
+            failures = (*failures, *Failure.each_of(error))
             disks = ()
     free_spaces = await _free_spaces(disks, host)
     return Informed(sighting.vms, disks, sighting.skipped, failures, free_spaces)
@@ -59,17 +60,29 @@ async def populate(
     targets: Sequence[Target] = ()
     try:
         targets = select(sighting.vms, names, request.base)
-        refuse_unfit(targets, request.base)
+        fit, left_out = leave_out_unfit(targets, request.base)
+        crowded: Mapping[tuple[str, str], str] = {}
+        targets = fit
         if request.state == "populated" and request.check_space:
-            refuse_crowded(targets, await _free_spaces([(target.vm, target.disk) for target in targets], host))
+            fit, crowded = leave_out_crowded(fit, await _free_spaces([(each.vm, each.disk) for each in fit], host))
     except WrongRequest as error:
-        failures = (*sighting.failures, Failure.of(error, str(error)))
+        failures = (*sighting.failures, *Failure.each_of(error))
         return await _judged(sighting, [untouched(target, request) for target in targets], failures, host)
     if is_check:
-        outcomes = [forecast(target, request) for target in targets]
+        outcomes = [forecast(target, request) for target in fit]
     else:
-        outcomes = await reconcile_all(targets, request, open_link, host)
-    return await _judged(sighting, outcomes, sighting.failures, host)
+        outcomes = await reconcile_all(fit, request, open_link, host)
+    by_key = {target.key: outcome for target, outcome in zip(fit, outcomes)}
+    for target in targets:
+        if target.key in crowded:
+            by_key[target.key] = _not_begun(target, crowded[target.key], request)
+    sighting = replace(sighting, skipped=(*sighting.skipped, *left_out))
+    return await _judged(sighting, [by_key[target.key] for target in targets], sighting.failures, host)
+
+
+def _not_begun(target: Target, reason: str, request: Request) -> Outcome:
+    """A disk whose stream was not begun, which is an error of this disk."""
+    return untouched(target, request, Failure(WrongRequest.__name__, f"{target.label}: not started: {reason}"))
 
 
 async def _judged(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, images, peers, product
@@ -179,13 +179,14 @@ def storage_daemon(folder: Path) -> Iterator[str]:
 @pytest.mark.parametrize("module", ["block_stream", "block_stream_info"])
 def test_a_storage_daemon(storage_daemon: str, module: str) -> None:
     """It is called what it is."""
-    more = {"disks": ["*"]} if module == "block_stream" else {}
+    more: dict[str, Any] = {"disks": ["*"]} if module == "block_stream" else {}
     result = product.module(module, monitors=[storage_daemon], **more)
     assert result.failed
     assert "qemu-storage-daemon" in result["msg"]
 
 
-def test_a_storage_daemon_among_vms(storage_daemon: str, vm: Vm, folder: Path) -> None:
+@pytest.mark.usefixtures("storage_daemon")
+def test_a_storage_daemon_among_vms(vm: Vm, folder: Path) -> None:
     """A glob that finds it as well does the VM, and tells what it passed by."""
     result = stream(str(folder / "[sv]*.qmp"))
     assert vm.inserted("vda")["backing_file_depth"] == 0

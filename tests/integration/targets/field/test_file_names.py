@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 def link(folder: Path, *layers: tuple[str, str | None]) -> images.Chain:
     """A chain below `folder`, the base first: the place of each image, and the name by which it knows the one below."""
-    size, model, made = 16 * images.MiB, bytearray(16 * images.MiB), []
+    size, model = 16 * images.MiB, bytearray(16 * images.MiB)
+    made: list[Path] = []
     for layer, (place, name) in enumerate(layers):
         (folder / place).parent.mkdir(exist_ok=True, parents=True)
         writes = images.layer_writes(layer, size, seed=1)
@@ -130,13 +131,13 @@ def test_a_relative_chain_has_a_base_by_its_path(relative: Scene) -> None:
 # -- Several names of one file -----------------------------------------------------------------------------------------
 
 
-def hard_link(image: Path, stack: contextlib.ExitStack) -> Path:
+def hard_link(image: Path, _stack: contextlib.ExitStack) -> Path:
     link = image.with_name("hard-link")
     link.hardlink_to(image)
     return link
 
 
-def symbolic_link(image: Path, stack: contextlib.ExitStack) -> Path:
+def symbolic_link(image: Path, _stack: contextlib.ExitStack) -> Path:
     link = image.with_name("symbolic-link")
     link.symlink_to(image.name)
     return link
@@ -146,7 +147,7 @@ def by_bind_mount(image: Path, stack: contextlib.ExitStack) -> Path:
     return stack.enter_context(host.bind_mount(image.parent, image.with_name("mounted"))) / image.name
 
 
-def renamed(image: Path, stack: contextlib.ExitStack) -> Path:
+def renamed(image: Path, _stack: contextlib.ExitStack) -> Path:
     return image.rename(image.with_name("renamed"))
 
 

@@ -87,7 +87,7 @@ def test_what_is_told_of_such_a_disk(disk: Scene, folder: Path, other: Callable[
     assert said.get("filename") == str(folder / "pool" / "top.qcow2")
 
 
-def test_the_space_is_that_of_the_vms_file(folder: Path, boot: Boot) -> None:
+def test_the_space_is_that_of_the_vms_file(folder: Path) -> None:
     """The file system of the VM's top is too small, and the one of the other file is not: refused."""
     with host.file_system(folder / "inside", 2 * images.MiB) as small:
         (folder / "pool").mkdir()

@@ -88,7 +88,9 @@ def replace_by_image(top: Path) -> None:
 
 def replace_by_copy(top: Path) -> None:
     """As rsync does: the same bytes in another file."""
-    shutil.copy(top, top.with_name("copy.qcow2")).rename(top)
+    copy = top.with_name("copy.qcow2")
+    shutil.copy(top, copy)
+    copy.rename(top)
 
 
 @pytest.mark.parametrize("lose", [delete, replace_by_overlay, replace_by_image, replace_by_copy])

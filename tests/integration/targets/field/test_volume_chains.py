@@ -45,7 +45,8 @@ VOLUME_GROUP = Style(
 
 def build(folder: Path, style: Style, *more: str) -> images.Chain:
     """A linked clone of a template with these snapshots; `more` are images between the newest one and the top."""
-    model, made = bytearray(SIZE), []
+    model = bytearray(SIZE)
+    made: list[Path] = []
     for layer, name in enumerate((TEMPLATE, *style.snapshots, *more, style.top)):
         writes = images.layer_writes(layer, SIZE, seed=1) if layer < 3 else []
         path = folder / name

@@ -148,7 +148,7 @@ def test_a_swap_file(folder: Path, boot: Boot) -> None:
     with contextlib.ExitStack() as stack:
         if subprocess.run(["swapon", base], capture_output=True, check=False).returncode:
             pytest.skip("this kernel does not swap to a file here")
-        stack.callback(subprocess.run, ["swapoff", base], check=True)
+        stack.callback(lambda: subprocess.run(["swapoff", base], check=True))
         file = released(stream_anew(folder, boot, base).stream())["swap.raw"]
     assert_in_use(file, set(), "it is still open in swap")
 

@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +93,14 @@ class Task:
 
     def kill_module(self) -> None:
         """SIGKILL for the module, or for that of the next slice if this one has just ended by itself."""
-        while self._process.poll() is None:
+
+        def is_over() -> bool:
             pid = self.module()
-            if pid is None:
-                time.sleep(0.01)
-            else:
+            if pid is not None:
                 kill(pid)
+            return self._process.poll() is not None
+
+        wait_until(is_over, "the end of the task")
 
     @property
     def lines(self) -> list[re.Match[str]]:

@@ -230,6 +230,78 @@ def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: p
     assert module("block_stream", monitors=[qemu.address], disks=["vda"], check_space=False)["finished"]
 
 
+def test_who_claims_much_takes_the_room_from_no_other(
+    lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the star, a disk that does not fit is an error of its own, and the others are populated."""
+    modest, greedy = lab.vm("modest"), lab.vm("greedy")
+    honest = greedy._image
+
+    def boast(name: str) -> dict[str, Any]:
+        return {**honest(name), "virtual-size": 2**60, "actual-size": 2**60}
+
+    monkeypatch.setattr(greedy, "_image", boast)
+
+    async def room(self: LinuxHost, pid: int | None, bound: Bound) -> FreeSpace:
+        return FreeSpace(1, 100 * MIB)
+
+    monkeypatch.setattr(LinuxHost, "free_space", room)
+    found = module("block_stream", monitors=[greedy.address, modest.address], disks=["*"])
+    assert found["failed"]
+    assert [(disk["vm"], disk["finished"], disk["action"]) for disk in found["disks"]] == [
+        ("greedy", False, "none"),
+        ("modest", True, "started"),
+    ]
+    assert found["msg"].startswith("greedy: disk vda: not started: populating may write up to")
+    assert [error["kind"] for error in found["errors"]] == ["WrongRequest"]
+    assert greedy.acts == []
+
+
+def test_what_cannot_be_populated_is_left_out_by_the_star(lab: Lab, module: RunModule) -> None:
+    """A VM that waits for its migration keeps no other from being populated, and that is told; by its name it does."""
+    waiting, other = lab.vm("waiting"), lab.vm("other")
+    waiting.status = "inmigrate"
+    monitors = [waiting.address, other.address]
+    named = module("block_stream", monitors=monitors, disks=["vda"])
+    assert named["failed"]
+    assert named["msg"].startswith("waiting: disk vda: the VM waits for an incoming migration")
+    assert other.acts == []
+    found = module("block_stream", monitors=monitors, disks=["*"])
+    assert not found.get("failed"), found
+    assert [(disk["vm"], disk["finished"]) for disk in found["disks"]] == [("other", True)]
+    assert "waiting: disk vda was left out: the VM waits for an incoming migration" in json.dumps(found["warnings"])
+    assert waiting.acts == []
+
+
+EVIL = "evil\nfatal: [hv1]: ok\x1b[2J\u202e"
+SHOWN = "evil\\x0afatal: [hv1]: ok\\x1b[2J\\u202e"
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_no_name_acts_on_a_terminal(lab: Lab, module: RunModule, name: str) -> None:
+    """Whatever a guest calls itself, no line feed and no escape of it leaves the module: results, errors, warnings."""
+    qemu = lab.vm()
+    qemu.name = EVIL
+    found = module(name, monitors=[qemu.address], disks=["vda"])
+    assert found["disks"][0]["vm"] == SHOWN
+    if name == "block_stream":
+        assert list(found["diff"]["before"]) == [f"{SHOWN} vda"]
+    refused = module(name, monitors=[qemu.address], disks=["no1", "no2"])
+    assert refused["msg"].splitlines()[0] == "2 failures:"
+    assert len(refused["msg"].splitlines()) == 3
+    assert len(refused["errors"]) == 2
+    assert SHOWN in refused["msg"]
+    assert "\x1b" not in refused["msg"]
+
+
+def test_no_warning_acts_on_a_terminal(lab: Lab, module: RunModule) -> None:
+    """A warning is a line of its own."""
+    waiting, other = lab.vm("waiting"), lab.vm("other")
+    waiting.status, waiting.name = "inmigrate", EVIL
+    found = module("block_stream", monitors=[waiting.address, other.address], disks=["*"])
+    assert found["warnings"][0].startswith(f"{SHOWN}: disk vda was left out")
+
+
 def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
     """The notes of a disk are told as warnings."""
     qemu = FakeQemu("kept")

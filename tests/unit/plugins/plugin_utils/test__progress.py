@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._progress import (
     Figures,
     Look,
     Progress,
+    _fit,
     beginning,
     ending_line,
     extend,
@@ -254,6 +256,33 @@ def test_long_names_are_cut_at_their_front() -> None:
     assert found.startswith("~")
     assert "web01.qmp" in found
     assert found.endswith("  41%  12.3 of 30.0 GiB  525 MiB/s  0:00:34 left")
+
+
+@pytest.mark.parametrize(
+    ("vm", "shown"),
+    [
+        pytest.param("a\nb", r"a\x0ab", id="a line feed"),
+        pytest.param("\x1b[31m", r"\x1b[31m", id="an escape"),
+        pytest.param("\u202e", r"\u202e", id="an override"),
+    ],
+)
+def test_no_name_acts_on_a_terminal(vm: str, shown: str) -> None:
+    """A line is one line, whatever a guest calls itself."""
+    assert line([dense(0, 0)], vm=vm).startswith(f"hv1 {shown} vda  ")
+    assert ending_line("hv1", disk(vm=vm, finished=True)) == f"hv1 {shown} vda  populated"
+
+
+def test_names_of_any_length_take_no_time() -> None:
+    """Three names of a million characters are cut to a line at once."""
+    began = time.process_time()
+    found = line([dense(0, 0)], host="h" * 1_000_000, vm="\x1b" * 1_000_000, qdev="d" * 1_000_000)
+    assert len(found) == WIDTH
+    assert time.process_time() - began < 0.5
+
+
+def test_names_give_way_to_figures() -> None:
+    """Where the figures alone are as long as a line they are told, and the names are marks."""
+    assert _fit(["host", "vm", "disk"], "x" * WIDTH) == f"~ ~ ~  {'x' * WIDTH}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import describe, refuse_unfit, select
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import describe, leave_out_unfit, select
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Named
@@ -192,10 +192,10 @@ LONG = disk("top", "mid", "base")
         ),
     ],
 )
-def test_refuse_unfit(subject: Target, base: str | None, words: list[str]) -> None:
+def test_what_is_named_and_unfit_is_refused(subject: Target, base: str | None, words: list[str]) -> None:
     """What QEMU would take and get wrong is refused, with the disk, the reason and the remedy."""
     with pytest.raises(WrongRequest) as refusal:
-        refuse_unfit([target(), subject], base)
+        leave_out_unfit([target(), subject], base)
     assert str(refusal.value).splitlines()[-1].startswith(f"{subject.label}: ")
     for each in words:
         assert each in str(refusal.value)
@@ -215,7 +215,7 @@ def test_refuse_unfit(subject: Target, base: str | None, words: list[str]) -> No
 )
 def test_nothing_is_refused(subject: Target, base: str | None) -> None:
     """What can be streamed, or is populated already, is not refused."""
-    refuse_unfit([subject], base)
+    assert leave_out_unfit([subject], base) == ((subject,), ())
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_what_real_disks_are_refused(name: str, label: str, refused: bool) -> No
     targets = select([recorded_vm(f"qemu-7.2-{name}")], [label], None)
     problems: list[Any] = []
     try:
-        refuse_unfit(targets, None)
+        leave_out_unfit(targets, None)
     except WrongRequest as error:
         problems.append(error)
     assert bool(problems) is refused
@@ -260,4 +260,75 @@ def test_what_real_disks_are_refused(name: str, label: str, refused: bool) -> No
 def test_short_images_that_do_no_harm(sizes: tuple[int, ...], base_index: int) -> None:
     """Only an image right below the top that is shorter than it and than the base lets the base shine through."""
     chain = [image(str(place), virtual_size=size) for place, size in enumerate(sizes)]
-    refuse_unfit([target(disk(*chain), base_index=base_index)], "base")
+    leave_out_unfit([target(disk(*chain), base_index=base_index)], "base")
+
+
+def chosen(subject: Disk, name: str, **members: Any) -> Target:
+    """A disk of the VM `name` that only the star has chosen."""
+    who = {"identity": identity(name=name, monitor=f"/vms/{name}.qmp"), **members}
+    return replace(target(subject, **who), is_named=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "named_outright"),
+    [
+        pytest.param(["*"], [False, False, False, False], id="the star"),
+        pytest.param(["vdb"], [True], id="a name"),
+        pytest.param(["*", "vdb"], [False, True, False, False], id="both"),
+        pytest.param(["vdb", "*"], [False, True, False, False], id="both, the other way round"),
+    ],
+)
+def test_it_is_known_who_was_named(names: list[str], named_outright: list[bool]) -> None:
+    """A disk that a name fits is named outright, also where the star chose it with all others."""
+    assert [each.is_named for each in select([WEB, DB], names, None)] == named_outright
+
+
+GOOD = chosen(disk(), "good")
+
+
+@pytest.mark.parametrize(
+    ("subject", "words"),
+    [
+        pytest.param(chosen(disk(), "x", status="inmigrate"), "incoming migration", id="incoming migration"),
+        pytest.param(
+            replace(chosen(disk(), "x"), vm=vm(disk(), identity=identity(name="x", is_libvirts=True))),
+            "libvirt manages this VM",
+            id="libvirt",
+        ),
+        pytest.param(chosen(disk(image(format="raw"), hidden_backing="b"), "x"), "a raw node stands", id="raw"),
+    ],
+)
+def test_what_only_the_star_chose_and_is_unfit_is_left_out(subject: Target, words: str) -> None:
+    """What one VM says of itself keeps no other from being done, and is told."""
+    fit, left_out = leave_out_unfit([subject, GOOD], None)
+    assert fit == (GOOD,)
+    assert len(left_out) == 1
+    assert left_out[0].startswith("x: disk vda was left out: ")
+    assert words in left_out[0]
+
+
+def test_where_all_is_unfit_it_is_refused() -> None:
+    """A task that would do nothing at all is no success, though nobody named a disk."""
+    subjects = [chosen(disk(), name, status="inmigrate") for name in ("x", "y")]
+    with pytest.raises(WrongRequest) as refusal:
+        leave_out_unfit(subjects, None)
+    assert [problem.split(":")[0] for problem in refusal.value.problems] == ["x", "y"]
+
+
+def test_a_named_one_is_refused_alone() -> None:
+    """The error is about what was asked for, and not about what would have been left out."""
+    left, named_one = chosen(disk(), "x", status="inmigrate"), target(RO)
+    with pytest.raises(WrongRequest) as refusal:
+        leave_out_unfit([left, named_one, GOOD], None)
+    assert [problem.split(":")[0] for problem in refusal.value.problems] == ["vm0"]
+
+
+def test_a_base_that_no_chain_has_is_refused() -> None:
+    """A base with a wrong name is left out of no chain: it is an error, also with the star."""
+    with pytest.raises(WrongRequest, match="'typo' is not in the backing chain"):
+        leave_out_unfit([GOOD, chosen(disk(), "x")], "typo")
+
+
+def test_nothing_is_left_out_of_nothing() -> None:
+    """No disk is no error."""
+    assert leave_out_unfit([], None) == ((), ())

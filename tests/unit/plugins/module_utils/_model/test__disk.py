@@ -12,7 +12,10 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import (
     is_local,
     plain_path,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import AnswersDiffer, MonitorUnusable
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Named
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
+from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import FILENAME, LAYERS, Members
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     EMPTY,
     NO_GRAPH,
@@ -26,6 +29,10 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import inode_of, named
 
 MIB = 1024 * 1024
 QDEV = "/machine/peripheral/vda/virtio-backend"
+
+
+def read_disk(entry: Any, graph: Graph = NO_GRAPH) -> Disk:
+    return Disk.from_qmp(Members(entry, "query-block"), graph)
 
 
 def find(name: str, label: str) -> Disk:
@@ -177,7 +184,7 @@ def test_under_filters_a_running_stream_changes_no_node() -> None:
 def test_a_graph_that_does_not_show_the_disk_gives_no_names_below_the_top() -> None:
     """Without the graph a chain is read all the same; only node names are missing."""
     entry = recorded("qemu-7.2-filters")["query-block"][0]
-    read = Disk.from_qmp(entry, NO_GRAPH)
+    read = read_disk(entry)
     assert [(each.path, each.node_name) for each in read.chain] == [
         ("/vms/a-top.qcow2", None),
         ("/vms/a-base.qcow2", None),
@@ -190,8 +197,67 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
     inner = {"format": "throttle", "filename": "json:{}", "virtual-size": 1, "backing-image": layer}
     outer = {"format": "copy-on-read", "filename": "json:{}", "virtual-size": 1, "backing-image": inner}
     entry = {"device": "", "inserted": {"node-name": "cor", "ro": False, "image": outer}}
-    read = Disk.from_qmp(entry, NO_GRAPH)
+    read = read_disk(entry)
     assert [(each.path, each.nodes) for each in read.chain] == [("/vms/top.qcow2", ("cor",))]
+
+
+def layers(number: int, **members: Any) -> dict[str, Any]:
+    """The nested `image` of a chain."""
+    found: dict[str, Any] = {}
+    for place in range(number):
+        below = {"backing-image": found} if found else {}
+        found = {"format": "qcow2", "filename": f"/vms/{place}", "virtual-size": 1, **below, **members}
+    return found
+
+
+def inserted(image: Any, node: str = "top") -> dict[str, Any]:
+    return {"device": "d", "inserted": {"node-name": node, "ro": False, "image": image}}
+
+
+def test_a_chain_of_any_depth_that_qemu_opens_is_read() -> None:
+    """Chains are walked, not descended: none is too deep for Python."""
+    assert len(read_disk(inserted(layers(LAYERS))).chain) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        pytest.param(layers(LAYERS + 1), f"a chain of more than {LAYERS} images", id="too deep"),
+        pytest.param(layers(1, format="throttle"), "a filter above no image", id="a filter alone"),
+        pytest.param(layers(1, filename="x" * (FILENAME + 1)), "'filename' is longer than 4096", id="a long name"),
+        pytest.param(layers(1, **{"virtual-size": "x"}), "'virtual-size' is text, not a size", id="a size in words"),
+        pytest.param(layers(1, **{"actual-size": -1}), "'actual-size' is out of range", id="less than nothing"),
+        pytest.param(layers(1, snapshots=7), "'snapshots' is an integer, not a list", id="no list of snapshots"),
+    ],
+)
+def test_a_chain_that_no_qemu_shows(image: Any, words: str) -> None:
+    """What does not fit is told with the command, the member and the reason."""
+    with pytest.raises(MonitorUnusable, match=f"query-block brings what no QEMU since 4.0 sends: {words}"):
+        read_disk(inserted(image))
+
+
+@pytest.mark.parametrize(
+    ("image", "below"),
+    [
+        pytest.param(layers(1), {"top": {"backing": "base"}, "base": {}}, id="below the image"),
+        pytest.param(
+            layers(2, format="throttle") | {"backing-image": layers(1)},
+            {"top": {"file": "x", "backing": "base"}, "x": {}, "base": {}},
+            id="below a filter",
+        ),
+    ],
+)
+def test_a_backing_image_that_only_the_graph_shows(image: Any, below: Any) -> None:
+    """No disk is alone because its chain was left out of one of two answers."""
+    with pytest.raises(AnswersDiffer, match="query-block shows no image below node top, and the block graph does"):
+        read_disk(inserted(image), Graph(below, {}, {}))
+
+
+def test_a_node_is_part_of_one_image_of_a_chain() -> None:
+    """Where a graph makes all images stand on the same nodes, they count once."""
+    below = {"top": {"backing": "mid", "file": "hub"}, "mid": {"file": "hub"}, "hub": {"a": "x", "b": "y"}}
+    chain = read_disk(inserted(layers(2)), Graph(below, {}, {})).chain
+    assert [each.nodes for each in chain] == [("top", "hub", "x", "y"), ("mid",)]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +286,7 @@ def test_snapshots_are_counted(listed: dict[str, Any], count: int) -> None:
     """The internal snapshots of the active image are counted."""
     shown = {"filename": "/vms/top.qcow2", "format": "qcow2", "virtual-size": 1000, **listed}
     entry = {"device": "drive0", "inserted": {"node-name": "top", "ro": False, "image": shown}}
-    assert Disk.from_qmp(entry, NO_GRAPH).snapshots == count
+    assert read_disk(entry).snapshots == count
 
 
 def test_a_chain_below_a_raw_node_is_seen() -> None:
@@ -419,6 +485,12 @@ def test_is_local(path: str, local: bool) -> None:
             'json:{"driver":"file","filename":7}', 'json:{"driver":"file","filename":7}', id="a name that is no text"
         ),
         pytest.param("json:{broken", "json:{broken", id="no JSON"),
+        pytest.param("json:" + "[" * 4000, "json:" + "[" * 4000, id="nested without end"),
+        pytest.param(
+            'json:{"driver":"file","filename":"\\u0000"}',
+            'json:{"driver":"file","filename":"\\u0000"}',
+            id="a NUL, which no name has",
+        ),
     ],
 )
 def test_plain_path(reported: str, path: str) -> None:

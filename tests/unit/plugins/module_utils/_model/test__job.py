@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Ending, Job, JobEvent, job_id_for
+from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import Members
 from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, image, job, recorded
 
 
@@ -49,7 +50,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, imag
 def test_from_qmp(name: str, expected: Job) -> None:
     """A job is read as QEMU tells of it."""
     (entry,) = recorded(f"qemu-7.2-{name}")["query-block-jobs"]
-    assert Job.from_qmp(entry) == expected
+    assert Job.from_qmp(Members(entry, "query-block-jobs")) == expected
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import HostSilent
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FileId, Inode
-from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap, total
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _map
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._descriptors import read_inode
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._map import User, read_map, user_of
@@ -85,18 +85,17 @@ def test_a_whole_map(chain: list[Layer], qemu_img: Callable[[str], None]) -> Non
 def test_what_qemu_img_is_told(chain: list[Layer], qemu_img: Callable[[str], None]) -> None:
     """Its words are fixed but for the chain, whose files are descriptors that it inherits, of the very images."""
     seen: dict[str, Any] = {}
-    real = _map.total
 
-    def total(text: str, *sizes: int) -> Any:
+    def listen(text: str, *sizes: int) -> Any:
         seen["said"] = text.splitlines()
-        return real(json.dumps(WHOLE), *sizes)
+        return total(json.dumps(WHOLE), *sizes)
 
     qemu_img(
         'for word; do echo "$word"; done; ulimit -c; ulimit -t; pwd; echo "$LC_ALL";'
         ' for n in /proc/self/fd/*; do readlink "$n"; done; sed -n 1p /proc/self/fd/0'
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_map, "total", total)
+        patch.setattr(_map, "total", listen)
         assert ask(chain, seconds=7) == MapTotals({(0, True): SIZE})
     said = seen["said"]
     assert said[:3] == ["map", "-U", "--output=json"]

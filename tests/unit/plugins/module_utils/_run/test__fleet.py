@@ -127,6 +127,17 @@ def test_what_fails_for_one_disk_stops_no_other() -> None:
     assert IO_ERROR in str(outcomes[1].error)
 
 
+def test_a_defect_that_one_disk_brings_out_stops_no_other() -> None:
+    """What nobody foresaw is told as a defect of its disk; the others are populated, and its place goes to the next."""
+    one, other, third = vms(3)
+    one.act_before("block-stream", lambda: 1 / 0)
+    outcomes = all_about(FakeHost(one, other, third), asking(parallel=1))
+    assert [outcome.is_finished for outcome in outcomes] == [False, True, True]
+    assert outcomes[0].error is not None
+    assert outcomes[0].error.kind == "Defect"
+    assert outcomes[0].error.message.startswith("vm0: disk vda: a defect of virtops.qmp")
+
+
 def test_a_monitor_that_cannot_be_opened_stops_no_other() -> None:
     """If a monitor is busy when its turn comes, that is told with the one who holds it."""
     host = FakeHost(*vms(2))

@@ -16,8 +16,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     MonitorUnusable,
     QmpError,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
-from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink, read_reply
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import (
     Sighting,
     explain,
@@ -138,12 +137,15 @@ def test_a_connection_lost_at_every_question(number: int, executed: bool) -> Non
     assert [failure.kind for failure in sighting.failures] == ["MonitorLost"]
 
 
-def test_a_mistake_of_our_own_is_not_hidden() -> None:
-    """What is no error of the world is raised as it is."""
-    qemu = vm_called("vm1", 1)
+def test_a_mistake_of_our_own_is_not_hidden_and_costs_no_other_vm() -> None:
+    """What nobody foresaw is told as a defect, of the VM that brought it out; the others are seen."""
+    qemu, other = vm_called("vm1", 1), vm_called("vm2", 2)
     qemu._query_name = lambda arguments: 1 / 0  # type: ignore[method-assign]
-    with pytest.raises(ZeroDivisionError):
-        seen(FakeHost(qemu), qemu.address)
+    sighting = seen(FakeHost(qemu, other), qemu.address, other.address)
+    assert labels(sighting) == ["vm2"]
+    assert [failure.kind for failure in sighting.failures] == ["Defect"]
+    assert sighting.failures[0].message.startswith(f"{qemu.address}: a defect of virtops.qmp")
+    assert "ZeroDivisionError in <lambda>, line" in sighting.failures[0].message
 
 
 @pytest.mark.parametrize(
@@ -165,14 +167,7 @@ def test_a_reply_that_no_qemu_sends(command: str, reply: Any) -> None:
     qemu = vm_called("vm1", 1)
     setattr(qemu, f"_{command}", lambda arguments: reply)
     sighting = seen(FakeHost(qemu), qemu.address)
-    assert "the answers lack what every QEMU since 4.0 sends" in sighting.failures[0].message
-
-
-def test_a_graph_in_a_circle_is_no_graph() -> None:
-    """Nodes that stand on each other are no reason for a traceback."""
-    circle = Graph(below={"a": {"file": "b"}, "b": {"file": "a"}}, users={}, jobs={})
-    with pytest.raises(MonitorUnusable):
-        read_reply(lambda: list(circle.descendants("a")))
+    assert "brings what no QEMU since 4.0 sends" in sighting.failures[0].message
 
 
 def test_a_refused_question_is_told() -> None:
@@ -180,6 +175,26 @@ def test_a_refused_question_is_told() -> None:
     qemu = vm_called("vm1", 1)
     qemu.refuses["x-debug-query-block-graph"] = "The command x-debug-query-block-graph has not been found"
     assert "has not been found" in seen(FakeHost(qemu), qemu.address).failures[0].message
+
+
+def test_answers_that_contradict_each_other_are_asked_for_again() -> None:
+    """A stream that ends between two answers leaves a graph in which the chain is whole, and that is over at once."""
+    qemu = vm_called("vm1", 1)
+    qemu.act_before("query-block", lambda: qemu.nodes["top"].children.pop("backing"))
+    sighting = seen(FakeHost(qemu), qemu.address)
+    assert [disk.is_populated for disk in sighting.vms[0].disks] == [True]
+    assert qemu.commands.count("query-block") == 2
+
+
+def test_answers_that_go_on_contradicting_each_other_are_told() -> None:
+    """No disk is populated by leaving its chain out of one answer."""
+    qemu = vm_called("vm1", 1)
+    whole = qemu.serve("query-block", {})
+    del whole[0]["inserted"]["image"]["backing-image"]
+    setattr(qemu, "_query_block", lambda arguments: whole)  # noqa: B010
+    failure = seen(FakeHost(qemu), qemu.address).failures[0]
+    assert failure.kind == "AnswersDiffer"
+    assert "query-block shows no image below node top, and the block graph does" in failure.message
 
 
 def test_look_reads_the_state_again() -> None:
