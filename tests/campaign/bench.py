@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab import NbdServer, Vm, disks, images, product, thin
 from lab.process import run
@@ -130,7 +130,7 @@ class Bench:
     def second_run(self, vm: Vm) -> None:
         """The same task again: it must succeed, whatever the first one left."""
         # A module whose controller was killed goes on and holds the monitor until its slice is over.
-        arguments = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
+        arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
         result = product.module("block_stream", timeout=END_SECONDS, **arguments)
         if result.failed or not result["finished"]:
             self.report.wrong.append(f"the second run did not finish: {result.get('msg')}")

@@ -52,8 +52,8 @@ def test_it_is_refused_where_it_ends_the_vm(extended: Scene) -> None:
 
 def test_it_is_refused_in_check_mode_too(extended: Scene) -> None:
     """A dry run says what the real one would."""
-    arguments = {"monitors": [extended.vm.monitor], "disks": ["vda"], "check": True}
-    assert product.module("block_stream", **arguments).failed == (extended.vm.version < (8, 2))
+    result = product.module("block_stream", check=True, monitors=[extended.vm.monitor], disks=["vda"])
+    assert result.failed == (extended.vm.version < (8, 2))
 
 
 def test_every_disk_leaves_it_out(folder: Path, boot: Callable[..., Vm]) -> None:

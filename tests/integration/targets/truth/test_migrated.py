@@ -57,8 +57,8 @@ def test_nothing_is_started(
     lead_there(disk)
     assert disk.vm.status == state
     for check in (True, False):
-        arguments = {"monitors": [disk.vm.monitor], "disks": ["vda"], "check": check}
-        disk.assert_claims_nothing(product.module("block_stream", **arguments), told)
+        result = product.module("block_stream", check=check, monitors=[disk.vm.monitor], disks=["vda"])
+        disk.assert_claims_nothing(result, told)
         assert disk.vm.jobs() == {}
     assert disk.job_ends() == []
 
