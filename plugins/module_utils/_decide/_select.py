@@ -56,21 +56,47 @@ def describe(vms: Sequence[Vm]) -> str:
     return "There are: " + "; ".join(lines) if lines else "No VM answers, or none has a disk"
 
 
-def leave_out_unfit(targets: Sequence[Target], base: str | None) -> tuple[tuple[Target, ...], tuple[str, ...]]:
+def leave_out_unfit(
+    targets: Sequence[Target], base: str | None, *, populates: bool = True
+) -> tuple[tuple[Target, ...], tuple[str, ...]]:
     """Sort out the disks that QEMU would take and get wrong, or refuse later, before anything is started.
 
     One VM must not keep the others from being done by what it says of itself: a disk that nobody named is left out.
 
-    :return: the disks that fit; and, in words, those that are left out.
+    :param populates: whether streams shall run to their end.
+    :return: the disks that fit; and, in words, those that are left out, and what the others lose.
     :raise WrongRequest: a disk that is named outright does not fit, or none of the disks does.
     """
-    judged = [(target, _refusal(target, base)) for target in targets]
+    costs = {target.key: _cost(target) for target in targets} if populates else {}
+    spared = {target.key: costs.get(target.key) for target in targets if not target.is_named}
+    judged = [(target, _refusal(target, base) or spared.get(target.key)) for target in targets]
     fit = tuple(target for target, reason in judged if reason is None)
     unfit = [(target, reason) for target, reason in judged if reason is not None]
     refused = [(target, reason) for target, reason in unfit if target.is_named or not fit]
     if refused:
         raise WrongRequest(*(f"{target.label}: {reason}" for target, reason in refused))
-    return fit, tuple(f"{target.label} was left out: {reason}" for target, reason in unfit)
+    told = [f"{target.label} was left out: {reason}" for target, reason in unfit]
+    told += [f"{target.label}: {costs[target.key]}" for target in fit if costs.get(target.key)]
+    return fit, tuple(told)
+
+
+def _cost(target: Target) -> str | None:
+    """What is lost when the disk is populated, and how it comes back, if so.
+
+    QEMU reads what an internal snapshot lacks from the backing image that the header names at that time.
+    """
+    disk = target.disk
+    if not disk.snapshots or not disk.chain[1 : target.base_index]:
+        return None
+    below = disk.chain[1]
+    which = f"{disk.snapshots} internal snapshots, which need"
+    if disk.snapshots == 1:
+        which = "an internal snapshot, which needs"
+    return (
+        f"its active image has {which} {below.path} for ever, and the header of a populated disk names it no longer. "
+        "Keep that image; and before you revert to a snapshot, with the VM off: "
+        f"`qemu-img rebase -u -b {below.path} -F {below.format} {disk.top.path}`"
+    )
 
 
 def _refusal(target: Target, base: str | None) -> str | None:

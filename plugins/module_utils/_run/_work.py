@@ -60,7 +60,7 @@ async def populate(
     targets: Sequence[Target] = ()
     try:
         targets = select(sighting.vms, names, request.base)
-        fit, left_out = leave_out_unfit(targets, request.base)
+        fit, left_out = leave_out_unfit(targets, request.base, populates=request.state == "populated")
         crowded: Mapping[tuple[str, str], str] = {}
         targets = fit
         if request.state == "populated" and request.check_space:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -332,3 +333,46 @@ def test_a_base_that_no_chain_has_is_refused() -> None:
 def test_nothing_is_left_out_of_nothing() -> None:
     """No disk is no error."""
     assert leave_out_unfit([], None) == ((), ())
+
+
+SAVED = replace(disk("top", "mid", "base"), snapshots=2)
+WAY_BACK = "`qemu-img rebase -u -b /vms/mid.qcow2 -F qcow2 /vms/top.qcow2`"
+
+
+@pytest.mark.parametrize(
+    ("subject", "words"),
+    [
+        pytest.param(target(SAVED), f"2 internal snapshots, which need /vms/mid.qcow2.*{WAY_BACK}", id="several"),
+        pytest.param(target(replace(SAVED, snapshots=1)), "an internal snapshot, which needs /vms/mid", id="one"),
+        pytest.param(target(SAVED, base_index=2), WAY_BACK, id="above a base"),
+    ],
+)
+def test_the_way_back_to_internal_snapshots_is_told(subject: Target, words: str) -> None:
+    """Who names the disk has it populated, and is told what the snapshots need and how they come back."""
+    fit, told = leave_out_unfit([subject], "base" if subject.base_index == 2 else None)
+    assert (fit, len(told)) == ((subject,), 1)
+    assert re.match(f"vm0: disk vda: its active image has .*{words}", told[0])
+
+
+@pytest.mark.parametrize(
+    ("subject", "populates"),
+    [
+        pytest.param(target(SAVED), False, id="no stream shall end"),
+        pytest.param(chosen(SAVED, "x"), False, id="no stream shall end, and only the star chose it"),
+        pytest.param(target(SAVED, base_index=1), True, id="nothing is dropped"),
+        pytest.param(chosen(replace(disk("top"), snapshots=2), "x"), True, id="populated already"),
+        pytest.param(chosen(replace(LONG, snapshots=None), "x"), True, id="unknown"),
+    ],
+)
+def test_internal_snapshots_that_lose_nothing(subject: Target, populates: bool) -> None:
+    """Where nothing is taken from the snapshots there is nothing to tell."""
+    base = "mid" if subject.base_index == 1 else None
+    assert leave_out_unfit([subject], base, populates=populates) == ((subject,), ())
+
+
+def test_the_star_leaves_internal_snapshots_alone() -> None:
+    """A disk with snapshots that nobody named is left out, with the same words."""
+    fit, told = leave_out_unfit([chosen(SAVED, "x"), GOOD], None)
+    assert fit == (GOOD,)
+    assert told[0].startswith("x: disk vda was left out: its active image has 2 internal snapshots")
+    assert WAY_BACK in told[0]
