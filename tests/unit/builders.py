@@ -89,6 +89,7 @@ def image(name: str = "top", **members: Any) -> Image:
         "nodes": (name, f"{name}-file"),
     }
     values = {**values, **members}
+    values.setdefault("filename", values["path"])
     # A file is given by its path here, and None where the image is no file of this host.
     file = values.pop("file", values["path"])
     return Image(**{"bound": Bound() if file is None else bound_to(file), **values})

@@ -100,13 +100,16 @@ def _cost(target: Target) -> str | None:
 
 
 def _refusal(target: Target, base: str | None) -> str | None:
-    return (
-        _refused_vm(target.vm)
-        or refused_state(target.vm, target.disk)
-        or _refused_disk(target.disk)
-        or _refused_image(target.vm, target.disk, target.disk.chain[1 : target.base_index])
-        or (None if base is None else _refused_base(target, base))
-    )
+    unfit = why_unfit(target.vm, target.disk, target.disk.chain[1 : target.base_index])
+    return unfit or (None if base is None else _refused_base(target, base))
+
+
+def why_unfit(vm: Vm, disk: Disk, dropped: Sequence[Image]) -> str | None:
+    """Why a disk must not be streamed, if so.
+
+    :param dropped: the images that would leave its chain.
+    """
+    return _refused_vm(vm) or refused_state(vm, disk) or _refused_disk(disk) or _refused_image(vm, disk, dropped)
 
 
 # What a stream would do in these states of the VM: nothing, while its position moves; or it kills QEMU when it ends.
@@ -147,7 +150,8 @@ def _refused_disk(disk: Disk) -> str | None:
             "say that it streamed, and would copy nothing. Attach the image without the node above it"
         )
     if disk.lost is not None:
-        return f"{disk.lost}. Copy the disk to a file of its own (drive-mirror) before anything else"
+        keep = f"Keep {_paths(disk.chain[1:])}, and copy" if disk.chain[1:] else "Copy"
+        return f"{disk.lost}. {keep} the disk to a file of its own (drive-mirror) before anything else"
     return None
 
 

@@ -41,6 +41,8 @@ def test_flushed_before_finalized(disk: Scene, folder: Path) -> None:
     with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
         result = disk.stream(monitors=[proxy.path])
     assert not result.failed, result
+    # Where nobody held the image open, a stream at its end is followed by one that finds everything copied.
+    said = proxy.said[-1 - proxy.said[::-1].index("command block-stream") :]
     order = [
         "command block-stream",
         "event BLOCK_JOB_PENDING",
@@ -50,12 +52,12 @@ def test_flushed_before_finalized(disk: Scene, folder: Path) -> None:
         "event BLOCK_JOB_COMPLETED",
     ]
     assert result["disks"][0]["proof"] == "job"  # nothing of the files is known through a witness
-    assert [proxy.said.index(name) for name in order] == sorted(proxy.said.index(name) for name in order)
+    assert [said.index(name) for name in order] == sorted(said.index(name) for name in order)
     assert "query-named-block-nodes" not in proxy.commands
-    (start,) = [message for message in proxy.messages if message.get("execute") == "block-stream"]
-    assert start["arguments"]["auto-finalize"] is False
-    assert start["arguments"].get("auto-dismiss", True) is True
-    assert "filter-node-name" not in start["arguments"]
+    for start in (message for message in proxy.messages if message.get("execute") == "block-stream"):
+        assert start["arguments"]["auto-finalize"] is False
+        assert start["arguments"].get("auto-dismiss", True) is True
+        assert "filter-node-name" not in start["arguments"]
 
 
 def seconds(event: dict[str, Any]) -> float:

@@ -17,11 +17,12 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     EMPTY,
     HELD,
     asking,
+    bound_to,
     disk,
     image,
     job,
@@ -48,6 +49,8 @@ def test_a_disk() -> None:
     subject = disk(image(nodes=("top",)), "base", device="drive0")
     running = vm(subject, jobs=(job(offset=1, len=3, speed=9),))
     assert disk_to_result(running, subject, {("/vms/vm0.qmp", subject.key): FreeSpace(1, 77)}) == {
+        "label": "vda",
+        "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "vm0",
         "monitor": "/vms/vm0.qmp",
         "names": list(subject.names),
@@ -55,6 +58,7 @@ def test_a_disk() -> None:
         "qdev": "/machine/peripheral/vda/virtio-backend",
         "node_name": "top",
         "path": "/vms/top.qcow2",
+        "filename": "/vms/top.qcow2",
         "format": "qcow2",
         "virtual_size": 1000,
         "read_only": False,
@@ -64,8 +68,14 @@ def test_a_disk() -> None:
         "same_file": True,
         "stale_header": None,
         "chain": [
-            {"node_name": "top", "path": "/vms/top.qcow2", "format": "qcow2", "allocated": 100},
-            {"node_name": "base", "path": "/vms/base.qcow2", "format": "qcow2", "allocated": 100},
+            {
+                "node_name": name,
+                "path": f"/vms/{name}.qcow2",
+                "filename": f"/vms/{name}.qcow2",
+                "format": "qcow2",
+                "allocated": 100,
+            }
+            for name in ("top", "base")
         ],
         "space": {"needed": 100, "free": 77},
         "job": {
@@ -81,6 +91,30 @@ def test_a_disk() -> None:
             "error": None,
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("bound", "path", "same_file"),
+    [
+        pytest.param(bound_to("/vms/new.qcow2"), "/vms/new.qcow2", True, id="renamed"),
+        pytest.param(replace(bound_to("/x"), file=None), "top.qcow2", False, id="no name on this host"),
+        pytest.param(Bound(same_file=False), "top.qcow2", False, id="not what QEMU has open"),
+        pytest.param(Bound(file="/vms/top.qcow2"), "/vms/top.qcow2", None, id="unknown"),
+    ],
+)
+def test_the_path_of_a_disk(bound: Bound, path: str, same_file: bool | None) -> None:
+    """The path is that of the file on this host, beside QEMU's own name; whether it is the very file is told."""
+    subject = disk(image(path="top.qcow2", bound=bound))
+    found = disk_to_result(vm(subject), subject, {})
+    assert (found["path"], found["filename"], found["same_file"]) == (path, "top.qcow2", same_file)
+    assert (found["chain"][0]["path"], found["chain"][0]["filename"]) == (path, "top.qcow2")
+
+
+def test_why_a_disk_cannot_be_populated() -> None:
+    """Where a stream would be refused, that is part of the reason."""
+    subject = disk(image(format="vmdk"), "base")
+    reason = disk_to_result(vm(subject), subject, {})["reason"]
+    assert reason.startswith("it still needs /vms/base.qcow2. It cannot be populated: its active image is vmdk")
 
 
 def test_an_empty_drive() -> None:
