@@ -17,6 +17,7 @@ from ..plugin_utils._progress import Progress
 from ..plugin_utils._slices import (
     Watch,
     as_asked,
+    bind,
     call_arguments,
     merge,
     next_cursor,
@@ -57,18 +58,20 @@ class ActionModule(ActionBase):
         progress = Progress(task_vars.get("inventory_hostname", "localhost"))
         so_far: dict[str, Any] | None = None
         watched: list[Mapping[str, Any]] | None = None
+        bound: Mapping[str, Any] | None = None
         ended = began
         while True:
             gap = self._now() - ended
             part = next_slice(watch, self._now() - began)
-            call = call_arguments(arguments, part, watched)
-            told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part, watch)
+            call = call_arguments(arguments, part, bound)
+            told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part)
             ended = self._now()
             so_far = told if so_far is None else merge(so_far, told, gap)
             watched = still_watched(told)
             # A worker outlives a controller that is killed; the monitor belongs to the next run then.
             if part.is_last or not watched or self._parent() != controller:
                 return as_asked(so_far, watch)
+            bound = bind(told, watched)
             if not self._task.no_log:
                 for line in progress.lines(told["disks"], watched, self._now()):
                     # On stderr, so that what is on stdout stays what its callback prints.

@@ -14,9 +14,9 @@ from typing import Any, Callable, Coroutine, Dict, Mapping, Sequence
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
-from ._decide._report import failure_to_result
+from ._decide._report import failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
-from ._model._request import EVERY_DISK, Request, Waiting
+from ._model._request import EVERY_DISK, Bound, BoundVm, Request, Waiting
 from ._model._seams import Host, OpenLink
 from ._reach._host import LinuxHost
 from ._reach._qemu import open_link
@@ -48,14 +48,8 @@ def run(module: AnsibleModule, work: Work) -> None:
     for warning in result.pop("warnings"):
         module.warn(warning)
     if result["errors"]:
-        module.fail_json(msg=_summary([error["msg"] for error in result["errors"]]), **result)
+        module.fail_json(msg=in_one_message([error["msg"] for error in result["errors"]]), **result)
     module.exit_json(**result)
-
-
-def _summary(messages: Sequence[str]) -> str:
-    if len(messages) == 1:
-        return messages[0]
-    return f"{len(messages)} failures:\n" + "\n".join(f"- {message}" for message in messages)
 
 
 async def inform(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
@@ -68,8 +62,25 @@ async def populate(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[
     """The work of block_stream."""
     params, request = module.params, request_from(module.params)
     check = module.check_mode
-    done = await _work.populate(params["monitors"], params["disks"], request, opener, host, is_check=check)
+    bound = None if params["bound"] is None else bound_from(params["bound"])
+    done = await _work.populate(params["monitors"], params["disks"], request, opener, host, is_check=check, bound=bound)
     return done.to_result()
+
+
+def bound_from(vms: Mapping[str, Any]) -> Bound:
+    """Read the option ``bound``, which the action gives to the later looks of a task.
+
+    :raise WrongRequest: it has another form.
+    """
+    try:
+        return tuple(_bound_vm(monitor, vm["pid"], vm["keys"]) for monitor, vm in vms.items())
+    except (TypeError, KeyError, ValueError):
+        form = "{MONITOR: {pid: NUMBER or null, keys: [KEY, ...]}, ...}"
+        raise WrongRequest(f"bound is invalid; it is {form}, from the result of an earlier call") from None
+
+
+def _bound_vm(monitor: str, pid: Any, keys: Sequence[str]) -> BoundVm:
+    return BoundVm(monitor, None if pid is None else int(pid), tuple(keys))
 
 
 def request_from(params: Mapping[str, Any]) -> Request:

@@ -39,4 +39,5 @@ STREAM_OPTIONS: Spec = {
     "check_space": {"type": "bool", "default": True},
     "release": {"type": "bool", "default": True},
     "progress": {"type": "int", "default": 10},
+    "bound": {"type": "dict"},
 }

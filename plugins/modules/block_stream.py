@@ -151,6 +151,16 @@ options:
         present pace.
     type: int
     default: 10
+  bound:
+    description:
+      - The VMs and disks that an earlier look of the same task has selected. It replaces the selection by O(monitors)
+        and O(disks).
+      - The task uses it for its own later looks, so that they work on the same disks of the same QEMUs and on no
+        others. You need not set it.
+      - A dictionary. Each key is the monitor of a VM, each value has the C(pid) of its QEMU as in RV(vms[].pid), and
+        C(keys), a list of RV(disks[].key). If another process serves the monitor, that is an error of this VM, and
+        none of its disks is touched.
+    type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
   - ref: Boot now, populate later <ansible_collections.virtops.qmp.docsite.guide_populate>
@@ -209,6 +219,19 @@ finished:
   returned: unless an option was refused
   type: bool
   sample: true
+vms:
+  description:
+    - The VMs that answered, as M(virtops.qmp.block_stream_info) returns them.
+  returned: unless an option was refused
+  type: list
+  elements: dict
+  sample:
+    - monitor: /run/vms/web01.qmp
+      name: web01
+      uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
+      status: running
+      qemu_version: 7.2.22
+      pid: 812
 disks:
   description:
     - The selected disks, VM by VM, after success and failure alike. Each has all that
@@ -217,20 +240,27 @@ disks:
   type: list
   elements: dict
   sample:
-    - vm: web01
+    - label: vda
+      key: /machine/peripheral/vda/virtio-backend
+      vm: web01
       monitor: /run/vms/web01.qmp
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
       node_name: "#block146"
       path: /vms/web01.qcow2
+      filename: /vms/web01.qcow2
       format: qcow2
       virtual_size: 32212254720
       read_only: false
       populated: true
       stale_header: null
       chain:
-        - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 16545694720}
+        - node_name: "#block146"
+          path: /vms/web01.qcow2
+          filename: /vms/web01.qcow2
+          format: qcow2
+          allocated: 16545694720
       space: {needed: 0, free: 198202670080}
       job: null
       action: started
@@ -244,6 +274,7 @@ disks:
           pids: [813]
           reason: it is still open in VM web02 (pid 813)
       error: null
+      error_kind: null
   contains:
     action:
       description:
@@ -277,7 +308,50 @@ disks:
       type: list
       elements: dict
     error:
-      description: Why the disk is not as wished; null if it is.
+      description: Why the disk was not populated, or what else went wrong; null if nothing did.
+      type: str
+    error_kind:
+      description: The kind of that error, as in RV(errors[].kind); null if there is none.
+      type: str
+errors:
+  description:
+    - What went wrong, an element for each failure. C(msg) of the result has all of it in words.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - kind: StreamFailed
+      msg: "web01: disk vda: job populate-vda ended with: Input/output error"
+      vm: web01
+      disk: vda
+      monitor: /run/vms/web01.qmp
+      key: /machine/peripheral/vda/virtio-backend
+  contains:
+    kind:
+      description:
+        - V(WrongRequest), an option, a name or a disk is invalid, and nothing was started.
+        - V(MonitorMissing), nobody serves the monitor. V(MonitorSilent), it does not answer in time. V(MonitorLost),
+          the connection ended. V(MonitorUnusable), it is no QMP monitor, may not be used, or belongs to another VM.
+        - V(CommandRefused), QEMU answered a command with an error.
+        - V(StreamFailed), the disk still needs other images. V(DiskGone), it was unplugged. V(JobHangs), its storage
+          does not answer.
+        - V(TimeIsUp), O(wait_timeout) is over, and the job goes on.
+        - Null where the module itself could not run to its end.
+      type: str
+    msg:
+      description: The failure in words, with its subject.
+      type: str
+    vm:
+      description: The VM that it is about, as in RV(disks[].vm); null if it is not about one disk.
+      type: str
+    disk:
+      description: The disk that it is about, as in RV(disks[].label); null if it is not about one disk.
+      type: str
+    monitor:
+      description: The monitor that it is about; null if it is not about one.
+      type: str
+    key:
+      description: The disk that it is about, as in RV(disks[].key); null if it is not about one disk.
       type: str
 """
 

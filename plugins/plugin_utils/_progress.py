@@ -11,7 +11,6 @@ holds: the space that the images below take up, less what was copied; and the re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -135,7 +134,7 @@ def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> 
     """``hv1 web01 vda  41%  12.3 of 30.0 GiB  512 MiB/s  0:00:35 left``, in 80 columns."""
     figures = measure(looks)
     words = [f"{figures.percent:2}%", _amount(figures.done, figures.total), *_pace(figures, looks[-1])]
-    return _fit(_names(host, disk), "  ".join(words))
+    return _fit([host, disk["vm"], disk["label"]], "  ".join(words))
 
 
 def ending_line(host: str, disk: Mapping[str, Any]) -> str:
@@ -147,7 +146,7 @@ def ending_line(host: str, disk: Mapping[str, Any]) -> str:
         ending = {"nospace": "held, no space left", "failed": "held by an I/O error"}.get(job["io_status"], "paused")
     else:
         ending = "failed" if disk["error"] else "stopped"
-    return _fit(_names(host, disk), ending)
+    return _fit([host, disk["vm"], disk["label"]], ending)
 
 
 class Progress:
@@ -167,7 +166,8 @@ class Progress:
         for disk in disks:
             look = Look.from_result(disk, time)
             if disk not in watched:
-                lines += [] if disk["action"] == "none" else [ending_line(self._host, disk)]
+                has_ended = disk["action"] != "none" or disk["error"] is not None
+                lines += [ending_line(self._host, disk)] if has_ended else []
             elif look is not None:
                 key = key_of(disk)
                 self._looks[key] = extend(self._looks.get(key, beginning(disk, look)), look)
@@ -183,14 +183,6 @@ def _pace(figures: Figures, look: Look) -> list[str]:
     rate = [] if figures.rate is None else [f"{_size(figures.rate)}/s"]
     left = [] if figures.seconds_left is None else [f"{_duration(figures.seconds_left)} left"]
     return rate + left
-
-
-def _names(host: str, disk: Mapping[str, Any]) -> list[str]:
-    """The host, the VM and the shortest name that a person gave the disk."""
-    qdev = re.sub(r"^/machine/peripheral/([^/]+)(/virtio-backend)?$", r"\1", disk["qdev"])
-    named = [qdev, disk["device"], disk["node_name"]]
-    label = next((name for name in named if name and not name.startswith(("/", "#"))), disk["path"])
-    return [host, disk["vm"], label]
 
 
 def _fit(names: Sequence[str], rest: str) -> str:

@@ -46,6 +46,7 @@ class Informed:
 class Populated:
     """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain."""
 
+    vms: tuple[Vm, ...]
     outcomes: tuple[Outcome, ...]
     verdicts: tuple[tuple[Verdict, ...], ...]
     skipped: tuple[str, ...]
@@ -55,20 +56,43 @@ class Populated:
     def to_result(self) -> dict[str, Any]:
         """The result of the module, with ``warnings`` and ``errors``."""
         judged = zip(self.outcomes, self.verdicts)
-        failures = [*self.failures, *(outcome.error for outcome in self.outcomes if outcome.error is not None)]
+        errors = [failure_to_result(failure) for failure in self.failures]
+        errors += [disk_error_to_result(outcome, outcome.error) for outcome in self.outcomes if outcome.error]
         return {
             "changed": any(has_changed(outcome) for outcome in self.outcomes),
             "finished": not self.failures and all(outcome.is_finished for outcome in self.outcomes),
+            "vms": [vm_to_result(vm) for vm in self.vms],
             "disks": [outcome_to_result(outcome, self.free_spaces, verdicts) for outcome, verdicts in judged],
             "diff": diff_of(self.outcomes),
             "warnings": [*self.skipped, *(note for outcome in self.outcomes for note in outcome.notes)],
-            "errors": [failure_to_result(failure) for failure in failures],
+            "errors": errors,
         }
 
 
-def failure_to_result(failure: Failure) -> dict[str, str]:
-    """One element of ``errors``."""
-    return {"kind": failure.kind, "msg": failure.message}
+def failure_to_result(failure: Failure) -> dict[str, Any]:
+    """One element of ``errors``; what it is not about is null."""
+    return {
+        "kind": failure.kind,
+        "msg": failure.message,
+        "vm": None,
+        "disk": None,
+        "monitor": failure.monitor,
+        "key": failure.key,
+    }
+
+
+def disk_error_to_result(outcome: Outcome, failure: Failure) -> dict[str, Any]:
+    """One element of ``errors``, about a disk."""
+    who = outcome.vm.identity
+    about = {"vm": who.label, "disk": outcome.before.label, "monitor": who.monitor, "key": outcome.before.key}
+    return {**failure_to_result(failure), **about}
+
+
+def in_one_message(messages: Sequence[str]) -> str:
+    """The ``msg`` of a task with these failures."""
+    if len(messages) == 1:
+        return messages[0]
+    return f"{len(messages)} failures:\n" + "\n".join(f"- {message}" for message in messages)
 
 
 def vm_to_result(vm: Vm) -> dict[str, Any]:
@@ -89,13 +113,16 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
     top = disk.top if disk.chain else None
     free_space = free_spaces.get(top.file) if top is not None and top.file is not None else None
     return {
+        "label": disk.label,
+        "key": disk.key,
         "vm": vm.identity.label,
         "monitor": vm.identity.monitor,
         "names": list(disk.names),
         "device": disk.device,
         "qdev": disk.qdev,
         "node_name": disk.node_name,
-        "path": top.path if top else None,
+        "path": top.absolute_path if top else None,
+        "filename": top.path if top else None,
         "format": top.format if top else None,
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
@@ -139,7 +166,13 @@ def has_changed(outcome: Outcome) -> bool:
 
 
 def _image_to_result(image: Image) -> dict[str, Any]:
-    return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
+    return {
+        "node_name": image.node_name,
+        "path": image.absolute_path,
+        "filename": image.path,
+        "format": image.format,
+        "allocated": image.allocated,
+    }
 
 
 def _verdict_to_result(release: Verdict) -> dict[str, Any]:

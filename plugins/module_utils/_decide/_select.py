@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Callable, Optional, Sequence
 
 from .._model._disk import Disk, Image
-from .._model._errors import WrongRequest
-from .._model._request import EVERY_DISK
+from .._model._errors import DiskGone, Failure, MonitorUnusable, WrongRequest
+from .._model._request import EVERY_DISK, Bound, BoundVm
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 
@@ -44,6 +44,41 @@ def select(vms: Sequence[Vm], names: Sequence[str], base: str | None, resolve: R
         for disk in vm.disks
         if (vm.identity.monitor, disk.key) in wanted
     )
+
+
+def select_bound(
+    vms: Sequence[Vm], bound: Bound, base: str | None, resolve: ResolveFor
+) -> tuple[tuple[Target, ...], tuple[Failure, ...]]:
+    """Find again the disks that an earlier look has selected, whatever their VMs call them and their files by now.
+
+    :return: the disks, and what went wrong where the VM is another one, or a disk is gone.
+    """
+    targets: list[Target] = []
+    failures: list[Failure] = []
+    seen = {vm.identity.monitor: vm for vm in vms}
+    for planned in bound:
+        vm = seen.get(planned.monitor)
+        if vm is None:
+            continue  # it did not answer, which whoever visited it tells
+        if vm.identity.pid != planned.pid:
+            failures.append(_another_vm(vm, planned))
+            continue
+        for key in planned.keys:
+            disk = vm.disk(key)
+            if disk is None:
+                words = f"{vm.identity.label}: disk {key}: the disk is gone: it was unplugged during the task"
+                failures.append(Failure(DiskGone.__name__, words, planned.monitor, key))
+            else:
+                targets.append(Target(vm, disk, base_index_of(disk, base, resolve(vm, base) if base else None)))
+    return tuple(targets), tuple(failures)
+
+
+def _another_vm(vm: Vm, planned: BoundVm) -> Failure:
+    message = (
+        f"{planned.monitor}: another VM, {vm.identity.label} (pid {vm.identity.pid}), answers at this monitor now; "
+        f"when the task began it was pid {planned.pid}. Run the task again"
+    )
+    return Failure(MonitorUnusable.__name__, message, planned.monitor)
 
 
 def _fitting(vm: Vm, name: str, file: str | None) -> list[Disk]:

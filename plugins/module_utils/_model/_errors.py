@@ -86,10 +86,15 @@ class TimeIsUp(QmpError):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence."""
+    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence.
+
+    ``monitor`` is that of the VM that it is about, ``key`` the disk; None where it is about more than one.
+    """
 
     kind: str
     message: str
+    monitor: str | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, error: QmpError, message: str) -> Failure:

@@ -7,13 +7,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Tuple
 
 EVERY_DISK = "*"
 
 State = Literal["populated", "paused", "aborted"]
 OnTimeout = Literal["fail", "leave", "stop"]
 OnError = Literal["report", "stop", "enospc", "ignore"]
+
+
+@dataclass(frozen=True)
+class BoundVm:
+    """A VM that an earlier look has found, and the keys of its disks that are meant.
+
+    ``pid`` is that of the QEMU behind the monitor, None where it cannot be told.
+    """
+
+    monitor: str
+    pid: int | None
+    keys: tuple[str, ...]
+
+
+# The VMs and disks that an earlier look of the same task has selected.
+Bound = Tuple[BoundVm, ...]
 
 
 @dataclass(frozen=True)

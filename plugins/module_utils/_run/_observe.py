@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Sequence
+from dataclasses import dataclass, replace
+from typing import Mapping, Sequence
 
 from .._model._disk import Disk, Resolve, compare_header, is_local
 from .._model._errors import Failure, MonitorMissing, MonitorSilent, QmpError
@@ -38,6 +38,13 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
             skipped.append(f"{pattern} matches no socket")
         for address in [pattern] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
+    sighting = await visit_all(wanted, open_link, host)
+    return replace(sighting, skipped=(*skipped, *sighting.skipped))
+
+
+async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host) -> Sighting:
+    """Visit these monitors; the value says whether it was named outright, so that a VM that is off is a failure."""
+    skipped: list[str] = []
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
     async def visit(address: str) -> Vm:
@@ -64,7 +71,8 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
 def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
     words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
-    return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
+    failure = Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
+    return replace(failure, monitor=address)
 
 
 async def identify(link: Link, host: Host) -> Vm:

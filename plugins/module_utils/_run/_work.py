@@ -11,17 +11,17 @@ from typing import Callable, Mapping, Sequence
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import refuse_crowded
-from .._decide._select import refuse_unfit, select
+from .._decide._select import refuse_unfit, select, select_bound
 from .._decide._verdict import Verdict, judge
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace
-from .._model._request import Request
+from .._model._request import Bound, Request
 from .._model._seams import Host, OpenLink
 from .._model._target import Target
 from .._model._vm import Vm
 from ._fleet import reconcile_all
-from ._observe import Sighting, observe, resolver
+from ._observe import Sighting, observe, resolver, visit_all
 
 
 async def inform(monitors: Sequence[str], names: Sequence[str] | None, open_link: OpenLink, host: Host) -> Informed:
@@ -47,11 +47,15 @@ async def populate(
     host: Host,
     *,
     is_check: bool,
+    bound: Bound | None = None,
 ) -> Populated:
     """Do what is asked for with the disks: nothing is started unless all of it can be right.
 
     :param is_check: only tell what would be done.
+    :param bound: the VMs and disks that an earlier look has selected, in place of ``monitors`` and ``names``.
     """
+    if bound is not None:
+        return await _populate_bound(bound, request, open_link, host, is_check=is_check)
     sighting = await observe(monitors, open_link, host)
     if sighting.failures and not sighting.vms:
         return _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
@@ -64,11 +68,26 @@ async def populate(
     except WrongRequest as error:
         failures = (*sighting.failures, Failure.of(error, str(error)))
         return _judged(sighting, [untouched(target, request) for target in targets], failures, host)
-    if is_check:
-        outcomes = [forecast(target, request) for target in targets]
-    else:
-        outcomes = await reconcile_all(targets, request, open_link, host)
+    outcomes = await _act(targets, request, open_link, host, is_check=is_check)
     return _judged(sighting, outcomes, sighting.failures, host)
+
+
+async def _populate_bound(
+    bound: Bound, request: Request, open_link: OpenLink, host: Host, *, is_check: bool
+) -> Populated:
+    """Go on with what an earlier look has found fit; what stands in the way by now is told by each disk's own visit."""
+    sighting = await visit_all({vm.monitor: True for vm in bound}, open_link, host)
+    targets, failures = select_bound(sighting.vms, bound, request.base, _resolve_for(host))
+    outcomes = await _act(targets, request, open_link, host, is_check=is_check)
+    return _judged(sighting, outcomes, (*sighting.failures, *failures), host)
+
+
+async def _act(
+    targets: Sequence[Target], request: Request, open_link: OpenLink, host: Host, *, is_check: bool
+) -> Sequence[Outcome]:
+    if is_check:
+        return [forecast(target, request) for target in targets]
+    return await reconcile_all(targets, request, open_link, host)
 
 
 def _judged(sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host) -> Populated:
@@ -81,6 +100,7 @@ def _judged(sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[
         return tuple(judge(i, traces.get(i.file or ""), sighting.vms, is_finished=is_finished) for i in outcome.left)
 
     return Populated(
+        vms=sighting.vms,
         outcomes=tuple(outcomes),
         verdicts=tuple(verdicts(outcome) for outcome in outcomes),
         skipped=sighting.skipped,

@@ -15,7 +15,7 @@ from ansible_collections.virtops.qmp.plugins.modules import block_stream
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "populate"
 # What the role is for is not left to its user: it populates, and waits.
-NOT_OFFERED = {"state", "wait", "increment", "cursor"}
+NOT_OFFERED = {"state", "wait", "increment", "cursor", "bound"}
 
 
 def options() -> dict[str, dict[str, Any]]:

@@ -15,13 +15,10 @@ GIB = 1024**3
 def disk(copied: int, **members: Any) -> dict[str, Any]:
     """The disk of a VM after so many GiB of 30."""
     return {
+        "label": "vda",
+        "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "web01",
         "monitor": "/run/web01.qmp",
-        "qdev": "vda",
-        "device": "",
-        "node_name": "top",
-        "path": "/vms/web01.qcow2",
-        "names": ["vda", "/vms/web01.qcow2"],
         "cursor": copied * GIB,
         "chain": [{"allocated": copied * GIB}],
         "space": {"needed": 30 * GIB},
@@ -32,12 +29,15 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "grew_by": 10 * GIB,
         "released": [],
         "error": None,
+        "error_kind": None,
         **members,
     }
 
 
 def told(*disks: dict[str, Any]) -> dict[str, Any]:
-    return {"changed": True, "finished": all(each["finished"] for each in disks), "disks": list(disks)}
+    vms = [{"monitor": "/run/web01.qmp", "name": "web01", "pid": 812}]
+    finished = all(each["finished"] for each in disks)
+    return {"changed": True, "finished": finished, "vms": vms, "disks": list(disks), "errors": []}
 
 
 DONE = told(disk(30, job=None, finished=True))
@@ -85,7 +85,9 @@ def test_a_long_stream_is_watched() -> None:
     ]
     assert (result["finished"], result["disks"][0]["action"]) == (True, "started")
     assert [call["module_args"]["on_timeout"] for call in action.calls] == ["leave"] * 3
-    assert action.calls[1]["module_args"]["disks"] == ["/vms/web01.qcow2"]
+    assert "bound" not in action.calls[0]["module_args"]
+    bound = {"/run/web01.qmp": {"pid": 812, "keys": ["/machine/peripheral/vda/virtio-backend"]}}
+    assert [call["module_args"]["bound"] for call in action.calls[1:]] == [bound] * 2
 
 
 def test_the_end_of_the_wait_is_the_users() -> None:

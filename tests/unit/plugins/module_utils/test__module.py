@@ -274,6 +274,48 @@ def test_options_of_block_stream_are_read_first(module: RunModule) -> None:
     assert found["msg"].startswith("speed is 'fast', which is no size")
 
 
+def bound_to(qemu: FakeQemu, pid: int | None, *names: str) -> dict[str, Any]:
+    """The option `bound` for disks of one VM."""
+    return {qemu.address: {"pid": pid, "keys": [f"/machine/peripheral/{name}/virtio-backend" for name in names]}}
+
+
+def test_a_later_look_is_bound(lab: Lab, module: RunModule) -> None:
+    """It works on the disks that the first one selected and on no other, whatever `monitors` and `disks` say."""
+    one, other = lab.vm("vm1"), lab.vm("vm2")
+    one.add("vdb", "b.qcow2", "b-base.qcow2")
+    first = module("block_stream", check=True, monitors=[one.address, other.address], disks=["vda"])
+    assert [vm["monitor"] for vm in first["vms"]] == [one.address, other.address]
+    pid = first["vms"][0]["pid"]
+    found = module("block_stream", monitors=["/no/such.qmp"], disks=["nosuch"], bound=bound_to(one, pid, "vda"))
+    assert not found.get("failed"), found
+    assert [(disk["vm"], disk["label"], disk["finished"]) for disk in found["disks"]] == [("vm1", "vda", True)]
+    assert (one.acts.count("block-stream"), other.acts) == (1, [])
+
+
+def test_a_bound_vm_that_is_another_now(lab: Lab, module: RunModule) -> None:
+    """Another QEMU behind the same monitor is not touched, and the error is that of the VM."""
+    qemu = lab.vm()
+    for check in (True, False):
+        found = module("block_stream", check=check, monitors=["x"], disks=["*"], bound=bound_to(qemu, 1, "vda"))
+        assert (found["disks"], qemu.acts) == ([], [])
+        assert [(error["kind"], error["monitor"]) for error in found["errors"]] == [("MonitorUnusable", qemu.address)]
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param({"/m.qmp": 7}, id="a number"),
+        pytest.param({"/m.qmp": {"pid": 7}}, id="no keys"),
+        pytest.param({"/m.qmp": {"pid": "x", "keys": []}}, id="a pid that is none"),
+    ],
+)
+def test_a_bound_of_another_form(module: RunModule, bound: dict[str, Any]) -> None:
+    """Who writes the option by hand is told its form."""
+    found = module("block_stream", monitors=["/m.qmp"], disks=["*"], bound=bound)
+    assert found["failed"]
+    assert found["msg"].startswith("bound is invalid; it is {MONITOR: ")
+
+
 # -- Options -----------------------------------------------------------------------------------------------------------
 
 DEFAULTS: dict[str, Any] = {

@@ -6,10 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import describe, refuse_unfit, select
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import (
+    describe,
+    refuse_unfit,
+    select,
+    select_bound,
+)
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
 from ansible_collections.virtops.qmp.tests.unit.builders import (
@@ -144,6 +150,48 @@ def test_base_place(base: str | None, place: int) -> None:
 def test_select_finds_the_base(base: str | None, base_index: int) -> None:
     """Each target knows what of its chain stays."""
     assert [each.base_index for each in select([WEB], ["vda"], base, lambda vm, name: in_vms(name))] == [base_index]
+
+
+@pytest.mark.parametrize(
+    ("bound", "labels", "errors"),
+    [
+        pytest.param([BoundVm("/vms/web.qmp", 100, ("vda", "vdb"))], ["web vda", "web vdb"], [], id="some of one VM"),
+        pytest.param([BoundVm("/vms/db.qmp", 100, ("vda",))], ["db vda"], [], id="another VM has a disk of that name"),
+        pytest.param(
+            [BoundVm("/vms/web.qmp", 99, ("vda",)), BoundVm("/vms/db.qmp", 100, ("vda",))],
+            ["db vda"],
+            [("MonitorUnusable", "/vms/web.qmp", None)],
+            id="another QEMU answers",
+        ),
+        pytest.param(
+            [BoundVm("/vms/web.qmp", None, ("vda",))],
+            [],
+            [("MonitorUnusable", "/vms/web.qmp", None)],
+            id="the pid was not known",
+        ),
+        pytest.param(
+            [BoundVm("/vms/web.qmp", 100, ("gone", "vdb"))],
+            ["web vdb"],
+            [("DiskGone", "/vms/web.qmp", "gone")],
+            id="a disk was unplugged",
+        ),
+        pytest.param([BoundVm("/vms/silent.qmp", 1, ("vda",))], [], [], id="no answer: told by who asked"),
+        pytest.param([], [], [], id="nothing"),
+    ],
+)
+def test_select_bound(bound: list[BoundVm], labels: list[str], errors: list[tuple[str, str, str | None]]) -> None:
+    """Disks are found again by monitor, pid and key, and by nothing that a VM can choose."""
+    targets, failures = select_bound([WEB, DB], tuple(bound), None, lambda vm, name: in_vms(name))
+    assert [f"{each.vm.identity.label} {each.disk.label}" for each in targets] == labels
+    assert [(each.kind, each.monitor, each.key) for each in failures] == errors
+
+
+def test_a_bound_disk_knows_its_base() -> None:
+    """The base is looked for anew: the chain may be another by now."""
+    bound = (BoundVm("/vms/web.qmp", 100, ("vda",)),)
+    for base, place in (("base.qcow2", 1), (None, 2)):
+        targets, _failures = select_bound([WEB], bound, base, lambda vm, name: in_vms(name))
+        assert [each.base_index for each in targets] == [place]
 
 
 def test_a_target_is_called_by_vm_and_disk() -> None:
