@@ -19,6 +19,7 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_bool, check_type_int
 
 from ..module_utils._decide._plan import weightier
+from ..module_utils._decide._released import each_once, unanswered, weigh
 from ..module_utils._decide._report import in_one_message
 from ..module_utils._model._errors import StreamFailed, WrongRequest
 
@@ -115,7 +116,8 @@ def settle(told: Result, watched: Sequence[Disk] | None, part: Slice) -> Result:
     :param watched: the disks as the slice before told of them.
     """
     if "disks" not in told:  # the module did not get to speak: it was refused, or killed
-        return {**told, "vms": [], "disks": [], "errors": errors_of(told), "warnings": [*told.get("warnings", [])]}
+        nothing: Result = {"vms": [], "disks": [], "released": []}
+        return {**told, **nothing, "errors": errors_of(told), "warnings": [*told.get("warnings", [])]}
     ran = {key_of(disk) for disk in watched or () if disk["job"] is not None}
     disks: list[Disk] = []
     errors, warnings = errors_of(told), [*told.get("warnings", [])]
@@ -183,16 +185,16 @@ def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
     """
     earlier = {key_of(disk): disk for disk in so_far["disks"]}
     later = {key_of(disk): disk for disk in told["disks"]}
-    # An image that several disks gave up is judged when the last of them has.
-    latest = {each["path"]: each for disk in told["disks"] for each in disk["released"]}
-    disks = [_merge_disk(earlier.get(key), later.get(key), latest, gap) for key in {**earlier, **later}]
     errors = _each_once([*so_far["errors"], *told["errors"]])
+    disks = [_merge_disk(earlier.get(key), later.get(key), gap) for key in {**earlier, **later}]
+    disks = _judged_last(disks, told, unanswered(errors))
     return {
         **so_far,
         **told,
         "invocation": so_far.get("invocation", {"module_args": {}}),
         "changed": so_far.get("changed", False) or told.get("changed", False),
         "finished": not errors and all(disk["finished"] for disk in disks),
+        "released": each_once(image for disk in disks for image in disk["released"]),
         "vms": _each_once([*so_far["vms"], *told["vms"]]),
         "disks": disks,
         "diff": {
@@ -208,7 +210,22 @@ def _each_once(values: Sequence[Any]) -> list[Any]:
     return [each for place, each in enumerate(values) if each not in values[:place]]
 
 
-def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, Any], gap: float) -> Disk:
+def _judged_last(disks: Sequence[Disk], told: Result, silent: Sequence[str]) -> list[Disk]:
+    """Judge an image that several disks gave up when the last of them has, and is populated.
+
+    :param silent: the monitors of the VMs that any slice could not ask: a later slice does not look at them any more.
+    """
+    latest = {image["path"]: image for disk in told["disks"] if disk["finished"] for image in disk["released"]}
+    judged: list[Disk] = []
+    for disk in disks:
+        verdicts = disk["released"]
+        if disk["finished"]:
+            verdicts = [latest.get(image["path"], image) for image in verdicts]
+        judged.append({**disk, "released": weigh(verdicts, {}, silent)})
+    return judged
+
+
+def _merge_disk(earlier: Disk | None, later: Disk | None, gap: float) -> Disk:
     known = [disk for disk in (earlier, later) if disk is not None]
     ran_on = len(known) == 2 and known[0]["job"] is not None
     growth = [disk["grew_by"] for disk in known]
@@ -221,7 +238,7 @@ def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, A
         "action": functools.reduce(weightier, (disk["action"] for disk in known)),
         "seconds": sum(disk["seconds"] for disk in known) + (gap if ran_on else 0.0),
         "grew_by": total,
-        "released": [latest.get(each["path"], each) for disk in known for each in disk["released"]],
+        "released": [image for disk in known for image in disk["released"]],
     }
 
 

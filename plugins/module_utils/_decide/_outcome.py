@@ -28,6 +28,7 @@ class Outcome:
     should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
     check mode. ``has_streamed`` is set once this call has started a stream, or left one to QEMU: if that is gone and
     its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
+    ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
     vm: Vm
@@ -45,6 +46,7 @@ class Outcome:
     forecast: tuple[str, ...] | None = None
     has_streamed: bool = False
     is_stopping: bool = False
+    is_unknown: bool = False
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""

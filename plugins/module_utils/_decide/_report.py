@@ -16,6 +16,7 @@ from .._model._job import Job
 from .._model._vm import Vm
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
+from ._released import each_once, unanswered, weigh
 from ._verdict import Verdict
 
 FreeSpaces = Mapping[str, Optional[FreeSpace]]
@@ -55,18 +56,39 @@ class Populated:
 
     def to_result(self) -> dict[str, Any]:
         """The result of the module, with ``warnings`` and ``errors``."""
-        judged = zip(self.outcomes, self.verdicts)
         errors = [failure_to_result(failure) for failure in self.failures]
         errors += [disk_error_to_result(outcome, outcome.error) for outcome in self.outcomes if outcome.error]
+        disks = self._disks(unanswered(errors))
         return {
             "changed": any(has_changed(outcome) for outcome in self.outcomes),
             "finished": not self.failures and all(outcome.is_finished for outcome in self.outcomes),
             "vms": [vm_to_result(vm) for vm in self.vms],
-            "disks": [outcome_to_result(outcome, self.free_spaces, verdicts) for outcome, verdicts in judged],
+            "disks": disks,
+            "released": each_once(image for disk in disks for image in disk["released"]),
             "diff": diff_of(self.outcomes),
             "warnings": [*self.skipped, *(note for outcome in self.outcomes for note in outcome.notes)],
             "errors": errors,
         }
+
+    def _disks(self, silent: Sequence[str]) -> list[dict[str, Any]]:
+        chains = chains_now(self.vms, self.outcomes)
+        disks = []
+        for outcome, verdicts in zip(self.outcomes, self.verdicts):
+            disk = outcome_to_result(outcome, self.free_spaces, verdicts)
+            disks.append({**disk, "released": weigh(disk["released"], chains, silent)})
+        return disks
+
+
+def chains_now(vms: Sequence[Vm], outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """The disk that has an image in its chain, in words, by the path of the image."""
+    disks = {(vm.identity.monitor, disk.key): (vm.identity, disk) for vm in vms for disk in vm.disks}
+    for outcome in outcomes:  # they have looked later
+        disks[outcome.vm.identity.monitor, outcome.disk.key] = (outcome.vm.identity, outcome.disk)
+    return {
+        image.absolute_path: f"disk {disk.label} of VM {who.label}"
+        for who, disk in disks.values()
+        for image in disk.chain
+    }
 
 
 def failure_to_result(failure: Failure) -> dict[str, Any]:
@@ -138,6 +160,7 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
     """One element of ``disks`` of block_stream."""
     return {
         **disk_to_result(outcome.vm, outcome.disk, free_spaces),
+        **({"populated": None} if outcome.is_unknown else {}),
         "action": outcome.action,
         "finished": outcome.is_finished,
         "cursor": outcome.cursor,

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable, Mapping, Sequence
 
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import refuse_crowded
+from .._decide._second_look import confirm, is_claim
 from .._decide._select import refuse_unfit, select, select_bound
 from .._decide._verdict import Verdict, judge
 from .._model._disk import Disk
@@ -68,7 +70,7 @@ async def populate(
     except WrongRequest as error:
         failures = (*sighting.failures, Failure.of(error, str(error)))
         return _judged(sighting, [untouched(target, request) for target in targets], failures, host)
-    outcomes = await _act(targets, request, open_link, host, is_check=is_check)
+    outcomes, sighting = await _act(sighting, targets, request, open_link, host, is_check=is_check)
     return _judged(sighting, outcomes, sighting.failures, host)
 
 
@@ -78,16 +80,46 @@ async def _populate_bound(
     """Go on with what an earlier look has found fit; what stands in the way by now is told by each disk's own visit."""
     sighting = await visit_all({vm.monitor: True for vm in bound}, open_link, host)
     targets, failures = select_bound(sighting.vms, bound, request.base, _resolve_for(host))
-    outcomes = await _act(targets, request, open_link, host, is_check=is_check)
+    outcomes, sighting = await _act(sighting, targets, request, open_link, host, is_check=is_check)
     return _judged(sighting, outcomes, (*sighting.failures, *failures), host)
 
 
 async def _act(
-    targets: Sequence[Target], request: Request, open_link: OpenLink, host: Host, *, is_check: bool
-) -> Sequence[Outcome]:
+    sighting: Sighting,
+    targets: Sequence[Target],
+    request: Request,
+    open_link: OpenLink,
+    host: Host,
+    *,
+    is_check: bool,
+) -> tuple[Sequence[Outcome], Sighting]:
+    """The outcomes, and the VMs as they are then."""
     if is_check:
-        return [forecast(target, request) for target in targets]
-    return await reconcile_all(targets, request, open_link, host)
+        return [forecast(target, request) for target in targets], sighting
+    outcomes = await reconcile_all(targets, request, open_link, host)
+    if request.state != "populated":
+        return outcomes, sighting
+    claims = [is_claim(target, outcome) for target, outcome in zip(targets, outcomes)]
+    return await _ask_again(sighting, outcomes, claims, request.base, open_link, host)
+
+
+async def _ask_again(
+    sighting: Sighting,
+    outcomes: Sequence[Outcome],
+    claims: Sequence[bool],
+    base: str | None,
+    open_link: OpenLink,
+    host: Host,
+) -> tuple[Sequence[Outcome], Sighting]:
+    """Look once more at the VMs of those disks that are said to be populated now, by connections of their own."""
+    monitors = {outcome.vm.identity.monitor: True for outcome, claims_it in zip(outcomes, claims) if claims_it}
+    again = await visit_all(monitors, open_link, host)
+    confirmed = [
+        confirm(outcome, again.vms, again.failures, base, _resolve_for(host)) if claims_it else outcome
+        for outcome, claims_it in zip(outcomes, claims)
+    ]
+    now = {vm.identity.monitor: vm for vm in again.vms}
+    return confirmed, replace(sighting, vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
 
 
 def _judged(sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host) -> Populated:

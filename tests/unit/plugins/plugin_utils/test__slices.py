@@ -286,6 +286,43 @@ def test_one_slice_is_told_as_it_is() -> None:
     assert as_asked({**result, "warnings": ["one"]}, FOREVER)["warnings"] == ["one"]
 
 
+def gave_up(free: bool | None, **members: Any) -> dict[str, Any]:
+    """A disk that gave up the golden image."""
+    done = {"job": None, "finished": True}
+    return disk(**{**done, "released": [{"path": "/golden", "free": free, "reason": None}], **members})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "free"),
+    [
+        pytest.param(told(gave_up(False)), told(gave_up(True, name="vdb")), True, id="the last one lets it go"),
+        pytest.param(told(gave_up(True)), told(gave_up(False, name="vdb")), False, id="the last one does not"),
+        pytest.param(told(gave_up(True)), told(disk("vdb")), True, id="it is not spoken of any more"),
+        pytest.param(
+            told(gave_up(False, finished=False, error="why"), errors=[failure()]),
+            told(gave_up(True, name="vdb")),
+            False,
+            id="a disk that gave it up has failed",
+        ),
+        pytest.param(
+            told(gave_up(False)),
+            told(gave_up(True, name="vdb", finished=False)),
+            False,
+            id="the last one is not populated",
+        ),
+        pytest.param(
+            told(disk("vda"), errors=[failure(kind="MonitorSilent", monitor="/run/db01.qmp")]),
+            told(gave_up(True)),
+            None,
+            id="a VM did not answer the first slice",
+        ),
+    ],
+)
+def test_released_images_are_told_once(first: dict[str, Any], second: dict[str, Any], free: bool | None) -> None:
+    """Over all slices an image is free only if every disk that gave it up and every VM allows it."""
+    assert [image["free"] for image in merge(first, second)["released"]] == [free]
+
+
 @pytest.mark.parametrize(
     ("growth", "sizes", "job", "expected"),
     [
