@@ -16,7 +16,7 @@ from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ._decide._report import failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
-from ._model._request import EVERY_DISK, Bound, BoundVm, Request, Waiting
+from ._model._request import EVERY_DISK, Bound, BoundVm, Request, Selection, Waiting
 from ._model._seams import Host, OpenLink
 from ._reach._host import LinuxHost
 from ._reach._qemu import open_link
@@ -37,6 +37,7 @@ def run(module: AnsibleModule, work: Work) -> None:
             exception=QEMU_QMP_IMPORT_ERROR,
         )
     try:
+        _leave_out_empty(module.params)
         if not module.params["monitors"]:
             raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
@@ -52,10 +53,21 @@ def run(module: AnsibleModule, work: Work) -> None:
     module.exit_json(**result)
 
 
+def _leave_out_empty(params: dict[str, Any]) -> None:
+    """An empty string in a list is as if it were not there, such as what a template leaves of an unset variable."""
+    for name in ("monitors", "disks", "vms", "exclude"):
+        params[name] = [value for value in params[name] or () if value]
+
+
+def selection_from(params: Mapping[str, Any]) -> Selection:
+    """Read which disks are meant."""
+    return Selection(disks=tuple(params["disks"]) or None, vms=tuple(params["vms"]), exclude=tuple(params["exclude"]))
+
+
 async def inform(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
     """The work of block_stream_info."""
     params = module.params
-    return (await _work.inform(params["monitors"], params["disks"], opener, host)).to_result()
+    return (await _work.inform(params["monitors"], selection_from(params), opener, host)).to_result()
 
 
 async def populate(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
@@ -63,7 +75,9 @@ async def populate(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[
     params, request = module.params, request_from(module.params)
     check = module.check_mode
     bound = None if params["bound"] is None else bound_from(params["bound"])
-    done = await _work.populate(params["monitors"], params["disks"], request, opener, host, is_check=check, bound=bound)
+    done = await _work.populate(
+        params["monitors"], selection_from(params), request, opener, host, is_check=check, bound=bound
+    )
     return done.to_result()
 
 

@@ -39,7 +39,8 @@ options:
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
         they are.
       - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their
-        names.
+        names. A name that fits only disks that O(vms) and O(exclude) leave out is a warning, and if they leave no VM at
+        all, there is nothing to do and names are not looked at.
     type: list
     elements: str
     required: true
@@ -182,6 +183,19 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
     disks: "*"
     speed: 200M
+
+- name: Populate the web servers, all but their scratch disks
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    vms: web*
+    disks: "*"
+    exclude: [scratch*, /vms/web07-*.qcow2]
+
+- name: Populate every disk of every VM, but leave out the database VM
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    exclude: db01
 
 - name: Drop the snapshots, and keep the golden image that all VMs share
   virtops.qmp.block_stream:

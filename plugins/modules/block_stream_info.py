@@ -43,6 +43,12 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
   register: found
 
+- name: Show the system disks of the web servers
+  virtops.qmp.block_stream_info:
+    monitors: /run/vms/*.qmp
+    vms: web*
+    disks: vda
+
 - name: Name the disks that still need a golden image
   ansible.builtin.debug:
     msg: "{{ found.disks | rejectattr('populated') | map(attribute='path') }}"
@@ -55,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 vms:
-  description: The VMs that answered.
+  description: The VMs that answered, without those that O(vms) and O(exclude) leave out.
   returned: unless an option was refused
   type: list
   elements: dict

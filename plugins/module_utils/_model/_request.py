@@ -17,6 +17,19 @@ OnError = Literal["report", "stop", "enospc", "ignore"]
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which disks of which VMs are meant, by names and patterns.
+
+    ``disks`` None is every disk there is, also one that cannot be populated. Without ``vms`` all VMs are meant;
+    ``exclude`` takes disks and VMs away again.
+    """
+
+    disks: tuple[str, ...] | None
+    vms: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BoundVm:
     """A VM that an earlier look has found, and the keys of its disks that are meant.
 

@@ -13,12 +13,12 @@ from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import refuse_crowded
 from .._decide._second_look import confirm, is_claim
-from .._decide._select import refuse_unfit, select, select_bound
+from .._decide._select import Selected, refuse_unfit, select, select_bound
 from .._decide._verdict import Verdict, judge
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace
-from .._model._request import Bound, Request
+from .._model._request import Bound, Request, Selection
 from .._model._seams import Host, OpenLink
 from .._model._target import Target
 from .._model._vm import Vm
@@ -26,24 +26,27 @@ from ._fleet import reconcile_all
 from ._observe import Sighting, observe, resolver, visit_all
 
 
-async def inform(monitors: Sequence[str], names: Sequence[str] | None, open_link: OpenLink, host: Host) -> Informed:
-    """Show the VMs behind monitors and their disks, or those that ``names`` selects."""
+async def inform(monitors: Sequence[str], selection: Selection, open_link: OpenLink, host: Host) -> Informed:
+    """Show the VMs behind monitors and their disks, those that are selected."""
     sighting = await observe(monitors, open_link, host)
-    failures = sighting.failures
-    disks = tuple((vm, disk) for vm in sighting.vms for disk in vm.disks)
-    if names is not None and (sighting.vms or not failures):
+    failures, selected = sighting.failures, Selected(sighting.vms, (), ())
+    if sighting.vms or not failures:
         try:
-            disks = tuple((t.vm, t.disk) for t in select(sighting.vms, names, None, _resolve_for(host)))
+            selected = select(sighting.vms, selection, None, _resolve_for(host))
         except WrongRequest as error:
             failures = (*failures, Failure.of(error, str(error)))
-            disks = ()
-    free_spaces = _free_spaces([disk for _vm, disk in disks], host)
-    return Informed(sighting.vms, disks, sighting.skipped, failures, free_spaces)
+    return Informed(
+        vms=selected.vms,
+        disks=tuple((target.vm, target.disk) for target in selected.targets),
+        skipped=(*sighting.skipped, *selected.warnings),
+        failures=failures,
+        free_spaces=_free_spaces([target.disk for target in selected.targets], host),
+    )
 
 
 async def populate(
     monitors: Sequence[str],
-    names: Sequence[str],
+    selection: Selection,
     request: Request,
     open_link: OpenLink,
     host: Host,
@@ -54,7 +57,7 @@ async def populate(
     """Do what is asked for with the disks: nothing is started unless all of it can be right.
 
     :param is_check: only tell what would be done.
-    :param bound: the VMs and disks that an earlier look has selected, in place of ``monitors`` and ``names``.
+    :param bound: the VMs and disks that an earlier look has selected, in place of ``monitors`` and ``selection``.
     """
     if bound is not None:
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
@@ -63,7 +66,9 @@ async def populate(
         return _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
     targets: Sequence[Target] = ()
     try:
-        targets = select(sighting.vms, names, request.base, _resolve_for(host))
+        selected = select(sighting.vms, selection, request.base, _resolve_for(host))
+        sighting = replace(sighting, skipped=(*sighting.skipped, *selected.warnings))
+        targets = selected.targets
         refuse_unfit(targets, request.base)
         if request.state == "populated" and request.check_space:
             refuse_crowded(targets, _free_spaces([target.disk for target in targets], host))

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import (
+    Selected,
     describe,
     refuse_unfit,
     select,
@@ -15,7 +16,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
 from ansible_collections.virtops.qmp.tests.unit.builders import (
@@ -43,9 +44,18 @@ WEB = named("web", A, B, RO, ALONE, EMPTY)
 DB = named("db", disk(image("db-top"), "base", qdev="vda"))
 
 
-def found(vms: list[Vm], names: list[str], base: str | None = None) -> list[str]:
-    targets = select(vms, names, base, lambda vm, name: in_vms(name))
-    return [f"{each.vm.identity.label} {each.disk.label}" for each in targets]
+def chosen(seen: list[Vm], names: Sequence[str] | None, base: str | None = None, **more: Sequence[str]) -> Selected:
+    filters = {option: tuple(values) for option, values in more.items()}
+    selection = Selection(None if names is None else tuple(names), **filters)
+    return select(seen, selection, base, lambda vm, name: in_vms(name))
+
+
+def labels_of(selected: Selected) -> list[str]:
+    return [f"{each.vm.identity.label} {each.disk.label}" for each in selected.targets]
+
+
+def found(seen: list[Vm], names: Sequence[str] | None, **more: Sequence[str]) -> list[str]:
+    return labels_of(chosen(seen, names, **more))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +80,114 @@ def test_select(names: list[str], labels: list[str]) -> None:
     assert found([WEB, DB], names) == labels
 
 
+UUID = "1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51"
+FILE = image("f-top", path="f.qcow2", file="/pool/f.qcow2")
+WEB01 = vm(A, B, identity=identity(name="web01", uuid=UUID, monitor="/vms/web01.qmp"))
+WEB02 = named("web02", disk(FILE, "base", qdev="vda"), disk(image("x[0]"), "base", qdev="vdb", device="d[0]"))
+NAMELESS = vm(disk(image("n-top"), "base", qdev="vda"), identity=identity(name=None, monitor="/vms/nameless.qmp"))
+FLEET = [WEB01, WEB02, named("db01", disk(image("db01"), "base", qdev="vdz")), NAMELESS]
+ALL = ["web01 vda", "web01 vdb", "web02 vda", "web02 vdb", "db01 vdz", "/vms/nameless.qmp vda"]
+
+
+@pytest.mark.parametrize(
+    ("vms", "exclude", "labels"),
+    [
+        pytest.param([], [], ALL, id="neither"),
+        pytest.param(["web01"], [], ALL[:2], id="a VM by its name"),
+        pytest.param([UUID], [], ALL[:2], id="a VM by its UUID"),
+        pytest.param(["web*"], [], ALL[:4], id="a pattern"),
+        pytest.param(["web0[!1]", "db??"], [], ALL[2:5], id="two patterns"),
+        pytest.param(["WEB*"], [], [], id="case counts"),
+        pytest.param(["*"], [], ALL[:5], id="every VM that has a name"),
+        pytest.param(["/vms/web01.qmp"], [], [], id="a monitor is no name"),
+        pytest.param([], ["web02"], ALL[:2] + ALL[4:], id="not this VM"),
+        pytest.param([], [UUID], ALL[2:], id="not this VM, by its UUID"),
+        pytest.param([], ["web*"], ALL[4:], id="not these VMs"),
+        pytest.param([], ["vdb"], [ALL[0], ALL[2], *ALL[4:]], id="no disk of this qdev id"),
+        pytest.param([], ["vd[b-y]"], [ALL[0], ALL[2], *ALL[4:]], id="no disk of these qdev ids"),
+        pytest.param([], ["drive-*"], ALL[2:], id="no disk of these device names"),
+        pytest.param([], ["a-top"], ALL[1:], id="not this node"),
+        pytest.param([], ["/pool/f.qcow2"], ALL[:2] + ALL[3:], id="not this file"),
+        pytest.param([], ["/pool/*"], ALL[:2] + ALL[3:], id="no file of this folder"),
+        pytest.param([], ["f.qcow2"], ALL[:2] + ALL[3:], id="QEMU's own name of the file"),
+        pytest.param([], ["db01.qcow2"], ALL[:4] + ALL[5:], id="a relative name, as this VM's QEMU would find it"),
+        pytest.param([], ["d[0]"], ALL[:3] + ALL[4:], id="a name that would be a pattern"),
+        pytest.param(["web*"], ["web02", "vdb"], ALL[:1], id="all together"),
+        pytest.param(["web01"], ["*"], [], id="nothing is left"),
+    ],
+)
+def test_vms_and_exclude(vms: list[str], exclude: list[str], labels: list[str]) -> None:
+    """`vms` is whose disks are meant, `exclude` takes away disks and VMs, each by names and patterns."""
+    assert found(FLEET, ["*"], vms=vms, exclude=exclude) == labels
+
+
+def test_excluded_vms_are_not_meant() -> None:
+    """What a selection leaves of the VMs is told too."""
+    selected = chosen(FLEET, None, vms=["web*"], exclude=["web02"])
+    assert [each.identity.label for each in selected.vms] == ["web01"]
+
+
+def test_without_names_every_disk_is_meant() -> None:
+    """Also the empty and the read-only ones; what is excluded is not."""
+    assert found([WEB, DB], None, exclude=["drive-?"]) == ["web vdr", "web vds", "web cd0", "db vda"]
+
+
+@pytest.mark.parametrize(
+    ("names", "vms", "exclude", "labels", "warnings"),
+    [
+        pytest.param(["vda"], ["web*"], [], ["web01 vda", "web02 vda"], [], id="a name, and VMs"),
+        pytest.param(
+            ["*"], ["web01", "web77"], [], ALL[:2], ["vms: 'web77' fits no VM that answered"], id="no such VM"
+        ),
+        pytest.param(["nosuch"], ["x*"], [], [], ["vms: 'x*' fits no VM that answered"], id="VMs of another host"),
+        pytest.param(["nosuch"], ["web*"], ["web??"], [], [], id="no VM is left to look for a name in"),
+        pytest.param(
+            ["vdb"],
+            [],
+            ["vdc", "y*", "vdb"],
+            [],
+            [
+                "exclude: 'vdc' fits no disk and no VM that answered",
+                "exclude: 'y*' fits no disk and no VM that answered",
+                "disks: 'vdb' names only disks that vms and exclude leave out",
+            ],
+            id="excluded, and named",
+        ),
+        pytest.param(
+            ["vdb", "vdz"],
+            ["web01"],
+            ["db01"],
+            ["web01 vdb"],
+            ["disks: 'vdz' names only disks that vms and exclude leave out"],
+            id="a name that only another VM has",
+        ),
+    ],
+)
+def test_what_filters_leave_of_names(
+    names: list[str], vms: list[str], exclude: list[str], labels: list[str], warnings: list[str]
+) -> None:
+    """A filter makes no name wrong: what it leaves nothing of is a warning, and only a name that nobody has is not."""
+    selected = chosen(FLEET, names, vms=vms, exclude=exclude)
+    assert (labels_of(selected), list(selected.warnings)) == (labels, warnings)
+
+
+def test_vms_of_another_host() -> None:
+    """Where none of the VMs that are meant runs, nobody looks for names, not even where no VM runs at all."""
+    assert found([], ["vda"], vms=["web01"]) == []
+
+
+def test_a_filter_hides_no_slip() -> None:
+    """A name that no disk of any VM has is an error with and without filters."""
+    with pytest.raises(WrongRequest, match="'nosuch' names no disk of any VM"):
+        found(FLEET, ["vda", "nosuch"], vms=["web*"], exclude=["vdb"])
+
+
+def test_an_excluded_twin_makes_a_name_plain() -> None:
+    """A name that two disks of a VM have is no error if one of them is excluded by another name."""
+    twin = named("twin", disk(qdev="vda"), disk(qdev="vdb"))
+    assert found([twin], ["top"], exclude=["vdb"]) == ["twin vda"]
+
+
 def test_every_disk_of_no_vm() -> None:
     """The star finds nothing where there is nothing, and that is no error."""
     assert found([], ["*"]) == []
@@ -78,13 +196,14 @@ def test_every_disk_of_no_vm() -> None:
 def test_a_path_is_one_of_the_vm() -> None:
     """A relative name is resolved for each VM as its own QEMU would."""
     directories = {"web": "/vms", "db": "/elsewhere"}
-    chosen = select(
-        [WEB, named("db", disk(image("a-top", path="a-top.qcow2", file="/elsewhere/a-top.qcow2"), qdev="vda"))],
-        ["/elsewhere/a-top.qcow2"],
+    other = named("db", disk(image("a-top", path="a-top.qcow2", file="/elsewhere/a-top.qcow2"), qdev="vda"))
+    selected = select(
+        [WEB, other],
+        Selection(("/elsewhere/a-top.qcow2",)),
         None,
         lambda vm, name: name if name.startswith("/") else f"{directories[vm.identity.label]}/{name}",
     )
-    assert [each.vm.identity.label for each in chosen] == ["db"]
+    assert [each.vm.identity.label for each in selected.targets] == ["db"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +268,7 @@ def test_base_place(base: str | None, place: int) -> None:
 )
 def test_select_finds_the_base(base: str | None, base_index: int) -> None:
     """Each target knows what of its chain stays."""
-    assert [each.base_index for each in select([WEB], ["vda"], base, lambda vm, name: in_vms(name))] == [base_index]
+    assert [each.base_index for each in chosen([WEB], ["vda"], base).targets] == [base_index]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +407,7 @@ def test_nothing_is_refused(subject: Target, base: str | None) -> None:
 )
 def test_what_real_disks_are_refused(name: str, label: str, refused: bool) -> None:
     """The refusals meet the disks of real QEMUs, and only the right ones."""
-    targets = select([recorded_vm(f"qemu-7.2-{name}")], [label], None, lambda vm, path: in_vms(path))
+    targets = chosen([recorded_vm(f"qemu-7.2-{name}")], [label]).targets
     problems: list[Any] = []
     try:
         refuse_unfit(targets, None)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm, Request
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm, Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._work import populate
 from ansible_collections.virtops.qmp.tests.unit import clock
@@ -44,7 +44,7 @@ def vm_called(name: str = "vm0", pid: int = 100) -> FakeQemu:
 def run(host: FakeHost, asked: Request | None = None, *, check: bool = False, bound: Any = None) -> dict[str, Any]:
     """The result of block_stream over all disks of all VMs."""
     request = asking() if asked is None else asked
-    work = populate(list(host.qemus), ["*"], request, host.open_link, host, is_check=check, bound=bound)
+    work = populate(list(host.qemus), Selection(("*",)), request, host.open_link, host, is_check=check, bound=bound)
     result: dict[str, Any] = clock.run(work).to_result()
     assert host.open == [], "a monitor was not left free"
     return result
