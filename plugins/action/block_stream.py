@@ -19,12 +19,14 @@ from ..plugin_utils._slices import (
     as_asked,
     bind,
     call_arguments,
+    errors_of,
     merge,
     next_cursor,
     next_slice,
     settle,
     still_watched,
 )
+from ..plugin_utils._table import summary
 
 
 class ActionModule(ActionBase):
@@ -40,11 +42,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         if self._task.args.get("increment") is None:
-            return self._run(self._task.args, task_vars or {})
+            return _in_words(self._run(self._task.args, task_vars or {}))
         task = repr(self._task.args)
         result = self._run({"cursor": self._cursors.get(task, 0), **self._task.args}, task_vars or {})
         self._cursors[task] = next_cursor(result)
-        return result
+        return _in_words(result)
 
     def _run(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         watch = Watch.from_arguments(arguments)
@@ -80,3 +82,10 @@ class ActionModule(ActionBase):
     def _call_module(self, **arguments: Any) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(**arguments)
         return result
+
+
+def _in_words(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with what Ansible's users read of it; a task that only starts something has nothing to tell yet."""
+    if result.get("failed", False):
+        result = {**result, "errors": errors_of(result)}
+    return {**result, "summary": summary(result)} if "disks" in result else result

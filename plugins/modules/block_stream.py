@@ -154,8 +154,8 @@ options:
     default: 10
   bound:
     description:
-      - The VMs and disks that an earlier look of the same task has selected. It replaces the selection by O(monitors)
-        and O(disks).
+      - The VMs and disks that an earlier look of the same task has selected. It replaces the selection by O(monitors),
+        O(vms), O(disks) and O(exclude).
       - The task uses it for its own later looks, so that they work on the same disks of the same QEMUs and on no
         others. You need not set it.
       - A dictionary. Each key is the monitor of a VM, each value has the C(pid) of its QEMU as in RV(vms[].pid), and
@@ -229,7 +229,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 finished:
-  description: Whether every selected disk is populated, down to O(base).
+  description:
+    - Whether every selected disk is populated, down to O(base).
+    - Each disk that this run has populated was looked at once more, over a new connection to its VM. One that QEMU
+      then does not show as populated, or whose VM does not answer any more, has failed.
   returned: unless an option was refused
   type: bool
   sample: true
@@ -314,9 +317,9 @@ disks:
     released:
       description:
         - The images that left the chain.
-        - C(free) is only true where it is proven that nobody on this host has the file open, by whatever name.
-          C(reason) says why it is not, such as another VM that still uses it, or a file system that other hosts may
-          have mounted.
+        - C(free) is true only where it is proven that nobody on this host has the file open, by whatever name; false
+          where something still needs the image; null where that is unknown. C(reason) says why it is not free, such
+          as another VM that still uses it, or a file system that other hosts may have mounted.
         - C(pids) are the processes that have it open; null where that cannot be told, because the image is no local
           file, or because the module does not run as root.
       type: list
@@ -327,6 +330,30 @@ disks:
     error_kind:
       description: The kind of that error, as in RV(errors[].kind); null if there is none.
       type: str
+released:
+  description:
+    - The images that left the chains, each once, as RV(disks[].released) has them.
+    - Where several disks gave up an image, the verdict that is least free counts. C(free) is only true where all of
+      them call it free, no disk of any VM behind O(monitors) has it in its chain, and each of these VMs has answered.
+  returned: unless an option was refused
+  type: list
+  elements: dict
+  sample:
+    - path: /golden/debian-12.qcow2
+      free: false
+      pids: [813]
+      reason: it is still open in VM web02 (pid 813)
+summary:
+  description:
+    - What was done, in lines to print. A table with a row for each disk, and a line for each old image.
+    - In check mode C(ACTION) is what would be done first.
+  returned: unless an option was refused, or the task runs under C(async)
+  type: list
+  elements: str
+  sample:
+    - "VM     DISK  ACTION   NOW        GREW BY     TIME        RATE  RELEASED"
+    - "web01  vda   started  populated  320 MiB  0:00:05  64.0 MiB/s  /golden/debian-12.qcow2"
+    - "/golden/debian-12.qcow2: not free, it is still open in VM web02 (pid 813)"
 errors:
   description:
     - What went wrong, an element for each failure. C(msg) of the result has all of it in words.

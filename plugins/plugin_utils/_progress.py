@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ._slices import key_of
+from ._units import amount, duration, size
 
 WIDTH = 80
 
@@ -133,7 +134,7 @@ def measure(looks: Sequence[Look]) -> Figures:
 def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> str:
     """``hv1 web01 vda  41%  12.3 of 30.0 GiB  512 MiB/s  0:00:35 left``, in 80 columns."""
     figures = measure(looks)
-    words = [f"{figures.percent:2}%", _amount(figures.done, figures.total), *_pace(figures, looks[-1])]
+    words = [f"{figures.percent:2}%", amount(figures.done, figures.total), *_pace(figures, looks[-1])]
     return _fit([host, disk["vm"], disk["label"]], "  ".join(words))
 
 
@@ -179,9 +180,9 @@ def _pace(figures: Figures, look: Look) -> list[str]:
     if look.paused:
         return ["paused"]
     if figures.stalled_for is not None:
-        return [f"stalled for {_duration(figures.stalled_for)}"]
-    rate = [] if figures.rate is None else [f"{_size(figures.rate)}/s"]
-    left = [] if figures.seconds_left is None else [f"{_duration(figures.seconds_left)} left"]
+        return [f"stalled for {duration(figures.stalled_for)}"]
+    rate = [] if figures.rate is None else [f"{size(figures.rate)}/s"]
+    left = [] if figures.seconds_left is None else [f"{duration(figures.seconds_left)} left"]
     return rate + left
 
 
@@ -193,32 +194,3 @@ def _fit(names: Sequence[str], rest: str) -> str:
         longest = max(range(len(short)), key=lambda place: len(short[place]))
         short[longest] = "~" + short[longest].removeprefix("~")[1:]
     return f"{' '.join(short)}  {rest}"
-
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def _power(size: float) -> int:
-    """The place of the unit in which a size reads well: below 1000."""
-    return next((power for power in range(len(_UNITS)) if size < 999.5 * 1024**power), len(_UNITS) - 1)
-
-
-def _number(size: float, power: int) -> str:
-    scaled = size / 1024**power
-    return f"{scaled:.0f}" if power == 0 or scaled >= 99.95 else f"{scaled:.1f}"
-
-
-def _size(size: float) -> str:
-    power = _power(size)
-    return f"{_number(size, power)} {_UNITS[power]}"
-
-
-def _amount(done: int, total: int) -> str:
-    power = _power(total)
-    return f"{_number(done, power)} of {_number(total, power)} {_UNITS[power]}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours < 1000 else f"{hours // 24} days"
