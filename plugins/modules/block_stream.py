@@ -63,7 +63,7 @@ options:
       - Whether to wait until the disks are populated.
       - With V(false) the jobs are started, at most O(parallel) of them at a time, and the task returns. They go on
         in QEMU and stop at V(pending) when everything is copied; the next run of the task finishes them and starts
-        the next ones. A stream that is through at once is finished at once.
+        the next ones. A stream that completes immediately is also finished immediately.
     type: bool
     default: true
   wait_timeout:
@@ -73,7 +73,7 @@ options:
     type: int
   on_timeout:
     description:
-      - What happens to the streams that are not through when O(wait_timeout) is over.
+      - What happens to the streams that still run when O(wait_timeout) is over.
       - V(fail), the task fails; the jobs go on in QEMU.
       - V(leave), the task succeeds with RV(finished=false); the jobs go on in QEMU.
       - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with
@@ -91,7 +91,7 @@ options:
     default: 0
   increment:
     description:
-      - Stop each stream once its cursor has moved so many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
+      - Stop each stream once its cursor has moved this many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
       - A disk can so be populated step by step, in a loop that ends with RV(finished).
       - The cursor is a position in the disk, not an amount copied, it passes over what need not be copied at once.
         It is looked at every 20 milliseconds, so a stream without O(speed) goes some megabytes too far.
@@ -145,8 +145,8 @@ options:
     default: true
   progress:
     description:
-      - At first every so many seconds a line on each running stream is printed on the controller, on stderr; later
-        every tenth of the time watched, at most every 5 minutes unless this option is longer.
+      - Prints a progress line for each running stream every N seconds, on the controller's stderr. In a long task the
+        interval grows to a tenth of the time watched, up to 5 minutes, or up to N if that is longer.
       - V(0) prints none, and runs the module once for the whole wait.
       - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the
         present pace.

@@ -38,8 +38,9 @@ def _padded(cell: str, width: int, title: str) -> str:
 
 
 def _row(disk: Disk) -> tuple[str, ...]:
-    grown = None if disk["action"] == "none" else disk["grew_by"]
     seconds = disk["seconds"]
+    has_streamed = disk["action"] != "none" and (seconds or disk["grew_by"])  # in check mode it has not
+    grown = disk["grew_by"] if has_streamed else None
     return (
         disk["vm"],
         disk["label"],

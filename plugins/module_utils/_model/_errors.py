@@ -7,7 +7,7 @@
 ::
 
     QmpError
-    +-- WrongRequest        the names, options or disks asked for cannot be right; nothing was started
+    +-- WrongRequest        the names, options or disks asked for are invalid; nothing was started
     +-- MonitorError        a monitor does not do its part
     |   +-- MonitorMissing  nobody serves it: the VM is off, or the path is wrong
     |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
@@ -32,7 +32,7 @@ class QmpError(Exception):
 
 
 class WrongRequest(QmpError):
-    """The request cannot be right, whatever QEMU does."""
+    """The request is invalid, whatever QEMU does."""
 
 
 class MonitorError(QmpError):

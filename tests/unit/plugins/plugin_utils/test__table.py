@@ -94,6 +94,7 @@ def test_how_a_disk_is_now(members: dict[str, Any], now: str) -> None:
     [
         pytest.param({}, "320 MiB", "0:00:05.0", "64.0 MiB/s", id="all is known"),
         pytest.param({"action": "none", "grew_by": 0, "seconds": 0.0}, "-", "-", "-", id="nothing took place"),
+        pytest.param({"grew_by": 0, "seconds": 0.0}, "-", "-", "-", id="check mode"),
         pytest.param({"grew_by": None}, "-", "0:00:05.0", "-", id="the growth is not known"),
         pytest.param({"grew_by": 0}, "0 B", "0:00:05.0", "0 B/s", id="nothing was to be copied"),
         pytest.param({"grew_by": -2 * MIB}, "-2.0 MiB", "0:00:05.0", "-", id="the guest discarded more"),
