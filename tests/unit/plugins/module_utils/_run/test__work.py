@@ -41,10 +41,18 @@ def vm_called(name: str = "vm0", pid: int = 100) -> FakeQemu:
     return qemu
 
 
-def run(host: FakeHost, asked: Request | None = None, *, check: bool = False, bound: Any = None) -> dict[str, Any]:
+def run(
+    host: FakeHost,
+    asked: Request | None = None,
+    *,
+    check: bool = False,
+    bound: Any = None,
+    exclude: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """The result of block_stream over all disks of all VMs."""
     request = asking() if asked is None else asked
-    work = populate(list(host.qemus), Selection(("*",)), request, host.open_link, host, is_check=check, bound=bound)
+    selection = Selection(("*",), exclude=exclude)
+    work = populate(list(host.qemus), selection, request, host.open_link, host, is_check=check, bound=bound)
     result: dict[str, Any] = clock.run(work).to_result()
     assert host.open == [], "a monitor was not left free"
     return result
@@ -109,6 +117,24 @@ def test_an_image_is_told_once_over_all_disks() -> None:
     result = run(FakeHost(vm_called("vm1", 1), vm_called("vm2", 2)))
     assert [len(disk["released"]) for disk in result["disks"]] == [1, 1]
     assert [(image["path"], image["free"]) for image in result["released"]] == [("/vms/golden.qcow2", True)]
+
+
+@pytest.mark.parametrize(
+    ("base", "free", "reason"),
+    [
+        pytest.param("golden.qcow2", False, "it is in the chain of disk vda of VM vm2", id="of an excluded VM"),
+        pytest.param("other.qcow2", True, None, id="of none"),
+    ],
+)
+def test_an_image_in_a_chain_is_not_free(base: str, free: bool, reason: str | None) -> None:
+    """Though no process is seen to have it open: a VM says that it needs the image, also one that was left out."""
+    other = FakeQemu("vm2", 2)
+    other.add("vda", "vm2-top.qcow2", base, named=True)
+    host = FakeHost(vm_called("vm1", 1), other)
+    host._holders = lambda file: {}  # type: ignore[method-assign]
+    result = run(host, exclude=("vm2",))
+    for images in (result["released"], result["disks"][0]["released"]):
+        assert [(image["free"], image["reason"]) for image in images] == [(free, reason)]
 
 
 def test_a_silent_vm_may_need_every_image() -> None:
