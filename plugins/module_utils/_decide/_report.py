@@ -45,7 +45,10 @@ class Informed:
 
 @dataclass(frozen=True)
 class Populated:
-    """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain."""
+    """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain.
+
+    ``vms`` are all that answered, those as they are now on which something was populated.
+    """
 
     vms: tuple[Vm, ...]
     outcomes: tuple[Outcome, ...]
@@ -71,7 +74,7 @@ class Populated:
         }
 
     def _disks(self, silent: Sequence[str]) -> list[dict[str, Any]]:
-        chains = chains_now(self.vms, self.outcomes)
+        chains = users_of_images(self.vms)
         disks = []
         for outcome, verdicts in zip(self.outcomes, self.verdicts):
             disk = outcome_to_result(outcome, self.free_spaces, verdicts)
@@ -79,14 +82,12 @@ class Populated:
         return disks
 
 
-def chains_now(vms: Sequence[Vm], outcomes: Sequence[Outcome]) -> dict[str, str]:
+def users_of_images(vms: Sequence[Vm]) -> dict[str, str]:
     """The disk that has an image in its chain, in words, by the path of the image."""
-    disks = {(vm.identity.monitor, disk.key): (vm.identity, disk) for vm in vms for disk in vm.disks}
-    for outcome in outcomes:  # they have looked later
-        disks[outcome.vm.identity.monitor, outcome.disk.key] = (outcome.vm.identity, outcome.disk)
     return {
-        image.absolute_path: f"disk {disk.label} of VM {who.label}"
-        for who, disk in disks.values()
+        image.absolute_path: f"disk {disk.label} of VM {vm.identity.label}"
+        for vm in vms
+        for disk in vm.disks
         for image in disk.chain
     }
 
