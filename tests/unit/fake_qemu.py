@@ -15,6 +15,7 @@ import posixpath
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
@@ -248,7 +249,14 @@ class FakeQemu:
         if disk["root"] is None:
             return entry
         root = self.nodes[disk["root"]]
-        medium = {"node-name": root.name, "drv": root.driver, "ro": disk["ro"], "file": root.filename}
+        entry["io-status"] = disk.get("io-status", "ok")
+        medium = {
+            **({} if disk.get("active", True) else {"active": False}),  # told since QEMU 10.0
+            "node-name": root.name,
+            "drv": root.driver,
+            "ro": disk["ro"],
+            "file": root.filename,
+        }
         return {**entry, "inserted": {**medium, "image": self._image(root.name)}}
 
     def _image(self, name: str) -> dict[str, Any]:
@@ -557,6 +565,11 @@ class FakeHost:
         self.held: list[FakeHeld] = []
         self.forgotten: list[str] = []
         self.unwritable = False
+        # Files that QEMU is not seen to have open, whose header cannot be read, or that were deleted; misleading names.
+        self.unseen: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.deleted: set[str] = set()
+        self.misleading: set[str] = set()
         self.free = 1000 * MIB
         self.open: list[str] = []
         self.most_open = 0
@@ -601,11 +614,16 @@ class FakeHost:
     async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
         """Every QEMU of this pid has the files of its nodes open; a name is taken from /vms."""
         files = [node.filename for qemu in self._of(pid) for node in qemu.nodes.values() if node.driver == "file"]
-        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None]
+        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None and path not in self.unseen]
         descriptors = [
             Descriptor(10 + place, inode_of(path), path, here=path, writable=True) for place, path in enumerate(opened)
         ]
-        return Survey(tuple(descriptors), {name: named(name) for name in names})
+        for place, each in enumerate(descriptors):
+            if each.path in self.deleted:
+                inode = replace(each.inode, deleted=True)
+                descriptors[place] = replace(each, inode=inode, here=None, unlinked=True)
+        meanings = {name: Named(path=in_vms(name)) if in_vms(name) in self.deleted else named(name) for name in names}
+        return Survey(tuple(descriptors), {**meanings, **{name: named("/elsewhere") for name in self.misleading}})
 
     async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
         """What the test says, else what QEMU would have written there."""
@@ -617,6 +635,7 @@ class FakeHost:
                     written[in_vms(node.filename)] = Header(backing=below.filename if below else "")
         known: dict[str | None, Header | NoHeader] = dict(written)
         known.update((path, Header(backing=name)) for path, name in self.headers_saying.items())
+        known = {path: header for path, header in known.items() if path not in self.unreadable}
         return [known.get(bound.file, NoHeader("nobody knows it")) for bound, _format in images]
 
     def _of(self, pid: int | None) -> list[FakeQemu]:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable  # noqa: UP035  # Python 3.8
+from typing import Any, Callable, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
@@ -46,19 +47,24 @@ def vm_with(*files: str, named: bool = False) -> FakeQemu:
     return qemu
 
 
-def bring(
+def bring(  # noqa: PLR0913  # each test names what it is about
     qemu: FakeQemu,
     asked: Request | None = None,
     *,
     seconds: float | None = None,
     first: Act = nothing,
     then: Act = nothing,
+    host: FakeHost | None = None,
+    maps: Sequence[MapTotals | NoMap] = (),
 ) -> Outcome:
     """Bring about a wish; `first` happens before the VM is looked at, `then` between the plan and the act."""
     requested = asking() if asked is None else asked
 
+    hypervisor = FakeHost(qemu) if host is None else host
+    hypervisor.maps = list(maps)
+
     async def work() -> Outcome:
-        host = FakeHost(qemu)
+        host = hypervisor
         first()
         async with host.open_link(qemu.address) as monitor:
             seen = await identify(monitor, host)
@@ -620,6 +626,167 @@ def test_storage_that_does_not_take_what_was_copied(monkeypatch: pytest.MonkeyPa
     assert outcome.error is not None
     assert "the storage of /vms/top.qcow2 does not answer" in str(outcome.error)
     assert (qemu.log.count(FLUSH), "job-finalize" in qemu.commands, len(qemu.chain())) == (0, False, 3)
+
+
+# -- Proven, or not said -----------------------------------------------------------------------------------------------
+
+NOTHING_LEFT = MapTotals({(0, True): SIZE})
+HALF_LEFT = MapTotals({(0, True): SIZE // 2, (1, True): SIZE // 2})
+UNSEEN = MapTotals({(0, True): SIZE // 2, (1, False): SIZE // 2}, opaque=1, why="NBD")
+UNKNOWN = NoMap("there is no qemu-img on this host")
+
+
+def starts(qemu: FakeQemu) -> int:
+    return qemu.commands.count("block-stream")
+
+
+@pytest.mark.parametrize(
+    ("maps", "proof", "streams"),
+    [
+        pytest.param([NOTHING_LEFT], "map", 1, id="the map proves it"),
+        pytest.param([HALF_LEFT, NOTHING_LEFT], "map", 2, id="the map disproves it once"),
+        pytest.param([UNKNOWN], "job", 1, id="there is no map"),
+        pytest.param([UNSEEN], "job", 1, id="an image cannot be looked into"),
+    ],
+)
+def test_what_a_stream_copied(maps: list[Any], proof: str, streams: int) -> None:
+    """The map decides where there is one: a job that did not copy everything is given up, and streamed again."""
+    qemu = vm_with()
+    outcome = bring(qemu, maps=maps)
+    assert (outcome.error, outcome.is_finished, outcome.proof, starts(qemu)) == (None, True, proof, streams)
+    assert outcome.action == "started"
+    assert len(outcome.notes) == streams - 1
+    assert all("are still only in /vms/mid.qcow2 or below" in note for note in outcome.notes)
+
+
+def test_a_stream_that_never_copies_everything_is_given_up() -> None:
+    """The link stays, and the task fails."""
+    qemu = vm_with()
+    outcome = bring(qemu, maps=[HALF_LEFT] * 9)
+    assert "Is the VM's state being saved again and again?" in str(outcome.error)
+    assert ("job-finalize" in qemu.commands, len(qemu.chain()), outcome.proof) == (False, 3, None)
+
+
+def test_without_a_map_a_vm_that_was_saved_is_streamed_again() -> None:
+    """A job that was there while the VM's state was saved may have copied nothing; the next one was not."""
+    qemu = vm_with()
+    save = later(1, lambda: qemu.migration.update({"status": "completed", "total-time": 7}))
+    outcome = bring(qemu, maps=[UNKNOWN, UNKNOWN], then=save)
+    assert (outcome.error, outcome.is_finished, outcome.proof, starts(qemu)) == (None, True, "job", 2)
+    assert "it may have copied nothing" in outcome.notes[0]
+
+
+@pytest.mark.parametrize(
+    "members", [pytest.param({"status": "postmigrate"}, id="saved"), pytest.param({"inactive": True}, id="inactive")]
+)
+def test_a_job_is_neither_started_nor_ended_where_qemu_dies_of_it(members: dict[str, Any]) -> None:
+    """The job waits at pending, and the task fails with the reason."""
+    qemu = vm_with()
+
+    def leave() -> None:
+        qemu.status = members.get("status", "running")
+        qemu.disks[0]["active"] = not members.get("inactive", False)
+
+    outcome = bring(qemu, then=later(1, leave))
+    assert "dies when a job is finished" in str(outcome.error)
+    assert "which is safe" in str(outcome.error)
+    assert ("job-finalize" in qemu.commands, [job.status for job in qemu.jobs.values()]) == (False, ["pending"])
+
+
+def test_errors_of_the_guest_keep_the_link() -> None:
+    """Where the guest's own writes fail, what was copied is not trusted either."""
+    qemu = vm_with()
+    outcome = bring(qemu, then=later(1, lambda: qemu.disks[0].update({"io-status": "nospace"})))
+    assert "io-status is nospace" in str(outcome.error)
+    assert ("job-finalize" in qemu.commands, len(qemu.chain())) == (False, 3)
+
+
+@pytest.mark.parametrize("who", ["kernel", "qemu"])
+def test_a_flush_that_failed_keeps_the_link(who: str) -> None:
+    """The kernel tells it beside the job, QEMU without one: neither is the disk populated, nor does a rerun forget."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+
+    def fail() -> None:
+        host.unwritable = who == "kernel"
+        qemu.flush_fails = True
+
+    outcome = bring(qemu, host=host, then=later(1, fail))
+    host.unwritable = False  # whoever opens the file now is told nothing
+    again = bring(qemu, host=host)
+    told = [outcome, again] if who == "kernel" else [again]
+    for each in told:
+        assert each.error is not None
+        assert (each.error.kind, each.is_finished, each.disk.is_populated) == ("WriteBackFailed", False, False)
+        assert "restart the VM" in each.error.message
+    assert len(qemu.chain()) == (3 if who == "kernel" else 1)
+
+
+def test_a_base_that_has_no_name_is_refused() -> None:
+    """The header must not call it by what leads elsewhere: nothing is started."""
+    qemu = vm_with()
+    qemu.nodes["#base"].filename = qemu.nodes["#base-file"].filename = "link"
+    host = FakeHost(qemu)
+    host.misleading = {"/vms/link"}
+    outcome = bring(qemu, asking(base="#base"), host=host)
+    assert "no name is known" in str(outcome.error)
+    assert starts(qemu) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        pytest.param("nbd+unix:///?socket=/s", None, id="NBD"),
+        pytest.param("/vms/base.qcow2", "/vms/base.qcow2", id="file"),
+    ],
+)
+def test_a_base_that_is_not_known_as_a_file(path: str, name: str | None) -> None:
+    """What is no file is called as QEMU does; a file that cannot be told is called as the headers do."""
+    qemu = vm_with()
+    qemu.nodes["#base"].filename = path
+    host = FakeHost(qemu)
+    host.unseen = {"/vms/base.qcow2"}
+    bring(qemu, asking(base="#base"), host=host)
+    (arguments,) = [arguments for command, arguments in qemu.log if command == "block-stream"]
+    assert arguments.get("backing-file") == name
+
+
+def test_two_tasks_at_the_same_moment_are_one_stream() -> None:
+    """QEMU refuses the second stream: its task joins the first."""
+    qemu = vm_with()
+    qemu.act_before("block-stream", lambda: qemu.stream("top", "populate-theirs", auto_finalize=False))
+    outcome = bring(qemu)
+    assert (outcome.error, outcome.is_finished) == (None, True)
+    assert qemu.chain() == ["top.qcow2"]
+
+
+def test_a_disk_whose_file_is_not_known_is_held_by_nobody() -> None:
+    """Nobody is told whether the storage took what was written: QEMU is asked without a job, and then it is done."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+    host.unseen = {"/vms/top.qcow2"}
+    outcome = bring(qemu, host=host)
+    assert (outcome.error, outcome.is_finished, starts(qemu), host.held) == (None, True, 2, [])
+
+
+def test_a_populated_disk_whose_header_cannot_be_read_is_doubted() -> None:
+    """A run that has not streamed it itself does not call it populated."""
+    qemu = vm_with("top.qcow2")
+    host = FakeHost(qemu)
+    host.unreadable = {"/vms/top.qcow2"}
+    outcome = bring(qemu, host=host)
+    assert "cannot be told" in str(outcome.error)
+    assert not outcome.is_finished
+
+
+def test_a_disk_that_lost_its_file_is_told() -> None:
+    """Though QEMU uses no other image, the next start of the VM would not find this one."""
+    qemu = vm_with("top.qcow2")
+    host = FakeHost(qemu)
+    host.deleted = {"/vms/top.qcow2"}
+    outcome = bring(qemu, host=host)
+    assert "was deleted or replaced" in str(outcome.error)
+    assert not outcome.is_finished
 
 
 # -- The world changes meanwhile ---------------------------------------------------------------------------------------
