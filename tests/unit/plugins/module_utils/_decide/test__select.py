@@ -58,7 +58,7 @@ def labels_of(selected: Selected) -> list[str]:
 
 
 def found(seen: list[Vm], names: Sequence[str] | None, **more: Sequence[str]) -> list[str]:
-    return labels_of(chosen(seen, names, **more))
+    return labels_of(chosen(seen, names, None, **more))
 
 
 @pytest.mark.parametrize(
