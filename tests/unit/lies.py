@@ -59,7 +59,8 @@ def nested(depth: int, key: str | None = None) -> Any:
 
 def dag(depth: int) -> Any:
     """A graph of few nodes in which there are 2^depth ways."""
-    nodes = [{"id": floor, "type": "block-driver", "name": f"n{floor}"} for floor in range(depth + 1)]
+    names = ["top", *(f"n{floor}" for floor in range(depth))]  # a disk of `named-nodes` stands on the first one
+    nodes = [{"id": floor, "type": "block-driver", "name": name} for floor, name in enumerate(names)]
     edges = [
         {"parent": floor, "child": floor + 1, "name": role, "perm": [], "shared-perm": []}
         for floor in range(depth)
@@ -91,8 +92,8 @@ LIES: Mapping[str, Callable[[], Any]] = {
     "inmigrate": lambda: "inmigrate",
     "pending": lambda: "pending",
     "charmonitor": lambda: "charmonitor",
-    "no list": lambda: [],
-    "no object": lambda: {},
+    "no list": list,
+    "no object": dict,
     "100,000 empty objects": lambda: [{}] * 100_000,
     "lists of 100,000 floors": lambda: nested(100_000),
     "objects of 5,000 floors": lambda: nested(5_000, "backing-image"),
