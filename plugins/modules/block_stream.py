@@ -241,8 +241,16 @@ disks:
       released:
         - path: /golden/debian-12.qcow2
           free: false
-          pids: [813]
           reason: it is still open in VM web02 (pid 813)
+          pids: [813]
+          device: 64768
+          inode: 2146631
+        - path: /golden/debian-12-web.qcow2
+          free: true
+          reason: null
+          pids: []
+          device: 64768
+          inode: 2146632
       error: null
   contains:
     action:
@@ -269,11 +277,13 @@ disks:
     released:
       description:
         - The images that left the chain.
-        - C(free) is only true where it is proven that nobody on this host has the file open, by whatever name.
-          C(reason) says why it is not, such as another VM that still uses it, or a file system that other hosts may
-          have mounted.
-        - C(pids) are the processes that have it open; null where that cannot be told, because the image is no local
-          file, or because the module does not run as root.
+        - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
+          by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
+          a file system that other hosts may have mounted, or for a user who may not ask the kernel.
+        - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
+        - C(pids) are the processes that have it open; null where that cannot be told.
+        - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
+          Compare them before you act on C(path).
       type: list
       elements: dict
     error:

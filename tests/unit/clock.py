@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
-class _Jump(selectors.DefaultSelector):  # type: ignore[misc]  # an alias that differs between systems
+class _Jump(selectors.DefaultSelector):
     """Look at the sockets, and advance the clock in place of waiting for them."""
 
     def __init__(self, advance: Callable[[float], None]):

@@ -15,14 +15,17 @@ import posixpath
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
+    HostSilent,
     MonitorLost,
     MonitorMissing,
     MonitorSilent,
     QmpError,
+    WriteBackFailed,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     Bound,
@@ -38,6 +41,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     Users,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
@@ -115,6 +119,8 @@ class FakeQemu:
         self.before: dict[str, list[Callable[[], object]]] = {}
         self.refuses: dict[str, str] = {}
         self.losing: tuple[int, bool] | None = None
+        self.flush_fails = False
+        self.migration: dict[str, Any] = {}
         self.alive = True
         self.deaf = False
         self.listeners: list[FakeEvents] = []
@@ -210,7 +216,11 @@ class FakeQemu:
         handler = getattr(self, "_" + command.replace("-", "_"), None)
         if handler is None:
             raise CommandRefused(command, f"The command {command} has not been found")
-        reply = handler(arguments)
+        try:
+            reply = handler(arguments)
+        except CommandRefused:
+            if not is_last:
+                raise
         if is_last:
             self.die()
             raise MonitorLost(f"the connection ended at {command}")
@@ -239,7 +249,14 @@ class FakeQemu:
         if disk["root"] is None:
             return entry
         root = self.nodes[disk["root"]]
-        medium = {"node-name": root.name, "drv": root.driver, "ro": disk["ro"], "file": root.filename}
+        entry["io-status"] = disk.get("io-status", "ok")
+        medium = {
+            "active": disk.get("active", True),
+            "node-name": root.name,
+            "drv": root.driver,
+            "ro": disk["ro"],
+            "file": root.filename,
+        }
         return {**entry, "inserted": {**medium, "image": self._image(root.name)}}
 
     def _image(self, name: str) -> dict[str, Any]:
@@ -274,7 +291,7 @@ class FakeQemu:
         return {"nodes": graph.nodes, "edges": graph.edges}
 
     def _block_stream(self, arguments: Mapping[str, Any]) -> None:
-        known = {"job-id", "device", "base-node", "speed", "on-error", "auto-finalize", "auto-dismiss"}
+        known = {"job-id", "device", "base-node", "backing-file", "speed", "on-error", "auto-finalize", "auto-dismiss"}
         for word in arguments:
             self._refuse_unless(word in known, f"Parameter '{word}' is unexpected")
         device, job_id = arguments["device"], arguments["job-id"]
@@ -356,6 +373,19 @@ class FakeQemu:
             return f"Error: Cannot find device='' nor node-name='{node}'\r\n"
         self.only_in_memory.pop(node, None)
         return ""
+
+    def _blockdev_snapshot(self, arguments: Any) -> None:
+        """It flushes, and fails: the test asks for one onto a node that does not exist."""
+        node = arguments["node"]
+        busy = any(node in job.nodes for job in self.jobs.values())
+        self._refuse_unless(not busy, f"Node '{node}' is busy: block device is in use", "blockdev-snapshot")
+        self._refuse_unless(not self.flush_fails, "An IO error has occurred", "blockdev-snapshot")
+        self.only_in_memory.pop(node, None)
+        reason = f"Cannot find device='' nor node-name='{arguments['overlay']}'"
+        self._refuse_unless(arguments["overlay"] in self.nodes, reason, "blockdev-snapshot")
+
+    def _query_migrate(self, arguments: Any) -> Any:
+        return self.migration
 
     def _blockdev_del(self, arguments: Any) -> None:
         name = arguments["node-name"]
@@ -531,6 +561,15 @@ class FakeHost:
         self.globs: dict[str, list[str]] = {}
         self.headers_saying: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
+        self.maps: list[MapTotals | NoMap] = []
+        self.held: list[FakeHeld] = []
+        self.forgotten: list[str] = []
+        self.unwritable = False
+        # Files that QEMU is not seen to have open, whose header cannot be read, or that were deleted; misleading names.
+        self.unseen: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.deleted: set[str] = set()
+        self.misleading: set[str] = set()
         self.free = 1000 * MIB
         self.open: list[str] = []
         self.most_open = 0
@@ -575,21 +614,28 @@ class FakeHost:
     async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
         """Every QEMU of this pid has the files of its nodes open; a name is taken from /vms."""
         files = [node.filename for qemu in self._of(pid) for node in qemu.nodes.values() if node.driver == "file"]
-        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None]
+        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None and path not in self.unseen]
         descriptors = [
             Descriptor(10 + place, inode_of(path), path, here=path, writable=True) for place, path in enumerate(opened)
         ]
-        return Survey(tuple(descriptors), {name: named(name) for name in names})
+        for place, each in enumerate(descriptors):
+            if each.path in self.deleted:
+                inode = replace(each.inode, deleted=True)
+                descriptors[place] = replace(each, inode=inode, here=None, unlinked=True)
+        meanings = {name: Named(path=in_vms(name)) if in_vms(name) in self.deleted else named(name) for name in names}
+        return Survey(tuple(descriptors), {**meanings, **{name: named("/elsewhere") for name in self.misleading}})
 
     async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
         """What the test says, else what QEMU would have written there."""
-        written = {}
+        written: dict[str | None, Header | NoHeader] = {}
         for qemu in self._of(pid):
             for node in qemu.nodes.values():
                 below = qemu.nodes.get(node.children.get("backing", ""))
                 if node.driver == "qcow2":
                     written[in_vms(node.filename)] = Header(backing=below.filename if below else "")
-        known = {**written, **{path: Header(backing=name) for path, name in self.headers_saying.items()}}
+        known: dict[str | None, Header | NoHeader] = dict(written)
+        known.update((path, Header(backing=name)) for path, name in self.headers_saying.items())
+        known = {path: header for path, header in known.items() if path not in self.unreadable}
         return [known.get(bound.file, NoHeader("nobody knows it")) for bound, _format in images]
 
     def _of(self, pid: int | None) -> list[FakeQemu]:
@@ -598,8 +644,17 @@ class FakeHost:
     async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
         return FreeSpace(1, self.free) if bound.file else None
 
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> FakeHeld | None:
+        """The files of an image, if they are files."""
+        return FakeHeld(self, name) if all(bound.inode is not None for bound in files) else None
+
     async def write_out(self, file: str) -> bool:
+        """Whether the storage answers; what it says is `unwritable`."""
         return True
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """All is in the top, unless the test says otherwise."""
+        return self.maps.pop(0) if self.maps else MapTotals({(0, True): SIZE})
 
     def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
@@ -616,6 +671,28 @@ class FakeHost:
             for qemu in self.qemus.values()
             if any(node.driver == "file" and node.filename == file for node in qemu.nodes.values())
         }
+
+
+class FakeHeld:
+    """The files of an image, as `_seams.Held`."""
+
+    def __init__(self, host: FakeHost, name: str):
+        self._host, self._name = host, name
+        self.is_open = True
+        host.held.append(self)
+
+    async def flush(self) -> None:
+        assert self.is_open
+        if not await self._host.write_out(self._name):
+            raise HostSilent(f"the storage of {self._name} does not answer")
+        if self._host.unwritable:
+            raise WriteBackFailed(f"what was written to {self._name} did not reach the storage")
+
+    def forget(self) -> None:
+        self._host.forgotten.append(self._name)
+
+    def close(self) -> None:
+        self.is_open = False
 
 
 def in_vms(path: str) -> str | None:

@@ -26,6 +26,9 @@ class Outcome:
     should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
     check mode. ``has_streamed`` is set once this call has started a stream, or left one to QEMU: if that is gone and
     its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
+    ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
+    counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
+    held open. ``unflushed`` is why what was written is not known to be on the storage.
     """
 
     vm: Vm
@@ -42,10 +45,18 @@ class Outcome:
     forecast: tuple[str, ...] | None = None
     has_streamed: bool = False
     is_stopping: bool = False
+    proof: str | None = None
+    restarts: int = 0
+    watched: str = ""
+    unflushed: str | None = None
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""
         job = vm.job_on(disk)
+        if self.proof is not None:  # a header that cannot be read was written by a job that tells if it fails
+            disk = replace(disk, doubt=None)
+        if self.unflushed is not None:
+            disk = replace(disk, doubt=self.unflushed)
         return replace(
             self,
             vm=vm,

@@ -118,6 +118,7 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         **disk_to_result(outcome.vm, outcome.disk, free_spaces),
         "action": outcome.action,
         "finished": outcome.is_finished,
+        "proof": (outcome.proof or "chain") if outcome.is_finished else None,
         "cursor": outcome.cursor,
         "seconds": round(outcome.seconds, 1),
         "grew_by": outcome.grew_by,

@@ -76,6 +76,7 @@ def leave_out_unfit(targets: Sequence[Target], base: str | None) -> tuple[tuple[
 def _refusal(target: Target, base: str | None) -> str | None:
     return (
         _refused_vm(target.vm)
+        or refused_state(target.vm, target.disk)
         or _refused_disk(target.disk)
         or _refused_image(target.vm, target.disk, target.disk.chain[1 : target.base_index])
         or (None if base is None else _refused_base(target, base))
@@ -83,14 +84,21 @@ def _refusal(target: Target, base: str | None) -> str | None:
 
 
 # What a stream would do in these states of the VM: nothing, while its position moves; or it kills QEMU when it ends.
-_REFUSED_STATES = {
+REFUSED_STATES = {
     "inmigrate": "the VM waits for an incoming migration, and its disks still belong to the source. Populate it there, "
     "or here after the migration",
     "finish-migrate": "a migration of the VM, or the saving of its state, is about to end. Populate it where it "
     "runs then",
-    "postmigrate": "the VM was migrated away, or its state was saved: QEMU gives its disks away and copies nothing. "
-    "Populate it where it runs now. If it was saved to be continued here, let it go on (`cont`) first",
+    "postmigrate": "the VM was migrated, or its state was saved: QEMU has given its disks away, copies nothing, and "
+    "dies when a job is finished. Populate it at the destination; if it was saved to go on here, give it `cont` first",
 }
+
+
+def refused_state(vm: Vm, disk: Disk) -> str | None:
+    """Why no job on a disk must be started or ended now, if so."""
+    if not disk.is_active:
+        return "QEMU has given the disk away (it is inactive), copies nothing, and dies when a job is finished"
+    return REFUSED_STATES.get(vm.status)
 
 
 def _refused_vm(vm: Vm) -> str | None:
@@ -99,7 +107,7 @@ def _refused_vm(vm: Vm) -> str | None:
             "libvirt manages this VM. A stream behind its back leaves libvirt with a wrong backing chain, and a later "
             "`virsh blockcopy --shallow` undoes it in silence. Use `virsh blockpull`, one disk at a time"
         )
-    return _REFUSED_STATES.get(vm.status)
+    return None
 
 
 def _refused_disk(disk: Disk) -> str | None:

@@ -119,7 +119,7 @@ def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
     if lease.granted is Granted.GONE:
         return "there is no such file any more"
     if left.id is None:
-        return "it is not proven that the file of this name is the one that QEMU had open"
+        return "it was not seen that QEMU had the file of this name open (only root sees that, and not over TCP)"
     if lease.granted is Granted.OTHER:
         return "another file has its name now"
     if lease.granted is Granted.NOT_REGULAR:

@@ -39,9 +39,11 @@ FILTERS = frozenset(
 class Image:
     """One image of a backing chain.
 
-    ``path`` is the name as QEMU reports it. ``virtual_size`` and ``allocated`` are bytes; ``allocated`` is None where
-    QEMU does not know (NBD). ``nodes`` are its block nodes, top down: filters, format, protocol; ``node_name`` is the
-    format node. ``bound`` is the file behind it, and ``data`` an external data file of it, where it has one.
+    ``path`` is the file name that QEMU reports, ``filename`` its own spelling, which may be ``json:``. ``virtual_size``
+    and ``allocated`` are bytes; ``allocated`` is None where QEMU does not know (NBD). ``nodes`` are its block nodes,
+    top down: filters, format, protocol; ``node_name`` is the format node. ``backing_name`` is what its header calls the
+    image below, empty where it names none. ``bound`` is the file behind it, and ``data`` an external data file of it,
+    where it has one.
     """
 
     path: str
@@ -50,6 +52,8 @@ class Image:
     allocated: int | None
     node_name: str | None
     nodes: tuple[str, ...] = ()
+    filename: str = ""
+    backing_name: str = ""
     bound: Bound = field(default_factory=Bound)
     data: Bound | None = None
 
@@ -92,7 +96,8 @@ class Disk:
     snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
     ``lost`` says why the VM's next start will not find the file that QEMU writes to now, ``doubt`` why it cannot be
     told whether that file needs others. Both are None where all is well. ``extended_l2``: its clusters have
-    subclusters.
+    subclusters. ``io_status``: an error has stopped the guest's own requests. ``is_active``: this
+    QEMU may write to it, and not the other end of a migration.
     """
 
     device: str
@@ -106,6 +111,8 @@ class Disk:
     lost: str | None = None
     doubt: str | None = None
     extended_l2: bool = False
+    io_status: str = "ok"
+    is_active: bool = True
 
     @classmethod
     def from_qmp(cls, entry: Members, graph: Graph) -> Disk:
@@ -128,6 +135,8 @@ class Disk:
             hidden_backing=_hidden_backing(chain, graph),
             # QEMU leaves it out where there are none.
             snapshots=len(image.optional_items("snapshots", SNAPSHOTS)),
+            io_status=entry.optional_text("io-status") or "ok",
+            is_active="active" not in inserted or inserted.flag("active"),  # told since QEMU 10.0
             extended_l2=_has_subclusters(image),
         )
 
@@ -254,6 +263,8 @@ def _read_image(layer: Members, node: str | None, nodes: tuple[str, ...]) -> Ima
         allocated=layer.optional_size("actual-size"),
         node_name=node,
         nodes=nodes,
+        filename=layer.text("filename", FILENAME),
+        backing_name=layer.optional_text("backing-filename", FILENAME) or "",
     )
 
 

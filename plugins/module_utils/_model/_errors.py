@@ -19,6 +19,7 @@
     +-- StreamFailed        a stream ended, or is held, without the data being there
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
     |   +-- JobHangs        its storage does not answer: it does not end, or cannot be written out
+    |   +-- WriteBackFailed  what was written did not reach the storage
     +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
@@ -95,6 +96,10 @@ class DiskGone(StreamFailed):
 
 class JobHangs(StreamFailed):
     """A job does not end, or what it copied cannot be written out, and QEMU would hang if it were told to flush."""
+
+
+class WriteBackFailed(StreamFailed):
+    """The kernel took what was written and could not bring it to the storage, or it is not known whether it could."""
 
 
 class TimeIsUp(QmpError):

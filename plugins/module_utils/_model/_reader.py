@@ -69,6 +69,9 @@ class Members:
         """A string of at most so many characters."""
         return text_of(self._get(name), self._command, most, f"{name!r} is ")
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._reply
+
     def optional_text(self, name: str, most: int = NAME) -> str | None:
         """The same; None where it is left out."""
         return self.text(name, most) if name in self._reply else None

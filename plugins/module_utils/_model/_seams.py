@@ -20,6 +20,7 @@ from typing import (
 from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
 from ._job import Job, JobEvent, Stream
+from ._map import Layer, MapTotals, NoMap
 from ._vm import Identity, Sight
 
 
@@ -79,6 +80,9 @@ class Link(Protocol):
     def listen(self, job_id: str) -> ContextManager[JobEvents]:
         """Collect the events of a job from now on."""
 
+    async def last_migration(self) -> str:
+        """What tells the last migration of the VM, or saving of its state, from others; empty where there was none."""
+
     async def start(self, stream: Stream) -> None:
         """Start a stream. When all is copied it waits to be told to finish."""
 
@@ -101,10 +105,30 @@ class Link(Protocol):
         """Let go of a job that is over."""
 
     async def flush(self, node: str) -> None:
-        """Have QEMU write out what it holds of an image. It does not tell whether the storage took it."""
+        """Have QEMU write out what it holds of an image. Beside a job it does not tell whether the storage took it.
+
+        :raise WriteBackFailed: QEMU tells that this flush failed, or one before it since it opened the file.
+        """
 
     async def delete_node(self, node: str) -> None:
         """Close a block node that nothing uses."""
+
+
+class Held(Protocol):
+    """The files of an image, open since before a stream began."""
+
+    async def flush(self) -> None:
+        """Have the kernel bring all that was written to the storage.
+
+        :raise WriteBackFailed: it could not, now or ever since the files were opened.
+        :raise HostSilent: the storage does not answer.
+        """
+
+    def forget(self) -> None:
+        """Have the kernel drop what it keeps in its memory of the files."""
+
+    def close(self) -> None:
+        """Let go of the files."""
 
 
 class Host(Protocol):
@@ -128,8 +152,18 @@ class Host(Protocol):
     async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
         """The file system that a file lies on; None where it is no regular file, or cannot be told."""
 
-    async def write_out(self, file: str) -> bool:
-        """Have the kernel write what it holds back of a file to the storage; False if that does not come to an end."""
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> Held | None:
+        """Open the files of an image, to be told whether what is written to them reaches the storage.
+
+        :return: None where they cannot be opened: then that cannot be told.
+        """
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """In which image of a chain the data lies, as the files are now.
+
+        :param base_depth: the place of the image that stays as the backing image; None where none does.
+        :raise HostSilent: the storage does not answer.
+        """
 
     def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""

@@ -165,3 +165,10 @@ def read_fdsets(reply: Any) -> dict[int, list[int]]:
     """Read ``query-fdsets``: the numbers of the descriptors of each set, in QEMU's process."""
     sets = items_of(reply, "query-fdsets", FDSETS)
     return {each.size("fdset-id"): [entry.size("fd") for entry in each.items("fds", FDSETS)] for each in sets}
+
+
+def read_migration(reply: Any) -> str:
+    """Read ``query-migrate``: empty where the VM was never migrated and its state never saved."""
+    migration = Members(reply, "query-migrate")
+    status = migration.optional_text("status") or "none"
+    return "" if status == "none" else f"{status}-{migration.optional_size('total-time') or 0}"

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import glob
 import os
@@ -17,14 +16,19 @@ from typing import Callable, Collection, Mapping, Sequence, Tuple
 from .._model._errors import HostSilent
 from .._model._files import Bound, FreeSpace, Granted, KnownFile, Lease, Survey, Users
 from .._model._header import Reading
+from .._model._map import Layer, MapTotals, NoMap
 from ._descriptors import reopen, survey
 from ._header import read_header
 from ._lease import try_leases
+from ._map import read_map, user_of
 from ._threads import away
 from ._users import find_users
+from ._writeback import WriteBack
 
 # A look at files takes milliseconds, unless their storage hangs.
 _ANSWER_SECONDS = 30.0
+# A map takes milliseconds as well, unless an image has millions of fragments.
+_MAP_SECONDS = 120.0
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
 
@@ -60,27 +64,24 @@ class LinuxHost:
         except HostSilent:
             return None
 
-    async def write_out(self, file: str) -> bool:
-        """Write out a regular file, in a process of its own: if the storage hangs, only that process hangs with it."""
-        status = _stat(file)
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return True
-        nothing = asyncio.subprocess.DEVNULL
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> HeldFiles | None:
+        """Open the files of an image by QEMU's own descriptors."""
+        if pid is None or any(bound.inode is None for bound in files):
+            return None
         try:
-            process = await asyncio.create_subprocess_exec(
-                "sync", "--data", file, stdin=nothing, stdout=nothing, stderr=nothing
-            )
-        except OSError:  # there is no such program, and QEMU's flush has to do it all
-            return True
-        end = asyncio.ensure_future(process.wait())
+            return await away(HeldFiles, pid, files, name, seconds=_ANSWER_SECONDS)
+        except (OSError, HostSilent):
+            return None
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """Ask qemu-img, which runs as QEMU's own user."""
+        if pid is None:
+            return NoMap("the process behind this monitor is not known")
         try:
-            await asyncio.wait({end}, timeout=_WRITE_OUT_SECONDS)
-            return end.done()
-        finally:
-            if not end.done():
-                with contextlib.suppress(ProcessLookupError):  # it has just ended
-                    process.kill()
-                await asyncio.wait({end}, timeout=1)  # and no longer: where storage hangs, no signal reaches it
+            user = user_of(pid)
+        except OSError:
+            return NoMap("QEMU has ended")
+        return await read_map(pid, layers, base_depth=base_depth, user=user, seconds=_MAP_SECONDS)
 
     def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
@@ -103,6 +104,28 @@ class LinuxHost:
             return await away(find_users, files, seconds=_ANSWER_SECONDS)
         except HostSilent:
             return {}
+
+
+class HeldFiles:
+    """The files of an image, open since before a stream began; see ``_seams.Held``."""
+
+    def __init__(self, pid: int, files: Sequence[Bound], name: str):
+        self._files = [WriteBack.open(pid, bound, name) for bound in files]
+
+    async def flush(self) -> None:
+        """Have the kernel bring all that was written to the storage."""
+        for file in self._files:
+            await file.flush(_WRITE_OUT_SECONDS)
+
+    def forget(self) -> None:
+        """Have the kernel drop what it keeps in its memory of the files."""
+        for file in self._files:
+            file.forget_cache()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files:
+            file.close()
 
 
 def _read_headers(pid: int | None, images: Sequence[tuple[Bound, str]]) -> list[Reading]:

@@ -10,8 +10,8 @@ Two of them are debug interfaces, because nothing else tells or does it:
   ``query-named-block-nodes`` would tell, but kills QEMU 7.2 while any stream is concluded and not dismissed, and holds
   QEMU for seconds on deep chains. Should it go: ``query-block`` of QEMU 11.1 has ``children`` for the first question,
   and job ids made from the disk answer the second for streams of ours.
-- ``qemu-io NODE flush`` through ``human-monitor-command``: no QMP command flushes an image. Should it go: a `stop`
-  flushes every disk, and holds the guest meanwhile.
+- ``qemu-io NODE flush`` through ``human-monitor-command``: no QMP command flushes an image that a job works on. Should
+  it go: a ``stop`` flushes every disk, and holds the guest meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any, AsyncIterator, Iterator, Mapping
 
-from .._model._errors import AnswersDiffer, CommandRefused
+from .._model._errors import AnswersDiffer, CommandRefused, WriteBackFailed
 from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
 from .._model._reader import text_of
@@ -33,12 +33,18 @@ from .._model._vm import (
     read_disks,
     read_fdsets,
     read_jobs,
+    read_migration,
     read_name,
     read_status,
     read_uuid,
     read_version,
 )
 from ._qmp import open_connection
+
+# A name that no node can have.
+_NO_NODE = "/no such node/"
+# What QEMU says of a snapshot whose flush failed: before 10.0, and since.
+_FLUSH_FAILED = ("An IO error has occurred", "Write to node")
 
 
 class QemuEvents:
@@ -96,6 +102,10 @@ class QemuLink:
         """The block jobs alone."""
         return read_jobs(await self._ask("query-block-jobs"))
 
+    async def last_migration(self) -> str:
+        """What tells the last migration from others: QEMU keeps its total time until the next one begins."""
+        return read_migration(await self._ask("query-migrate"))
+
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QemuEvents]:
         """Collect the events of a job from now on."""
@@ -121,6 +131,8 @@ class QemuLink:
         }
         if stream.base_node is not None:
             arguments["base-node"] = stream.base_node
+        if stream.backing_file is not None:
+            arguments["backing-file"] = stream.backing_file
         if stream.speed is not None:
             arguments["speed"] = stream.speed
         await self._tell("block-stream", arguments)
@@ -152,8 +164,19 @@ class QemuLink:
     async def flush(self, node: str) -> None:
         """Have QEMU write out what it holds of an image.
 
-        The human monitor answers with nothing, or with a text if the node is unknown. It does not tell an I/O error.
+        A snapshot begins with a flush, and fails if that does; onto a node that does not exist it ends right after it.
+        A node that a job works on cannot have one. The human monitor flushes it, and answers with nothing, or with a
+        text if the node is unknown: it does not tell an I/O error.
         """
+        try:
+            await self._tell("blockdev-snapshot", {"node": node, "overlay": _NO_NODE})
+        except CommandRefused as error:
+            if _NO_NODE in error.reason:
+                return
+            if any(words in error.reason for words in _FLUSH_FAILED):
+                raise WriteBackFailed(
+                    f"QEMU cannot flush the image: an Input/output error, or no space left ({error.reason})"
+                ) from error
         line = f"qemu-io {node} flush"
         reply = await self._connection.execute("human-monitor-command", {"command-line": line})
         text = text_of(reply, line).strip()

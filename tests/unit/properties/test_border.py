@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Some of the lies that a VM can tell; `python -m faults --fuzz` tells them all."""
+"""Some of the lies that a VM can tell; `python -m campaign --fuzz` tells them all."""
 
 from __future__ import annotations
 

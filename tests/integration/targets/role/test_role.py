@@ -174,7 +174,8 @@ def test_base_stays(folder: Path, vms: list[Vm]) -> None:
     assert (left["changed"], left["finished"]) == (False, True)
 
 
-def test_rights_are_revoked_of_free_images_only(folder: Path, vms: list[Vm]) -> None:
+@pytest.mark.usefixtures("vms")
+def test_rights_are_revoked_of_free_images_only(folder: Path) -> None:
     """Of the released images, those that nothing needs lose their rights, and the shared one keeps them."""
     before = (folder / "golden.qcow2").stat().st_mode
     snapshot = folder / "web01-vda-snapshot.qcow2"

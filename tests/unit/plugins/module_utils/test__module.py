@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -332,3 +333,43 @@ def test_a_base_that_no_chain_has_is_refused() -> None:
 def test_nothing_is_left_out_of_nothing() -> None:
     """No disk is no error."""
     assert leave_out_unfit([], None) == ((), ())
+
+
+OVER = disk("top", "base")
+SNAPSHOT = "/dev/vg/snap_vm-100-disk-0_before.qcow2"
+
+
+@pytest.mark.parametrize(
+    ("subject", "members", "words"),
+    [
+        pytest.param(OVER, {"status": "postmigrate"}, "give it `cont` first", id="saved"),
+        pytest.param(OVER, {"status": "finish-migrate"}, "is about to end", id="about to leave"),
+        pytest.param(disk("top", "base", is_active=False), {}, "it is inactive", id="inactive"),
+        pytest.param(disk("top", "base", lost="it is gone"), {}, "it is gone. Copy the disk", id="lost"),
+        pytest.param(disk(image("top", format="vmdk"), "base"), {}, "is vmdk", id="a format that keeps its link"),
+        pytest.param(disk("top", "base", extended_l2=True), {}, "QEMU 7.2.22 aborts", id="subclusters"),
+        pytest.param(disk("top", image("s", path=SNAPSHOT), "base"), {}, "Proxmox VE keeps", id="snapshot volumes"),
+    ],
+)
+def test_what_would_go_wrong_is_refused(subject: Disk, members: dict[str, Any], words: str) -> None:
+    """What QEMU copies nothing of, dies of, or what would cost the user something else, is refused with the reason."""
+    with pytest.raises(WrongRequest, match=re.escape(words)):
+        refuse(target(subject, **members))
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        pytest.param(target(disk("top", "base", extended_l2=True), identity=identity(qemu_version="8.2.0")), id="8.2"),
+        pytest.param(target(disk("top", extended_l2=True)), id="nothing to stream"),
+        pytest.param(target(disk(image("top", format="vmdk"))), id="nothing to drop"),
+        pytest.param(target(disk("top", image("s", path=SNAPSHOT)), base_index=1), id="the snapshot stays"),
+    ],
+)
+def test_what_would_not_go_wrong_is_not_refused(subject: Target) -> None:
+    """The reason must be there."""
+    refuse(subject)
+
+
+def refuse(subject: Target) -> None:
+    assert leave_out_unfit([replace(subject, is_named=True)], None)[0]

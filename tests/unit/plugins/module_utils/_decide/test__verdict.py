@@ -20,7 +20,7 @@ PATH = "/vms/base.qcow2"
 REMOTE = {"image": image("base", path="nbd://host/base", file=None), "id": None}
 FREE, OPEN = Lease(Granted.YES, "ext4"), Lease(Granted.NO, "ext4")
 PROTOCOL = "it is reached over a protocol, and only its server can know who uses it"
-UNPROVEN = "it is not proven that the file of this name is the one that QEMU had open"
+UNPROVEN = "it was not seen that QEMU had the file of this name open (only root sees that, and not over TCP)"
 SOMEWHERE = "it is still open somewhere: the kernel says so, and"
 
 

@@ -26,7 +26,7 @@ def extension(kind: int, content: bytes, length: int | None = None) -> bytes:
     return struct.pack(">II", kind, given) + content + bytes(-len(content) % 8)
 
 
-def qcow2(
+def qcow2(  # noqa: PLR0913  # a field of the header each, with its usual value
     backing: bytes = b"",
     *extensions: bytes,
     magic: bytes = b"QFI\xfb",

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FileId, Inode
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import HEADER_BYTES, Header, NoHeader
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _descriptors
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._descriptors import read_inode, reopen
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._header import read_header
 
@@ -121,7 +120,7 @@ def test_reopen_opens_nothing_else(image: tuple[Path, int], monkeypatch: pytest.
         flags.append(how)
         return real(path, how, **words)
 
-    monkeypatch.setattr(_descriptors.os, "open", spy)
+    monkeypatch.setattr(os, "open", spy)
     with pytest.raises(OSError, match="QEMU has closed it"):
         reopen(os.getpid(), Bound(Inode(FileId(1, 2), "regular"), (image[1],)))
     assert flags == [os.O_PATH | os.O_CLOEXEC]

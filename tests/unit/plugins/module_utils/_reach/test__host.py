@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     Lease,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import NoHeader
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
 
@@ -169,56 +170,30 @@ def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.Monk
         assert list(asyncio.run(HOST.users([file]))[file].processes) == [os.getpid()]
 
 
-@pytest.fixture
-def sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a script in the place of the system's own `sync`; before it is called there is no such program."""
-    monkeypatch.setenv("PATH", str(folder))
+def test_the_files_of_an_image_are_held(folder: Path) -> None:
+    """They are opened once, written out, forgotten, and closed; what is not known is not held."""
+    (folder / "image").write_bytes(b"content")
 
-    def put(script: str) -> None:
-        program = folder / "sync"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
+    async def work() -> None:
+        with (folder / "image").open("r+b"):
+            held = await HOST.hold(os.getpid(), [known(folder / "image")] * 2, "image")
+            assert held is not None
+            await held.flush()
+            held.forget()
+            held.close()
+            closed = replace(known(folder / "image"), descriptors=())
+        assert await HOST.hold(os.getpid(), [closed], "image") is None
+        assert await HOST.hold(os.getpid(), [Bound()], "image") is None
+        assert await HOST.hold(None, [closed], "image") is None
 
-    return put
-
-
-def write_out(file: Path) -> bool:
-    return asyncio.run(HOST.write_out(str(file)))
-
-
-def test_write_out(folder: Path, sync: Callable[[str], None]) -> None:
-    """A regular file is written out by the program for it; where there is none, or no such file, nobody waits."""
-    image = folder / "image"
-    assert write_out(image)
-    image.touch()
-    assert write_out(image)
-    sync(f'echo "$@" >{folder}/called')
-    assert write_out(image)
-    assert (folder / "called").read_text() == f"--data {image}\n"
+    asyncio.run(work())
 
 
-def test_write_out_has_an_end(folder: Path, sync: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that does not end is ended after a time, and that is told."""
-    monkeypatch.setattr(_host, "_WRITE_OUT_SECONDS", 0.0)
-    image = folder / "image"
-    image.touch()
-    sync("while :; do :; done")
-    assert not write_out(image)
-
-
-def test_a_write_out_that_nobody_wants_any_more_is_ended(folder: Path, sync: Callable[[str], None]) -> None:
-    """Who gives up waiting leaves no process behind."""
-    image, started = folder / "image", folder / "started"
-    image.touch()
-    os.mkfifo(started)
-    sync(f"echo $$ >{started}\nwhile :; do :; done")
-
-    async def work() -> int:
-        waiting = asyncio.ensure_future(HOST.write_out(str(image)))
-        pid = int(await asyncio.get_running_loop().run_in_executor(None, started.read_text))
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        assert waiting.cancelled()
-        return pid
-
-    assert not Path(f"/proc/{asyncio.run(work())}").exists()
+def test_read_map() -> None:
+    """Without a process, or with one that has ended, nothing is known of where the data lies."""
+    assert asyncio.run(HOST.read_map(None, [], None)) == NoMap("the process behind this monitor is not known")
+    assert asyncio.run(HOST.read_map(NOBODY, [], None)) == NoMap("QEMU has ended")
+    assert asyncio.run(HOST.read_map(os.getpid(), [], None)) in (
+        NoMap("the disk has no image"),
+        NoMap("there is no qemu-img on this host"),
+    )

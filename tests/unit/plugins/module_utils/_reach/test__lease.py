@@ -8,6 +8,7 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
@@ -32,7 +33,7 @@ def file(folder: Path) -> KnownFile:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it was waited, without the waiting."""
     slept: list[float] = []
-    monkeypatch.setattr(_lease.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     return slept
 
 
@@ -76,10 +77,16 @@ def test_one_open_by_path_only_is_not_open(file: KnownFile) -> None:
 def test_who_is_just_closing_it_is_no_user(file: KnownFile, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is closed within that moment is free; the others are not asked again."""
     (folder / "other").write_text("")
-    other, asked = known(folder / "other"), []
+    other = known(folder / "other")
+    asked: list[KnownFile] = []
     opened = open(file.path)  # noqa: SIM115
-    monkeypatch.setattr(_lease.time, "sleep", lambda seconds: opened.close())
-    monkeypatch.setattr(_lease, "try_lease", lambda each: (asked.append(each), try_lease(each))[1])
+    monkeypatch.setattr(time, "sleep", lambda seconds: opened.close())
+
+    def ask(each: KnownFile) -> Lease:
+        asked.append(each)
+        return try_lease(each)
+
+    monkeypatch.setattr(_lease, "try_lease", ask)
     found = try_leases([file, other])
     assert [found[file].granted, found[other].granted] == [Granted.YES, Granted.YES]
     assert asked == [file, other, file]
@@ -116,7 +123,7 @@ def test_a_folder_that_is_a_file_now(file: KnownFile) -> None:
 
 def test_a_file_that_was_never_identified(file: KnownFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is opened of which nobody knows what it was."""
-    monkeypatch.setattr(_lease.fcntl, "fcntl", lambda *words: pytest.fail("asked for a lease"))
+    monkeypatch.setattr(fcntl, "fcntl", lambda *words: pytest.fail("asked for a lease"))
     assert try_lease(KnownFile(file.path, None)).granted is Granted.OTHER
 
 
@@ -136,7 +143,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             raise OSError(number, os.strerror(number))
         return real(descriptor, command, argument)
 
-    monkeypatch.setattr(_lease.fcntl, "fcntl", fcntl_)
+    monkeypatch.setattr(fcntl, "fcntl", fcntl_)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +219,7 @@ def test_files_that_cannot_be_opened(
         return int(real(path, flags))
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(_lease.os, "open", open_)
+        meanwhile.setattr(os, "open", open_)
         found = try_lease(file)
     assert (found.granted, found.why) == (granted, why)
 

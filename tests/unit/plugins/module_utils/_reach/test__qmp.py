@@ -29,6 +29,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach._qmp import (
 )
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import GREETING, Client, Talk, serving, silence
+from qemu.qmp import QMPClient
 
 Use = Callable[[QmpConnection], Awaitable[Any]]
 MOST = 4 * 2**20
@@ -223,7 +224,7 @@ def test_an_assertion_of_the_library_is_a_lost_connection(folder: Path, monkeypa
     async def connect(self: Any, address: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(_qmp.QMPClient, "connect", connect)
+    monkeypatch.setattr(QMPClient, "connect", connect)
     with pytest.raises(MonitorLost, match="right after the greeting"):
         meet(polite, path=folder / "qmp")
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import mmap
 import os
 import struct
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, KnownFile, Users
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _users
-from ansible_collections.virtops.qmp.plugins.module_utils._reach._mounts import Mount
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._mounts import Mount, read_text
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._users import find_users, opened_by
 
 NOBODY = 2**22 + 1
@@ -65,12 +67,13 @@ def test_a_process_that_has_it_mapped(file: KnownFile, me: int, monkeypatch: pyt
 def test_what_is_mapped(file: KnownFile, monkeypatch: pytest.MonkeyPatch, listed: str, found: bool) -> None:
     """A mapping is known by device and inode, or by the link to its file."""
     assert file.id is not None
+    assert file.path is not None
     device = f"{os.major(file.id.device):02x}:{os.minor(file.id.device):02x}"
     line = f"7f00-7f80 r--s 00000000 {listed.format(device=device, inode=file.id.inode)}    {file.path}\n"
     monkeypatch.setattr(_users, "read_text", lambda path: line if path == "/proc/7/maps" else "")
     real = _users._file_id
     names = {"/proc/7/map_files/7f00-7f80": file.path}
-    monkeypatch.setattr(_users, "_file_id", lambda path: real(names.get(path, path)))
+    monkeypatch.setattr(_users, "_file_id", lambda path: real(names.get(path, str(path))))
     assert _users._mapped_by(7, {file.id}) == ({file.id} if found else set())
 
 
@@ -89,12 +92,13 @@ def test_who_names_it_only_does_not_have_it_open(file: KnownFile) -> None:
 def test_a_process_whose_first_thread_has_ended(file: KnownFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own lists are empty then, and those of its other threads are looked at."""
     assert file.id is not None
+    assert file.path is not None
     me, thread = os.getpid(), "77"
-    real_list, real_id, real_read = _users._list, _users._file_id, _users.read_text
+    real_list, real_id, real_read = _users._list, _users._file_id, read_text
     lists = {f"/proc/{me}/fd": [], f"/proc/{me}/task": [thread], f"/proc/{me}/task/{thread}/fd": ["5"]}
     monkeypatch.setattr(_users, "_list", lambda path: lists[path] if path in lists else real_list(path))
     names = {f"/proc/{me}/task/{thread}/fd/5": file.path}
-    monkeypatch.setattr(_users, "_file_id", lambda path: real_id(names.get(path, path)))
+    monkeypatch.setattr(_users, "_file_id", lambda path: real_id(names.get(path, str(path))))
     texts = {f"/proc/{me}/maps": "", f"/proc/{me}/task/{thread}/maps": "mapped"}
     monkeypatch.setattr(_users, "read_text", lambda path: texts[path] if path in texts else real_read(path))
     assert opened_by(me, {file.id}) == {file.id}
@@ -148,15 +152,15 @@ def test_a_loop_device_has_its_file_open(
             raise OSError(errno.ENXIO, "no file")
         return struct.pack("QQ", file.id.device, file.id.inode) + data[16:]
 
-    monkeypatch.setattr(_users.glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
-    monkeypatch.setattr(_users.fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
     assert find_users([file])[file] == Users(kernel=("loop3",))
 
 
 def test_a_swap_file(file: KnownFile, folder: Path, me: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that the kernel swaps to is in use, whatever blanks are in its name."""
     (folder / "a blank").write_text("")
-    swap, real = known(folder / "a blank"), _users.read_text
+    swap, real = known(folder / "a blank"), read_text
     lines = ["Filename Type Size Used Priority", "/nosuch partition 1 0 -2", f"{folder}/a\\040blank file 8 0 -3"]
     monkeypatch.setattr(_users, "read_text", lambda path: "\n".join(lines) if path == "/proc/swaps" else real(path))
     found = find_users([file, swap])

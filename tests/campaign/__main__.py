@@ -3,10 +3,10 @@
 
 """Play rounds and print what was tried and what was lost.
 
-python -m faults --rounds 200 --seed 1
-python -m faults --seconds 3600 --jobs 2
-python -m faults --seed 1 --only 17
-python -m faults --fuzz [--all-places] [--seconds 600]   # lies in place of kills
+python -m campaign --rounds 200 --seed 1
+python -m campaign --seconds 3600 --jobs 2
+python -m campaign --seed 1 --only 17
+python -m campaign --fuzz [--all-places] [--seconds 600]   # lies in place of kills
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def can_judge() -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="faults", description="Kill whoever takes part in a stream, and judge.")
+    parser = argparse.ArgumentParser(prog="campaign", description="Kill whoever takes part in a stream, and judge.")
     parser.add_argument("--rounds", type=int, help="play so many rounds (200 unless --seconds is given)")
     parser.add_argument("--seconds", type=float, help="begin rounds for so long")
     parser.add_argument("--seed", type=int, default=1, help="what is tried follows from it (1)")

@@ -30,11 +30,6 @@ class Model:
         """QEMU has answered a flush: all that it answered before is durable."""
         self._earlier.clear()
 
-    @property
-    def unflushed(self) -> int:
-        """How many blocks a crash may undo."""
-        return len(self._earlier)
-
     def losses(self, found: bytes, *, crashed: bool) -> list[str]:
         """The blocks that read what they must not, in words."""
         if len(found) != len(self.latest):

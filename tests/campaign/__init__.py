@@ -3,5 +3,5 @@
 
 """A campaign of faults: whoever takes part in a stream is killed, again and again, while a guest writes.
 
-Judged by content, byte by byte, against a model of what the guest wrote. `python -m faults --help` tells the rest.
+Judged by content, byte by byte, against a model of what the guest wrote. `python -m campaign --help` tells the rest.
 """

@@ -14,9 +14,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lab import NbdServer, Proxy, Vm, disks, images, lab_folder, product
+from lab import NbdServer, Proxy, Vm, disks, images, lab_folder, product, wait_until
 
 from .guest import Guest, monitor_words
 from .model import Model
@@ -220,7 +220,7 @@ def _first_run(bench: _Bench, vm: Vm, folder: Path) -> bool:
         elif round.moment in (RETURNED, LATER):
             said = task.end()
         elif round.moment == MIDDLE:
-            _await_job(vm)
+            wait_until(vm.jobs, "the task has started a stream", END_SECONDS)
         time.sleep(round.delay)  # not to make time pass: it is the moment of the kill that is drawn
         strike()
         if round.victim != "qemu":
@@ -229,16 +229,10 @@ def _first_run(bench: _Bench, vm: Vm, folder: Path) -> bool:
         return claimed
 
 
-def _await_job(vm: Vm) -> None:
-    deadline = time.monotonic() + END_SECONDS
-    while not vm.jobs() and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
 def _second_run(bench: _Bench, vm: Vm) -> None:
     """The same task again: it must succeed, whatever the first one left."""
     # A module whose controller was killed goes on and holds the monitor until its slice is over.
-    arguments = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
+    arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
     result = product.module("block_stream", timeout=END_SECONDS, **arguments)
     if result.failed or not result["finished"]:
         bench.report.wrong.append(f"the second run did not finish: {result.get('msg')}")
