@@ -251,7 +251,7 @@ class FakeQemu:
         root = self.nodes[disk["root"]]
         entry["io-status"] = disk.get("io-status", "ok")
         medium = {
-            "active": disk.get("active", True),
+            **({} if disk.get("active", True) else {"active": False}),  # told since QEMU 10.0
             "node-name": root.name,
             "drv": root.driver,
             "ro": disk["ro"],

@@ -23,6 +23,7 @@ from typing import Any, Callable, Tuple  # noqa: UP035  # Python 3.8
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import QmpError
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Descriptor, Survey
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, Reading
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._model._text import presentable
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
@@ -268,9 +269,9 @@ def run(honest: Mapping[str, Any], lying: Mapping[str, Any], since: int) -> Told
 
     async def work() -> tuple[Any, Any]:
         host = LiarsHost(Liar(honest, lying, since), good)
-        seen = await _work.inform(monitors, None, host.open_link, host)
+        seen = await _work.inform(monitors, Selection(None), host.open_link, host)
         host = LiarsHost(Liar(honest, lying, since), good)
-        done = await _work.populate(monitors, ["*"], request, host.open_link, host, is_check=False)
+        done = await _work.populate(monitors, Selection(("*",)), request, host.open_link, host, is_check=False)
         return presentable(seen.to_result()), presentable(done.to_result())
 
     info, stream = clock.run(work())

@@ -29,6 +29,7 @@ class Outcome:
     ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
     counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
     held open. ``unflushed`` is why what was written is not known to be on the storage.
+    ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
     vm: Vm
@@ -49,6 +50,7 @@ class Outcome:
     restarts: int = 0
     watched: str = ""
     unflushed: str | None = None
+    is_unknown: bool = False
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""

@@ -58,6 +58,11 @@ class Image:
     data: Bound | None = None
 
     @property
+    def absolute_path(self) -> str:
+        """The path of the file where this host knows it, else QEMU's name of the image."""
+        return self.file or self.path
+
+    @property
     def file(self) -> str | None:
         """The absolute path by which this host finds the file; None for NBD, RBD, or where it has no name here."""
         return self.bound.file
@@ -147,11 +152,15 @@ class Disk:
 
     @property
     def label(self) -> str:
-        """The shortest name that a person gave it."""
-        if self.qdev and not self.qdev.startswith("/machine/peripheral-anon/"):
+        """The shortest name that a person gave it, else the path of its image."""
+        # A device without an id is below /machine/peripheral-anon or /machine/unattached; no id has a slash.
+        if self.qdev and not self.qdev_id.startswith("/"):
             return self.qdev_id
-        named_node = self.node_name if self.node_name and not self.node_name.startswith("#") else ""
-        return self.device or named_node or (self.chain[0].path if self.chain else self.qdev)
+        if self.device:
+            return self.device
+        if self.node_name and not self.node_name.startswith("#"):
+            return self.node_name
+        return self.chain[0].absolute_path if self.chain else self.qdev
 
     @property
     def qdev_id(self) -> str:

@@ -7,7 +7,7 @@
 ::
 
     QmpError
-    +-- WrongRequest        the names, options or disks asked for cannot be right; nothing was started
+    +-- WrongRequest        the names, options or disks asked for are invalid; nothing was started
     +-- MonitorError        a monitor does not do its part
     |   +-- MonitorMissing  nobody serves it: the VM is off, or the path is wrong
     |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
@@ -35,7 +35,7 @@ class QmpError(Exception):
 
 
 class WrongRequest(QmpError):
-    """The request cannot be right, whatever QEMU does.
+    """The request is invalid, whatever QEMU does.
 
     :param problems: all that is wrong with it, each a whole sentence. Names are a guest's, so no sentence is a line.
     """
@@ -108,10 +108,15 @@ class TimeIsUp(QmpError):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence."""
+    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence.
+
+    ``monitor`` is that of the VM that it is about, ``key`` the disk; None where it is about more than one.
+    """
 
     kind: str
     message: str
+    monitor: str | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, error: QmpError, message: str) -> Failure:

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Sequence
+from dataclasses import dataclass, replace
+from typing import Mapping, Sequence
 
 from .._decide._bind import bind
 from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
@@ -37,7 +37,6 @@ class Sighting:
 async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
     """Visit every monitor once, and leave it free again; ``names`` as in ``identify``."""
     skipped: list[str] = []
-    off: list[str] = []
     wanted: dict[str, bool] = {}
     for pattern in patterns:
         found = host.expand(pattern)
@@ -45,6 +44,14 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, name
             skipped.append(f"{pattern} matches no socket")
         for address in [pattern] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
+    sighting = await visit_all(wanted, open_link, host, names)
+    return replace(sighting, skipped=(*skipped, *sighting.skipped))
+
+
+async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
+    """Visit these monitors; the value says whether it was named outright, so that a VM that is off is a failure."""
+    skipped: list[str] = []
+    off: list[str] = []
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
     async def visit(address: str) -> Vm:
@@ -72,7 +79,8 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, name
 def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
     words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
-    return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
+    failure = Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
+    return replace(failure, monitor=address)
 
 
 async def identify(link: Link, host: Host, names: Sequence[str] = ()) -> Vm:

@@ -69,7 +69,6 @@ def test_two_names_of_one_disk_are_one_disk(vm: Vm) -> None:
         pytest.param("cd0", ["cd0", "medium"], id="empty drive"),
         pytest.param("disk-ro", ["disk-ro", "read-only"], id="read-only disk"),
         pytest.param("drive-ro", ["disk-ro", "read-only"], id="read-only disk by device name"),
-        pytest.param("", ["name"], id="empty name"),
     ],
 )
 def test_a_name_is_refused(vm: Vm, name: str, words: list[str]) -> None:
@@ -110,6 +109,7 @@ def test_an_ambiguous_name_is_refused(folder: Path, boot: Callable[..., Vm]) -> 
         pytest.param({"state": "done"}, ["state", "done"], id="unknown state"),
         pytest.param({"wait_timeout": -5}, ["wait_timeout", "-5"], id="negative time-out"),
         pytest.param({"disks": []}, ["disks"], id="no disk"),
+        pytest.param({"disks": ["", ""]}, ["disks is empty"], id="no disk, in empty strings"),
         pytest.param({"monitors": []}, ["monitors"], id="no monitor"),
         pytest.param({"parallel": 0}, ["parallel"], id="nothing in parallel"),
         pytest.param({"connect_timeout": 0}, ["connect_timeout"], id="no time to connect"),

@@ -132,6 +132,46 @@ def test_info_of_a_disk_that_is_not_there(lab: Lab, module: RunModule) -> None:
     assert ([vm["name"] for vm in found["vms"]], found["disks"]) == (["vm0"], [])
 
 
+@pytest.mark.parametrize(
+    ("options", "vms", "disks"),
+    [
+        pytest.param({"vms": "vm1"}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="a string is a list"),
+        pytest.param({"vms": ["vm?"], "exclude": ["vm2", ""]}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="all but a VM"),
+        pytest.param({"disks": [""], "vms": [""]}, ["vm1", "vm2"], ["vm1 vda", "vm1 vdb", "vm2 vda"], id="left out"),
+        pytest.param({"disks": ["vda", ""], "exclude": "vm2*"}, ["vm1"], ["vm1 vda"], id="a VM and names"),
+        pytest.param({"exclude": "*.qcow2"}, ["vm1", "vm2"], [], id="every file"),
+    ],
+)
+def test_info_of_a_selection(
+    lab: Lab, module: RunModule, options: dict[str, Any], vms: list[str], disks: list[str]
+) -> None:
+    """VMs and disks are chosen by names and patterns, and an empty string is as if it were not there."""
+    one, other = lab.vm("vm1"), lab.vm("vm2")
+    one.add("vdb", "b.qcow2")
+    found = module("block_stream_info", monitors=[one.address, other.address, ""], **options)
+    assert not found.get("failed"), found
+    assert [vm["name"] for vm in found["vms"]] == vms
+    assert [f"{disk['vm']} {disk['label']}" for disk in found["disks"]] == disks
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_what_fits_nothing_is_a_warning(lab: Lab, module: RunModule, name: str) -> None:
+    """Filters that leave nothing are no failure, and are not passed over in silence."""
+    found = module(name, monitors=[lab.vm().address], disks=["vda"], vms=["x*"], exclude=["y"])
+    assert not found.get("failed")
+    assert (found["disks"], found["changed"]) == ([], False)
+    assert len(found["warnings"]) == 2
+
+
+def test_what_is_excluded_is_not_populated(lab: Lab, module: RunModule) -> None:
+    """An excluded disk keeps its chain."""
+    qemu = lab.vm()
+    qemu.add("vdb", "b.qcow2", "b-base.qcow2")
+    found = module("block_stream", monitors=[qemu.address], disks=["*"], exclude=["vdb"])
+    assert [disk["label"] for disk in found["disks"]] == ["vda"]
+    assert (len(qemu.chain("vda")), len(qemu.chain("vdb"))) == (1, 2)
+
+
 def test_what_a_glob_did_not_find_is_a_warning(lab: Lab, module: RunModule) -> None:
     """A glob without a socket is told, and is no failure."""
     found = module("block_stream_info", monitors=[f"{lab.folder}/*.none"])
@@ -353,6 +393,7 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
     ("arguments", "words"),
     [
         pytest.param({"monitors": []}, "monitors is empty", id="no monitor"),
+        pytest.param({"monitors": [""]}, "monitors is empty", id="an empty string is no monitor"),
         pytest.param({"connect_timeout": 0}, "connect_timeout is 0.0; it must be from 0.001", id="no time"),
         pytest.param({"connect_timeout": -1}, "connect_timeout is -1", id="less than no time"),
         pytest.param({"connect_timeout": "nan"}, "connect_timeout is nan", id="not a number"),
@@ -371,6 +412,48 @@ def test_options_of_block_stream_are_read_first(module: RunModule) -> None:
     found = module("block_stream", monitors=["/m.qmp"], disks=["vda"], speed="fast")
     assert found["failed"]
     assert found["msg"].startswith("speed is 'fast', which is no size")
+
+
+def bound_to(qemu: FakeQemu, pid: int | None, *names: str) -> dict[str, Any]:
+    """The option `bound` for disks of one VM."""
+    return {qemu.address: {"pid": pid, "keys": [f"/machine/peripheral/{name}/virtio-backend" for name in names]}}
+
+
+def test_a_later_look_is_bound(lab: Lab, module: RunModule) -> None:
+    """It works on the disks that the first one selected and on no other, whatever `monitors` and `disks` say."""
+    one, other = lab.vm("vm1"), lab.vm("vm2")
+    one.add("vdb", "b.qcow2", "b-base.qcow2")
+    first = module("block_stream", check=True, monitors=[one.address, other.address], disks=["vda"])
+    assert [vm["monitor"] for vm in first["vms"]] == [one.address, other.address]
+    pid = first["vms"][0]["pid"]
+    found = module("block_stream", monitors=["/no/such.qmp"], disks=["nosuch"], bound=bound_to(one, pid, "vda"))
+    assert not found.get("failed"), found
+    assert [(disk["vm"], disk["label"], disk["finished"]) for disk in found["disks"]] == [("vm1", "vda", True)]
+    assert (one.acts.count("block-stream"), other.acts) == (1, [])
+
+
+def test_a_bound_vm_that_is_another_now(lab: Lab, module: RunModule) -> None:
+    """Another QEMU behind the same monitor is not touched, and the error is that of the VM."""
+    qemu = lab.vm()
+    for check in (True, False):
+        found = module("block_stream", check=check, monitors=["x"], disks=["*"], bound=bound_to(qemu, 1, "vda"))
+        assert (found["disks"], qemu.acts) == ([], [])
+        assert [(error["kind"], error["monitor"]) for error in found["errors"]] == [("MonitorUnusable", qemu.address)]
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param({"/m.qmp": 7}, id="a number"),
+        pytest.param({"/m.qmp": {"pid": 7}}, id="no keys"),
+        pytest.param({"/m.qmp": {"pid": "x", "keys": []}}, id="a pid that is none"),
+    ],
+)
+def test_a_bound_of_another_form(module: RunModule, bound: dict[str, Any]) -> None:
+    """Who writes the option by hand is told its form."""
+    found = module("block_stream", monitors=["/m.qmp"], disks=["*"], bound=bound)
+    assert found["failed"]
+    assert found["msg"].startswith("bound is invalid; it is {MONITOR: ")
 
 
 # -- Options -----------------------------------------------------------------------------------------------------------

@@ -309,6 +309,12 @@ def test_a_chain_below_a_raw_node_is_seen() -> None:
             id="a device without an id, with a drive",
         ),
         pytest.param(
+            disk(qdev="/machine/unattached/device[18]", device="ide0-hd0"),
+            "ide0-hd0",
+            "/machine/unattached/device[18]",
+            id="a device that QEMU made itself (-drive if=ide)",
+        ),
+        pytest.param(
             disk(qdev="/machine/peripheral-anon/device[1]"),
             "top",
             "/machine/peripheral-anon/device[1]",
@@ -319,6 +325,18 @@ def test_a_chain_below_a_raw_node_is_seen() -> None:
             "/vms/top.qcow2",
             "/machine/peripheral-anon/device[1]",
             id="nothing has a name",
+        ),
+        pytest.param(
+            disk(image(path="a.qcow2", file="/vms/a.qcow2"), qdev="", node_name="#block1"),
+            "/vms/a.qcow2",
+            "#block1",
+            id="nothing has a name, and QEMU knows its image by a relative one",
+        ),
+        pytest.param(
+            disk(image(path="nbd://host/x", file=None), qdev="", node_name="#block1"),
+            "nbd://host/x",
+            "#block1",
+            id="nothing has a name, and its image is no file",
         ),
         pytest.param(
             Disk("", "/machine/peripheral-anon/device[1]", None, False, ()),

@@ -140,7 +140,7 @@ def test_ending(event: dict[str, Any], ending: Ending | None) -> None:
         pytest.param(disk(qdev="€"), [], "populate-disk", id="no character left"),
         pytest.param(disk(qdev="x" * 300), [], "populate-" + "x" * 100, id="long"),
         pytest.param(
-            disk(image("top", path="/" + "d" * 200 + "/web01.qcow2"), qdev="", node_name="#1"),
+            disk(image("top", path="/" + "d" * 200 + "/web01.qcow2", file=None), qdev="", node_name="#1"),
             [],
             "populate-" + "d" * 88 + "web01.qcow2".rjust(12, "_"),
             id="the end of a path says more",

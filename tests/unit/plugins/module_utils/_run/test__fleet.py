@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import select
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorSilent
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _fleet
 from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import reconcile_all
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import observe
@@ -59,7 +59,7 @@ def all_about(
     async def work() -> list[Outcome]:
         first()
         sighting = await observe(list(host.qemus), host.open_link, host)
-        targets = select(sighting.vms, names, requested.base)
+        targets = select(sighting.vms, Selection(tuple(names)), requested.base).targets
         host.begin_to_count()
         then()
         begun = asyncio.get_running_loop().time()

@@ -235,7 +235,7 @@ def test_look_reads_the_state_again() -> None:
 )
 def test_explain(error: QmpError, words: str) -> None:
     """An error is told with where it happened, and with the processes where one of them may be the reason."""
-    assert explain("disk", error, "/m.qmp", FakeHost()) == Failure(type(error).__name__, words)
+    assert explain("disk", error, "/m.qmp", FakeHost()) == Failure(type(error).__name__, words, "/m.qmp")
 
 
 def test_explain_where_no_process_is_found() -> None:
