@@ -12,19 +12,41 @@ short_description: Give the disks of running VMs their own data, so that the ima
 version_added: 0.1.0
 description:
   - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
-  - V(populated) is only said when the chain says so, the header of the image says so where it can be read, and QEMU
-    has flushed both. QEMU's own "completed" is not that, a VM that is killed seconds after it can read zeros.
-  - The task can be run again at any time. It joins a stream that runs, whoever started it, finishes one that waits,
-    resumes one that an error stopped, and changes nothing where all is done.
+  - V(populated) is said only where it is proven. What cannot be read, seen or asked is unknown (null), and that is
+    neither populated nor free. QEMU's own "completed" is no proof, a VM that is killed seconds after it can read zeros.
+  - A disk is populated in this order. The stream copies everything and stops at V(pending), the link to the old images
+    still there. QEMU flushes the image. The map of the chain (C(qemu-img map)) shows that nothing is left in the old
+    images. The job is finalized, which removes the link. Chain and header are read again, and the image is flushed once
+    more. At last QEMU is asked again over a new connection.
+  - A flush is one whose failure is known. Beside a job QEMU does not tell if its flush fails, so the module holds the
+    image's files open from before the stream, and has the kernel write them out (fsync) before and after QEMU's flush.
+    Without a job QEMU is told to take a snapshot onto a node that does not exist, which flushes, tells if that fails,
+    and changes nothing.
+  - The header is read from the file that QEMU has open (C(/proc/PID/fd)), whatever has its name now. With O(base), it
+    calls the base as the headers of the dropped images did, so a relative name stays relative.
+  - The task can be run again at any time. It joins a stream that runs, whoever started it, resumes one that an error
+    stopped, and changes nothing where all is done. A stream at V(pending) whose image this call did not hold open from
+    before is not believed. It is cancelled, and a new stream passes over what is copied.
+  - So is a stream of a VM that migrated, or whose state was saved, meanwhile. QEMU's job goes on then, copies nothing,
+    and says that it has completed.
   - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails
     once, with all of it. A wrong name or option starts nothing at all.
-  - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while, with
-    C(sync --data) on the active image, if that is a file of the hypervisor and coreutils is installed there.
-  - A stream is not finished while the file system of the active image is full, because QEMU does not tell if a flush
-    fails. It waits at V(pending), and the next run finishes it.
+  - These disks are refused, because QEMU would copy nothing, lose data, or abort.
+    Disks of a VM that waits for a migration, is at the end of one, or has been migrated or saved; disks whose image has
+    no name any more (deleted, replaced, C(-snapshot)); images of other formats than C(qcow2) and C(qed), such as
+    C(vmdk); images with C(extended_l2=on) on QEMU before 8.2; a raw node above an image that has a backing image;
+    snapshots that Proxmox VE keeps as a chain of volumes; read-only disks; and VMs that libvirt manages.
+  - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while.
+  - A stream is not finished while the file system of the active image is full. It waits at V(pending), and the next run
+    finishes it.
   - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when
     everything is copied. There it is safe against any crash, and the next run of the same task finishes it.
   - To start and forget, use Ansible's own C(async) with C(poll=0), the module then waits on the hypervisor.
+requirements:
+  - C(qemu-img) on the hypervisor, for the proof by the map. It runs as QEMU's own user, and opens nothing but what QEMU
+    has open. Without it, RV(disks[].proof) is V(job)
+  - C(dd) (coreutils) on the hypervisor, which writes images out in a process of its own. Without it the module does so
+    itself, and cannot end before storage that hangs answers
 extends_documentation_fragment:
   - virtops.qmp.monitor
 options:
@@ -34,10 +56,13 @@ options:
       - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as
         V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node
         name.
-      - Paths are compared as absolute paths without links; relative ones start from the working directory of the
-        VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
+      - A path means the file behind it, by whatever name QEMU knows that. Relative ones start from the working directory
+        of the VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
-        they are.
+        they are. One that cannot be populated, such as a disk of a VM that waits for an incoming migration, is left
+        out with a warning; when it is named outright, or when there is no other disk, it is refused.
+      - V(*) also leaves out disks whose active image has internal snapshots, which need the old images indefinitely.
+        Named outright, such a disk is populated, and a warning says how to get back to the snapshots.
       - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their
         names. A name that fits only disks that O(vms) and O(exclude) leave out is a warning, and if they leave no VM at
         all, there is nothing to do and names are not looked at.
@@ -57,6 +82,8 @@ options:
     description:
       - An image of the chain that stays as the backing image, by its path or its node name.
       - Use it to keep a golden image that many VMs share in the page cache, and to get rid of the snapshots above it.
+      - If QEMU has the base open by a descriptor only (C(/dev/fdset/N)), or in a place that this host does not see, and
+        no name leads to it, the disk fails before its stream begins.
     type: str
   wait:
     description:
@@ -134,6 +161,8 @@ options:
   check_space:
     description:
       - Refuse to start anything when all that may be copied would not fit into the file system of the active images.
+      - Of the disks that only V(*) has chosen those that need least come first. Each that does not fit any more is an
+        error of its own, and the others are populated.
       - Set it to V(false) where the figure is too careful, such as for a disk that is nearly done.
     type: bool
     default: true
@@ -271,6 +300,9 @@ disks:
       virtual_size: 32212254720
       read_only: false
       populated: true
+      reason: null
+      snapshots: 0
+      same_file: true
       stale_header: null
       chain:
         - node_name: "#block146"
@@ -282,6 +314,7 @@ disks:
       job: null
       action: started
       finished: true
+      proof: map
       cursor: 32212254720
       seconds: 41.3
       grew_by: 13207024640
@@ -300,7 +333,70 @@ disks:
           inode: 2146632
       error: null
       error_kind: null
+    - label: vdb
+      key: /machine/peripheral/vdb/virtio-backend
+      vm: web01
+      monitor: /run/vms/web01.qmp
+      names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
+      device: drive1
+      qdev: /machine/peripheral/vdb/virtio-backend
+      node_name: "#block519"
+      path: /vms/web01-data.qcow2
+      filename: /vms/web01-data.qcow2
+      format: qcow2
+      virtual_size: 32212254720
+      read_only: false
+      populated: false
+      reason: it still needs /golden/data.qcow2
+      snapshots: 0
+      same_file: true
+      stale_header: null
+      chain:
+        - node_name: "#block519"
+          path: /vms/web01-data.qcow2
+          filename: /vms/web01-data.qcow2
+          format: qcow2
+          allocated: 5368709120
+        - node_name: "#block733"
+          path: /golden/data.qcow2
+          filename: /golden/data.qcow2
+          format: qcow2
+          allocated: 13207024640
+      space: {needed: 13207024640, free: 198202670080}
+      job:
+        id: populate-vdb
+        type: stream
+        status: running
+        cur: 13207863296
+        end: 32212254720
+        percent: 41.0
+        speed: 0
+        paused: false
+        io_status: ok
+        error: null
+      action: started
+      finished: false
+      proof: null
+      cursor: 13207863296
+      seconds: 41.3
+      grew_by: 5368512512
+      released: []
+      error: >-
+        web01: disk vdb: not populated when wait_timeout was over. The job populate-vdb is running at 13207863296 of
+        32212254720 bytes and goes on in QEMU; run the task again to join it
+      error_kind: TimeIsUp
   contains:
+    populated:
+      description:
+        - Whether the disk needs no other image. With O(base), V(false), because it needs the base.
+        - Null where it cannot be told, such as when the header cannot be read, nothing tells any more whether a stream
+          has copied everything, or the VM does not answer when it is asked again.
+      type: bool
+    reason:
+      description:
+        - Why the disk is not populated, or why it cannot be told.
+        - Null where RV(disks[].populated) is V(true), and where RV(disks[].error) alone says why it cannot be told.
+      type: str
     action:
       description:
         - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
@@ -309,8 +405,19 @@ disks:
         - Of several actions the most telling one. In check mode, the one that would come first.
       type: str
     finished:
-      description: Whether this disk is populated, down to O(base).
+      description: Whether this disk is populated, down to O(base), and nothing went wrong on the way.
       type: bool
+    proof:
+      description:
+        - What it rests on that everything is copied; null if RV(disks[].finished) is V(false).
+        - V(map), after the flush and before the link was removed, the map of the chain showed that nothing that the
+          disk needs was left in the old images.
+        - V(job), the job said so, and the VM had neither migrated nor had its state saved meanwhile. The map was no
+          proof, because C(qemu-img) is missing or cannot look into an image (a protocol, a monitor on TCP), or because
+          somebody else finished the job.
+        - V(chain), nothing was streamed in this run. Chain and header need no more images, and QEMU has flushed them.
+          What was copied before, this run does not know.
+      type: str
     cursor:
       description: Where the next increment begins, in bytes; the virtual size when the disk is populated.
       type: int
@@ -324,10 +431,11 @@ disks:
       type: int
     released:
       description:
-        - The images that left the chain.
+        - The images that left the chain. C(path) is absolute where the image is a file of this host.
         - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
-          a file system that other hosts may have mounted, or for a user who may not ask the kernel.
+          a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
+          as long as this disk is not populated, or its active image has internal snapshots.
         - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
         - C(pids) are the processes that have it open; null where that cannot be told.
         - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
@@ -351,8 +459,22 @@ released:
   sample:
     - path: /golden/debian-12.qcow2
       free: false
-      pids: [813]
       reason: it is still open in VM web02 (pid 813)
+      pids: [813]
+      device: 64768
+      inode: 2146631
+    - path: /golden/debian-12-web.qcow2
+      free: true
+      reason: null
+      pids: []
+      device: 64768
+      inode: 2146632
+    - path: nbd+unix:///golden?socket=/run/golden.sock
+      free: null
+      reason: it is reached over a protocol, and only its server can know who uses it
+      pids: null
+      device: null
+      inode: null
 summary:
   description:
     - What was done, in lines to print. A table with a row for each disk, and a line for each old image.
@@ -380,13 +502,17 @@ errors:
   contains:
     kind:
       description:
-        - V(WrongRequest), an option, a name or a disk is invalid, and nothing was started.
+        - V(WrongRequest), an option, a name or a disk is invalid, and nothing was started; or there is no room for this
+          disk.
         - V(MonitorMissing), nobody serves the monitor. V(MonitorSilent), it does not answer in time. V(MonitorLost),
           the connection ended. V(MonitorUnusable), it is no QMP monitor, may not be used, or belongs to another VM.
+          V(AnswersDiffer), two answers of QEMU contradict each other.
+        - V(HostSilent), the storage of the hypervisor does not answer in time.
         - V(CommandRefused), QEMU answered a command with an error.
-        - V(StreamFailed), the disk still needs other images. V(DiskGone), it was unplugged. V(JobHangs), its storage
-          does not answer.
+        - V(StreamFailed), the disk still needs other images, or it cannot be told. V(DiskGone), it was unplugged.
+          V(JobHangs), its storage does not answer. V(WriteBackFailed), what was written did not reach the storage.
         - V(TimeIsUp), O(wait_timeout) is over, and the job goes on.
+        - V(Defect), an error of this collection, which its authors want to know of.
         - Null where the module itself could not run to its end.
       type: str
     msg:
