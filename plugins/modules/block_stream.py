@@ -43,8 +43,8 @@ description:
     everything is copied. There it is safe against any crash, and the next run of the same task finishes it.
   - To start and forget, use Ansible's own C(async) with C(poll=0), the module then waits on the hypervisor.
 requirements:
-  - C(qemu-img) on the hypervisor, for the proof by the map. It runs as QEMU's own user, and opens nothing but what QEMU
-    has open. Without it, RV(disks[].proof) is V(job)
+  - C(qemu-img) on the hypervisor, for the proof by the map. It runs as QEMU's own user, and opens nothing but what
+    QEMU has open. Without it, RV(disks[].proof) is V(job)
   - C(dd) (coreutils) on the hypervisor, which writes images out in a process of its own. Without it the module does so
     itself, and cannot end before storage that hangs answers
 extends_documentation_fragment:
