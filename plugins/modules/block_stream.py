@@ -56,8 +56,8 @@ options:
       - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as
         V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node
         name.
-      - A path means the file behind it, by whatever name QEMU knows that. Relative ones start from the working directory
-        of the VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
+      - A path means the file behind it, by whatever name QEMU knows that. Relative ones start from the working
+        directory of the VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
         they are. One that cannot be populated, such as a disk of a VM that waits for an incoming migration, is left
         out with a warning; when it is named outright, or when there is no other disk, it is refused.
@@ -278,10 +278,29 @@ vms:
       status: running
       qemu_version: 7.2.22
       pid: 812
+  contains:
+    monitor:
+      description: The monitor through which the VM was found.
+      type: str
+    name:
+      description: The VM's name (C(-name)); null if it has none.
+      type: str
+    uuid:
+      description: The VM's UUID; null if it has none.
+      type: str
+    status:
+      description: QEMU's run state, such as V(running) or V(paused).
+      type: str
+    qemu_version:
+      description: The version of the QEMU that runs, which may be older than the one installed.
+      type: str
+    pid:
+      description: The process that serves the monitor; null over TCP.
+      type: int
 disks:
   description:
     - The selected disks, VM by VM, after success and failure alike. Each has all that
-      M(virtops.qmp.block_stream_info) tells of a disk, and the members below.
+      M(virtops.qmp.block_stream_info) tells of a disk, and what was done to it.
   returned: unless an option was refused
   type: list
   elements: dict
@@ -386,6 +405,52 @@ disks:
         32212254720 bytes and goes on in QEMU; run the task again to join it
       error_kind: TimeIsUp
   contains:
+    label:
+      description:
+        - What the disk is called in messages and progress lines, the shortest name that a person gave it. That is its
+          qdev id, else its device name, else its node name, else its path.
+      type: str
+    key:
+      description:
+        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
+          change it.
+      type: str
+    vm:
+      description: The VM's name, or its monitor if it has none.
+      type: str
+    monitor:
+      description: The monitor through which the VM was found.
+      type: str
+    names:
+      description: Every name that the disk answers to, the absolute path of its active image among them.
+      type: list
+      elements: str
+    device:
+      description: The device name (C(-drive id=)); empty for C(-blockdev).
+      type: str
+    qdev:
+      description: The path or id of the guest's device; empty if no device uses the drive.
+      type: str
+    node_name:
+      description: The node that the guest's device stands on; null without a medium.
+      type: str
+    path:
+      description:
+        - The active image by its absolute path without links, where it is a file of this host, else as QEMU names
+          it; null without a medium.
+      type: str
+    filename:
+      description: The active image as QEMU names it; null without a medium.
+      type: str
+    format:
+      description: The format of the active image.
+      type: str
+    virtual_size:
+      description: What the guest sees, in bytes.
+      type: int
+    read_only:
+      description: Whether the guest may only read.
+      type: bool
     populated:
       description:
         - Whether the disk needs no other image. With O(base), V(false), because it needs the base.
@@ -397,6 +462,42 @@ disks:
         - Why the disk is not populated, or why it cannot be told.
         - Null where RV(disks[].populated) is V(true), and where RV(disks[].error) alone says why it cannot be told.
       type: str
+    snapshots:
+      description:
+        - How many internal snapshots the active image has; null if that cannot be read.
+        - They may need the old images for as long as they exist, so none of those is free.
+      type: int
+    same_file:
+      description:
+        - Whether C(path) leads to the very file that QEMU has open. V(false) after it was deleted or replaced by
+          another one, or where QEMU sees other files than this host does; null where it cannot be told.
+      type: bool
+    stale_header:
+      description:
+        - The backing image that the header of the active image still names, though QEMU does not use it; null where
+          all is well, or where the header cannot be read.
+        - The VM's next start needs that image. RV(disks[].error) says what to do.
+      type: str
+    chain:
+      description:
+        - The images, the active one first. C(path) and C(filename) are as those of the disk.
+        - C(allocated) is the bytes that an image occupies; null where QEMU does not know them (NBD).
+      type: list
+      elements: dict
+    space:
+      description:
+        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
+          images may take more than that, which QEMU does not tell. A block device, and an image that does not tell
+          (NBD), counts with its virtual size.
+        - C(free) is what the file system of the active image has left, or that of its external data file; null where
+          that is no regular file of this host.
+      type: dict
+    job:
+      description:
+        - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.
+        - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
+          second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
+      type: dict
     action:
       description:
         - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
