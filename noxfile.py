@@ -257,7 +257,7 @@ def licences(session: nox.Session) -> None:
 
 # What the tarball holds: what a user runs or reads. Whatever else turns up in it is a mistake in build_ignore.
 SHIPPED = re.compile(
-    r"""(MANIFEST\.json|FILES\.json|README\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
+    r"""(MANIFEST\.json|FILES\.json|README\.md|SECURITY\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
     |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
     |docs/docsite/(extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
     |plugins/[a-z_/]+\.(py|yml)|playbooks/[a-z_/]+\.yml

@@ -12,19 +12,41 @@ short_description: Give the disks of running VMs their own data, so that the ima
 version_added: 0.1.0
 description:
   - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
-  - V(populated) is only said when the chain says so, the header of the image says so where it can be read, and QEMU
-    has flushed both. QEMU's own "completed" is not that, a VM that is killed seconds after it can read zeros.
-  - The task can be run again at any time. It joins a stream that runs, whoever started it, finishes one that waits,
-    resumes one that an error stopped, and changes nothing where all is done.
+  - V(populated) is said only where it is proven. What cannot be read, seen or asked is unknown (null), and that is
+    neither populated nor free. QEMU's own "completed" is no proof, a VM that is killed seconds after it can read zeros.
+  - A disk is populated in this order. The stream copies everything and stops at V(pending), the link to the old images
+    still there. QEMU flushes the image. The map of the chain (C(qemu-img map)) shows that nothing is left in the old
+    images. The job is finalized, which removes the link. Chain and header are read again, and the image is flushed once
+    more. At last QEMU is asked again over a new connection.
+  - A flush is one whose failure is known. Beside a job QEMU does not tell if its flush fails, so the module holds the
+    image's files open from before the stream, and has the kernel write them out (fsync) before and after QEMU's flush.
+    Without a job QEMU is told to take a snapshot onto a node that does not exist, which flushes, tells if that fails,
+    and changes nothing.
+  - The header is read from the file that QEMU has open (C(/proc/PID/fd)), whatever has its name now. With O(base), it
+    calls the base as the headers of the dropped images did, so a relative name stays relative.
+  - The task can be run again at any time. It joins a stream that runs, whoever started it, resumes one that an error
+    stopped, and changes nothing where all is done. A stream at V(pending) whose image this call did not hold open from
+    before is not believed. It is cancelled, and a new stream passes over what is copied.
+  - So is a stream of a VM that migrated, or whose state was saved, meanwhile. QEMU's job goes on then, copies nothing,
+    and says that it has completed.
   - One call serves a disk, a VM or a whole hypervisor. What fails for one disk stops no other; the task then fails
     once, with all of it. A wrong name or option starts nothing at all.
-  - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while, with
-    C(sync --data) on the active image, if that is a file of the hypervisor and coreutils is installed there.
-  - A stream is not finished while the file system of the active image is full, because QEMU does not tell if a flush
-    fails. It waits at V(pending), and the next run finishes it.
+  - These disks are refused, because QEMU would copy nothing, lose data, or abort.
+    Disks of a VM that waits for a migration, is at the end of one, or has been migrated or saved; disks whose image has
+    no name any more (deleted, replaced, C(-snapshot)); images of other formats than C(qcow2) and C(qed), such as
+    C(vmdk); images with C(extended_l2=on) on QEMU before 8.2; a raw node above an image that has a backing image;
+    snapshots that Proxmox VE keeps as a chain of volumes; read-only disks; and VMs that libvirt manages.
+  - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while.
+  - A stream is not finished while the file system of the active image is full. It waits at V(pending), and the next run
+    finishes it.
   - A job whose task went away, or that was started with O(wait=false), stops at the status V(pending) when
     everything is copied. There it is safe against any crash, and the next run of the same task finishes it.
   - To start and forget, use Ansible's own C(async) with C(poll=0), the module then waits on the hypervisor.
+requirements:
+  - C(qemu-img) on the hypervisor, for the proof by the map. It runs as QEMU's own user, and opens nothing but what
+    QEMU has open. Without it, RV(disks[].proof) is V(job)
+  - C(dd) (coreutils) on the hypervisor, which writes images out in a process of its own. Without it the module does so
+    itself, and cannot end before storage that hangs answers
 extends_documentation_fragment:
   - virtops.qmp.monitor
 options:
@@ -34,11 +56,13 @@ options:
       - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as
         V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node
         name.
-      - Paths are compared as absolute paths without links; relative ones start from the working directory of the
-        VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
+      - A path means the file behind it, by whatever name QEMU knows that. Relative ones start from the working
+        directory of the VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
         they are. One that cannot be populated, such as a disk of a VM that waits for an incoming migration, is left
         out with a warning; when it is named outright, or when there is no other disk, it is refused.
+      - V(*) also leaves out disks whose active image has internal snapshots, which need the old images indefinitely.
+        Named outright, such a disk is populated, and a warning says how to get back to the snapshots.
       - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their
         names. A name that fits only disks that O(vms) and O(exclude) leave out is a warning, and if they leave no VM at
         all, there is nothing to do and names are not looked at.
@@ -58,6 +82,8 @@ options:
     description:
       - An image of the chain that stays as the backing image, by its path or its node name.
       - Use it to keep a golden image that many VMs share in the page cache, and to get rid of the snapshots above it.
+      - If QEMU has the base open by a descriptor only (C(/dev/fdset/N)), or in a place that this host does not see, and
+        no name leads to it, the disk fails before its stream begins.
     type: str
   wait:
     description:
@@ -252,10 +278,29 @@ vms:
       status: running
       qemu_version: 7.2.22
       pid: 812
+  contains:
+    monitor:
+      description: The monitor through which the VM was found.
+      type: str
+    name:
+      description: The VM's name (C(-name)); null if it has none.
+      type: str
+    uuid:
+      description: The VM's UUID; null if it has none.
+      type: str
+    status:
+      description: QEMU's run state, such as V(running) or V(paused).
+      type: str
+    qemu_version:
+      description: The version of the QEMU that runs, which may be older than the one installed.
+      type: str
+    pid:
+      description: The process that serves the monitor; null over TCP.
+      type: int
 disks:
   description:
     - The selected disks, VM by VM, after success and failure alike. Each has all that
-      M(virtops.qmp.block_stream_info) tells of a disk, and the members below.
+      M(virtops.qmp.block_stream_info) tells of a disk, and what was done to it.
   returned: unless an option was refused
   type: list
   elements: dict
@@ -274,6 +319,9 @@ disks:
       virtual_size: 32212254720
       read_only: false
       populated: true
+      reason: null
+      snapshots: 0
+      same_file: true
       stale_header: null
       chain:
         - node_name: "#block146"
@@ -285,6 +333,7 @@ disks:
       job: null
       action: started
       finished: true
+      proof: map
       cursor: 32212254720
       seconds: 41.3
       grew_by: 13207024640
@@ -303,7 +352,152 @@ disks:
           inode: 2146632
       error: null
       error_kind: null
+    - label: vdb
+      key: /machine/peripheral/vdb/virtio-backend
+      vm: web01
+      monitor: /run/vms/web01.qmp
+      names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
+      device: drive1
+      qdev: /machine/peripheral/vdb/virtio-backend
+      node_name: "#block519"
+      path: /vms/web01-data.qcow2
+      filename: /vms/web01-data.qcow2
+      format: qcow2
+      virtual_size: 32212254720
+      read_only: false
+      populated: false
+      reason: it still needs /golden/data.qcow2
+      snapshots: 0
+      same_file: true
+      stale_header: null
+      chain:
+        - node_name: "#block519"
+          path: /vms/web01-data.qcow2
+          filename: /vms/web01-data.qcow2
+          format: qcow2
+          allocated: 5368709120
+        - node_name: "#block733"
+          path: /golden/data.qcow2
+          filename: /golden/data.qcow2
+          format: qcow2
+          allocated: 13207024640
+      space: {needed: 13207024640, free: 198202670080}
+      job:
+        id: populate-vdb
+        type: stream
+        status: running
+        cur: 13207863296
+        end: 32212254720
+        percent: 41.0
+        speed: 0
+        paused: false
+        io_status: ok
+        error: null
+      action: started
+      finished: false
+      proof: null
+      cursor: 13207863296
+      seconds: 41.3
+      grew_by: 5368512512
+      released: []
+      error: >-
+        web01: disk vdb: not populated when wait_timeout was over. The job populate-vdb is running at 13207863296 of
+        32212254720 bytes and goes on in QEMU; run the task again to join it
+      error_kind: TimeIsUp
   contains:
+    label:
+      description:
+        - What the disk is called in messages and progress lines, the shortest name that a person gave it. That is its
+          qdev id, else its device name, else its node name, else its path.
+      type: str
+    key:
+      description:
+        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
+          change it.
+      type: str
+    vm:
+      description: The VM's name, or its monitor if it has none.
+      type: str
+    monitor:
+      description: The monitor through which the VM was found.
+      type: str
+    names:
+      description: Every name that the disk answers to, the absolute path of its active image among them.
+      type: list
+      elements: str
+    device:
+      description: The device name (C(-drive id=)); empty for C(-blockdev).
+      type: str
+    qdev:
+      description: The path or id of the guest's device; empty if no device uses the drive.
+      type: str
+    node_name:
+      description: The node that the guest's device stands on; null without a medium.
+      type: str
+    path:
+      description:
+        - The active image by its absolute path without links, where it is a file of this host, else as QEMU names
+          it; null without a medium.
+      type: str
+    filename:
+      description: The active image as QEMU names it; null without a medium.
+      type: str
+    format:
+      description: The format of the active image.
+      type: str
+    virtual_size:
+      description: What the guest sees, in bytes.
+      type: int
+    read_only:
+      description: Whether the guest may only read.
+      type: bool
+    populated:
+      description:
+        - Whether the disk needs no other image. With O(base), V(false), because it needs the base.
+        - Null where it cannot be told, such as when the header cannot be read, nothing tells any more whether a stream
+          has copied everything, or the VM does not answer when it is asked again.
+      type: bool
+    reason:
+      description:
+        - Why the disk is not populated, or why it cannot be told.
+        - Null where RV(disks[].populated) is V(true), and where RV(disks[].error) alone says why it cannot be told.
+      type: str
+    snapshots:
+      description:
+        - How many internal snapshots the active image has; null if that cannot be read.
+        - They may need the old images for as long as they exist, so none of those is free.
+      type: int
+    same_file:
+      description:
+        - Whether C(path) leads to the very file that QEMU has open. V(false) after it was deleted or replaced by
+          another one, or where QEMU sees other files than this host does; null where it cannot be told.
+      type: bool
+    stale_header:
+      description:
+        - The backing image that the header of the active image still names, though QEMU does not use it; null where
+          all is well, or where the header cannot be read.
+        - The VM's next start needs that image. RV(disks[].error) says what to do.
+      type: str
+    chain:
+      description:
+        - The images, the active one first. C(path) and C(filename) are as those of the disk.
+        - C(allocated) is the bytes that an image occupies; null where QEMU does not know them (NBD).
+      type: list
+      elements: dict
+    space:
+      description:
+        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
+          images may take more than that, which QEMU does not tell. A block device, and an image that does not tell
+          (NBD), counts with its virtual size.
+        - C(free) is what the file system of the active image has left, or that of its external data file; null where
+          that is no regular file of this host.
+      type: dict
+    job:
+      description:
+        - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.
+        - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
+          second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
+      type: dict
     action:
       description:
         - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
@@ -312,8 +506,19 @@ disks:
         - Of several actions the most telling one. In check mode, the one that would come first.
       type: str
     finished:
-      description: Whether this disk is populated, down to O(base).
+      description: Whether this disk is populated, down to O(base), and nothing went wrong on the way.
       type: bool
+    proof:
+      description:
+        - What it rests on that everything is copied; null if RV(disks[].finished) is V(false).
+        - V(map), after the flush and before the link was removed, the map of the chain showed that nothing that the
+          disk needs was left in the old images.
+        - V(job), the job said so, and the VM had neither migrated nor had its state saved meanwhile. The map was no
+          proof, because C(qemu-img) is missing or cannot look into an image (a protocol, a monitor on TCP), or because
+          somebody else finished the job.
+        - V(chain), nothing was streamed in this run. Chain and header need no more images, and QEMU has flushed them.
+          What was copied before, this run does not know.
+      type: str
     cursor:
       description: Where the next increment begins, in bytes; the virtual size when the disk is populated.
       type: int
@@ -327,10 +532,11 @@ disks:
       type: int
     released:
       description:
-        - The images that left the chain.
+        - The images that left the chain. C(path) is absolute where the image is a file of this host.
         - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
-          a file system that other hosts may have mounted, or for a user who may not ask the kernel.
+          a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
+          as long as this disk is not populated, or its active image has internal snapshots.
         - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
         - C(pids) are the processes that have it open; null where that cannot be told.
         - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
@@ -354,8 +560,22 @@ released:
   sample:
     - path: /golden/debian-12.qcow2
       free: false
-      pids: [813]
       reason: it is still open in VM web02 (pid 813)
+      pids: [813]
+      device: 64768
+      inode: 2146631
+    - path: /golden/debian-12-web.qcow2
+      free: true
+      reason: null
+      pids: []
+      device: 64768
+      inode: 2146632
+    - path: nbd+unix:///golden?socket=/run/golden.sock
+      free: null
+      reason: it is reached over a protocol, and only its server can know who uses it
+      pids: null
+      device: null
+      inode: null
 summary:
   description:
     - What was done, in lines to print. A table with a row for each disk, and a line for each old image.
@@ -383,13 +603,17 @@ errors:
   contains:
     kind:
       description:
-        - V(WrongRequest), an option, a name or a disk is invalid, and nothing was started.
+        - V(WrongRequest), an option, a name or a disk is invalid, and nothing was started; or there is no room for this
+          disk.
         - V(MonitorMissing), nobody serves the monitor. V(MonitorSilent), it does not answer in time. V(MonitorLost),
           the connection ended. V(MonitorUnusable), it is no QMP monitor, may not be used, or belongs to another VM.
+          V(AnswersDiffer), two answers of QEMU contradict each other.
+        - V(HostSilent), the storage of the hypervisor does not answer in time.
         - V(CommandRefused), QEMU answered a command with an error.
-        - V(StreamFailed), the disk still needs other images. V(DiskGone), it was unplugged. V(JobHangs), its storage
-          does not answer.
+        - V(StreamFailed), the disk still needs other images, or it cannot be told. V(DiskGone), it was unplugged.
+          V(JobHangs), its storage does not answer. V(WriteBackFailed), what was written did not reach the storage.
         - V(TimeIsUp), O(wait_timeout) is over, and the job goes on.
+        - V(Defect), an error of this collection, which its authors want to know of.
         - Null where the module itself could not run to its end.
       type: str
     msg:

@@ -15,8 +15,9 @@ description:
   - It changes nothing, and holds a monitor for some milliseconds only.
   - A job with the status V(pending) has copied everything and waits to be finished.
     Run M(virtops.qmp.block_stream) again to finish it.
-  - RV(disks[].populated) tells what the chain says. That QEMU has also flushed it is what M(virtops.qmp.block_stream)
-    makes sure of, whoever streamed the disk. Run that before you delete an image.
+  - RV(disks[].populated) tells what QEMU's chain and the header of the image say. The header is read from the file that
+    QEMU has open. That QEMU has also flushed it is what M(virtops.qmp.block_stream) makes sure of, whoever streamed the
+    disk. Run that before you delete an image.
 extends_documentation_fragment:
   - virtops.qmp.monitor
   - virtops.qmp.monitor.info
@@ -51,7 +52,11 @@ EXAMPLES = r"""
 
 - name: Name the disks that still need a golden image
   ansible.builtin.debug:
-    msg: "{{ found.disks | rejectattr('populated') | map(attribute='path') }}"
+    msg: "{{ found.disks | selectattr('populated', 'eq', false) | map(attribute='path') }}"
+
+- name: Say of which disks it cannot be told, and why
+  ansible.builtin.debug:
+    msg: "{{ found.disks | selectattr('populated', 'none') | map(attribute='reason') }}"
 
 - name: How far is the stream of one disk?
   virtops.qmp.block_stream_info:
@@ -111,6 +116,9 @@ disks:
       virtual_size: 32212254720
       read_only: false
       populated: false
+      reason: it still needs /golden/debian-12.qcow2
+      snapshots: 0
+      same_file: true
       stale_header: null
       chain:
         - node_name: "#block146"
@@ -135,6 +143,32 @@ disks:
         paused: false
         io_status: ok
         error: null
+    - label: vdb
+      key: /machine/peripheral/vdb/virtio-backend
+      vm: web01
+      monitor: /run/vms/web01.qmp
+      names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
+      device: drive1
+      qdev: /machine/peripheral/vdb/virtio-backend
+      node_name: "#block519"
+      path: /vms/web01-data.qcow2
+      filename: web01-data.qcow2
+      format: qcow2
+      virtual_size: 32212254720
+      read_only: false
+      populated: true
+      reason: null
+      snapshots: 0
+      same_file: true
+      stale_header: null
+      chain:
+        - node_name: "#block519"
+          path: /vms/web01-data.qcow2
+          filename: web01-data.qcow2
+          format: qcow2
+          allocated: 16545694720
+      space: {needed: 0, free: 214748364800}
+      job: null
   contains:
     label:
       description:
@@ -183,7 +217,26 @@ disks:
       description: Whether the guest may only read.
       type: bool
     populated:
-      description: Whether chain and header say that the disk needs no other image.
+      description:
+        - Whether the disk needs no other image. V(true) if chain and header say so; V(false) if either says otherwise,
+          or if the VM's next start would not find the file that QEMU writes to.
+        - Null where it cannot be told, because the header cannot be read, or the file that QEMU has open is not known
+          (without root, over TCP, in a format that is not known here).
+      type: bool
+    reason:
+      description:
+        - Why the disk is not populated, or why that cannot be told; null where RV(disks[].populated) is V(true).
+        - It also says why M(virtops.qmp.block_stream) would refuse a disk that has a backing image.
+      type: str
+    snapshots:
+      description:
+        - How many internal snapshots the active image has; null if that cannot be read.
+        - They may need the old images for as long as they exist, so none of those is free.
+      type: int
+    same_file:
+      description:
+        - Whether C(path) leads to the very file that QEMU has open. V(false) after it was deleted or replaced by
+          another one, or where QEMU sees other files than this host does; null where it cannot be told.
       type: bool
     stale_header:
       description:
@@ -200,9 +253,10 @@ disks:
     space:
       description:
         - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
-          images may take more than that, which QEMU does not tell.
-        - C(free) is what the file system of the active image has left; null where that is no regular file of this
-          host.
+          images may take more than that, which QEMU does not tell. A block device, and an image that does not tell
+          (NBD), counts with its virtual size.
+        - C(free) is what the file system of the active image has left, or that of its external data file; null where
+          that is no regular file of this host.
       type: dict
     job:
       description:

@@ -120,6 +120,7 @@ class FakeQemu:
         self.refuses: dict[str, str] = {}
         self.losing: tuple[int, bool] | None = None
         self.flush_fails = False
+        self.tells_beside_jobs = True
         self.migration: dict[str, Any] = {}
         self.alive = True
         self.deaf = False
@@ -378,6 +379,7 @@ class FakeQemu:
         """It flushes, and fails: the test asks for one onto a node that does not exist."""
         node = arguments["node"]
         busy = any(node in job.nodes for job in self.jobs.values())
+        busy = busy or bool(self.jobs and not self.tells_beside_jobs)
         self._refuse_unless(not busy, f"Node '{node}' is busy: block device is in use", "blockdev-snapshot")
         self._refuse_unless(not self.flush_fails, "An IO error has occurred", "blockdev-snapshot")
         self.only_in_memory.pop(node, None)

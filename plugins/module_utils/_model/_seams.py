@@ -104,9 +104,11 @@ class Link(Protocol):
     async def dismiss(self, job_id: str) -> None:
         """Let go of a job that is over."""
 
-    async def flush(self, node: str) -> None:
-        """Have QEMU write out what it holds of an image. Beside a job it does not tell whether the storage took it.
+    async def flush(self, node: str, beneath: Sequence[str]) -> bool:
+        """Have QEMU write out what it holds of an image, and tell whether the storage took it.
 
+        :param beneath: the nodes that the image stands on: its files.
+        :return: False where QEMU does not tell, which it may not beside a job.
         :raise WriteBackFailed: QEMU tells that this flush failed, or one before it since it opened the file.
         """
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import Any, AsyncIterator, Iterator, Mapping
+from typing import Any, AsyncIterator, Iterator, Mapping, Sequence
 
 from .._model._errors import AnswersDiffer, CommandRefused, WriteBackFailed
 from .._model._graph import Graph
@@ -161,27 +161,40 @@ class QemuLink:
         """Let go of a job that is over."""
         await self._tell("job-dismiss", {"id": job_id})
 
-    async def flush(self, node: str) -> None:
-        """Have QEMU write out what it holds of an image.
+    async def flush(self, node: str, beneath: Sequence[str]) -> bool:
+        """Have QEMU write out what it holds of an image, and tell whether the storage took it.
 
         A snapshot begins with a flush, and fails if that does; onto a node that does not exist it ends right after it.
-        A node that a job works on cannot have one. The human monitor flushes it, and answers with nothing, or with a
-        text if the node is unknown: it does not tell an I/O error.
+        A node that a job works on cannot have one. The human monitor flushes that, and answers with nothing, or with a
+        text if the node is unknown: it does not tell an I/O error. But QEMU remembers one of a file until it opens it
+        anew, and the nodes beneath can be asked beside a job, too.
         """
-        try:
-            await self._tell("blockdev-snapshot", {"node": node, "overlay": _NO_NODE})
-        except CommandRefused as error:
-            if _NO_NODE in error.reason:
-                return
-            if any(words in error.reason for words in _FLUSH_FAILED):
-                raise WriteBackFailed(
-                    f"QEMU cannot flush the image: an Input/output error, or no space left ({error.reason})"
-                ) from error
+        if await self._ask_flush(node):
+            return True
         line = f"qemu-io {node} flush"
         reply = await self._connection.execute("human-monitor-command", {"command-line": line})
         text = text_of(reply, line).strip()
         if text:
             raise CommandRefused(line, text)
+        for each in beneath:
+            if not await self._ask_flush(each):
+                return False
+        return bool(beneath)
+
+    async def _ask_flush(self, node: str) -> bool:
+        """Whether QEMU tells that it could flush a node; False where it does not tell.
+
+        :raise WriteBackFailed: it tells that it could not, now or since it opened the file.
+        """
+        try:
+            await self._tell("blockdev-snapshot", {"node": node, "overlay": _NO_NODE})
+        except CommandRefused as error:
+            if any(words in error.reason for words in _FLUSH_FAILED):
+                raise WriteBackFailed(
+                    f"QEMU cannot flush the image: an Input/output error, or no space left ({error.reason})"
+                ) from error
+            return _NO_NODE in error.reason
+        return False
 
     async def delete_node(self, node: str) -> None:
         """Close a block node that nothing uses."""

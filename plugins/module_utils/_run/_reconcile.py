@@ -323,12 +323,12 @@ class _Visit:
         free_space = await self._host.free_space(pid, disk.top.data or disk.top.bound)
         if free_space is not None and free_space.free < metadata_size(disk):
             raise no_room(disk, job)
-        await self._flush()
+        is_told = await self._flush()
         doubt = await self._doubt_of(job)
         if doubt is not None:
             self._note(doubt)
             return await self._stream_again(job)
-        if job.id != self._now.watched and not self._now.restarts:
+        if not is_told and job.id != self._now.watched and not self._now.restarts:
             # Nobody was told whether all that it wrote reached the storage. Without a job QEMU tells; then another one
             # finds everything copied, and ends at once.
             return await self._stream_again(job)
@@ -410,20 +410,25 @@ class _Visit:
             if await watch.look() is not None:
                 raise
 
-    async def _flush(self) -> None:
-        """Have QEMU write out the image, and know that the storage took it.
+    async def _flush(self) -> bool:
+        """Have QEMU write out the image, and know whether the storage took it.
 
-        Until QEMU answers the guest stands still, so the kernel writes out before. Beside a job QEMU does not tell
-        whether its flush failed; the kernel tells it to whoever has had the file open since before.
+        Until QEMU answers the guest stands still, so the kernel writes out before. The kernel tells of an error whoever
+        has had the file open since before it happened; QEMU tells of all, but may not be able to beside a job.
+
+        :return: whether QEMU told.
         """
+        top = self._now.disk.top
+        beneath = top.nodes[top.nodes.index(self._top) + 1 :]
         try:
             await self._write_out()
-            await self._link.flush(self._top)
+            is_told = await self._link.flush(self._top, beneath)
             await self._write_out()
         except WriteBackFailed as error:
             failure = not_on_storage(error, self._now.job)
             self._now = replace(self._now, doubt=str(error))
             raise failure from error
+        return is_told
 
     async def _write_out(self) -> None:
         try:
