@@ -13,6 +13,7 @@
     |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
     |   +-- MonitorLost     the connection ended in the middle: QEMU died, or quit
     |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission
+    +-- HostSilent          the hypervisor's own storage does not answer in time
     +-- CommandRefused      QEMU answered a command with an error
     +-- StreamFailed        a stream ended, or is held, without the data being there
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
@@ -53,6 +54,10 @@ class MonitorLost(MonitorError):
 
 class MonitorUnusable(MonitorError):
     """It is no QMP monitor, does not speak as QEMU does, or may not be used."""
+
+
+class HostSilent(QmpError):
+    """Something that only the hypervisor's storage can answer is not answered in time."""
 
 
 class CommandRefused(QmpError):
