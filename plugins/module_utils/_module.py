@@ -19,6 +19,7 @@ from ._model._errors import Failure, QmpError, WrongRequest
 from ._model._request import EVERY_DISK, Request, Waiting
 from ._model._seams import Host, OpenLink
 from ._reach._host import LinuxHost
+from ._reach._peer import find_owner
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
 from ._run import _work
@@ -40,7 +41,9 @@ def run(module: AnsibleModule, work: Work) -> None:
         if not module.params["monitors"]:
             raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
-        opener = functools.partial(open_link, timeout=module.params["connect_timeout"])
+        name = module.params["monitor_owner"]
+        owner = None if name is None else find_owner(name)
+        opener = functools.partial(open_link, timeout=module.params["connect_timeout"], owner=owner)
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
         result = asyncio.run(work(module, opener, host))
     except QmpError as error:

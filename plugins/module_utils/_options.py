@@ -15,6 +15,7 @@ Spec = Dict[str, Dict[str, Any]]
 MONITOR_OPTIONS: Spec = {
     "monitors": {"type": "list", "elements": "str", "required": True, "aliases": ["monitor"]},
     "connect_timeout": {"type": "float", "default": 10.0},
+    "monitor_owner": {"type": "str"},
 }
 
 INFO_OPTIONS: Spec = {

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import posixpath
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk, Image
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Waiting
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, Sight, Vm, read_identity
@@ -35,7 +37,7 @@ def in_vms(path: str) -> str | None:
 def vm_from(answers: dict[str, Any]) -> Vm:
     """The VM that gave these answers."""
     who = [answers[command] for command in ("query-name", "query-uuid", "query-version", "query-chardev")]
-    identity = read_identity("/vms/vm0.qmp", 100, *who, blocks=answers["query-block"])
+    identity = read_identity("/vms/vm0.qmp", qemu_process(), *who, blocks=answers["query-block"])
     state = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
     sight = Sight.from_qmp(*(answers[command] for command in state))
     disks = tuple(disk.located(in_vms) for disk in sight.disks)
@@ -97,6 +99,14 @@ def job(status: str = "running", **members: Any) -> Job:
 HELD = job("paused", io_status="failed")
 
 
+def qemu_process(pid: int | None = 100, **members: Any) -> Peer | None:
+    """The QEMU that serves a monitor; None for a pid that is None, as over TCP."""
+    if pid is None:
+        return None
+    peer = Peer(pid=pid, uid=64055, gid=64055, started=7, program="qemu-system-x86_64", maker_uid=64055, serves=True)
+    return replace(peer, **members)
+
+
 def identity(**members: Any) -> Identity:
     """The VM `vm0`."""
     values: dict[str, Any] = {
@@ -104,7 +114,7 @@ def identity(**members: Any) -> Identity:
         "name": "vm0",
         "uuid": None,
         "qemu_version": "7.2.22",
-        "pid": 100,
+        "peer": qemu_process(members.pop("pid", 100)),  # a row may say `pid`, and mean all of it
         "is_libvirts": False,
     }
     return Identity(**{**values, **members})

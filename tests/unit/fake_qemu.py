@@ -24,6 +24,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     QmpError,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, FreeSpace, Traces
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
@@ -89,6 +90,7 @@ class FakeQemu:
 
     def __init__(self, name: str = "vm0", pid: int = 100, uuid: str = "00000000-0000-0000-0000-000000000000"):
         self.name, self.pid, self.uuid = name, pid, uuid
+        self.started = 7
         self.address = f"/vms/{name}.qmp"
         self.status = "running"
         self.nodes: dict[str, Node] = {}
@@ -491,7 +493,7 @@ class FakeConnection:
     def __init__(self, qemu: FakeQemu):
         self._qemu = qemu
         self.address = qemu.address
-        self.pid: int | None = qemu.pid
+        self.peer: Peer | None = Peer(qemu.pid, 64055, 64055, qemu.started, "qemu-system-x86_64", 64055, True)
         self.is_open = True
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
@@ -514,7 +516,7 @@ class FakeHost:
 
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
-        self.globs: dict[str, list[str]] = {}
+        self.globs: dict[str, list[str] | None] = {}
         self.headers: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
         self.free = 1000 * MIB
@@ -559,8 +561,8 @@ class FakeHost:
         """What the test says that the header of a file names; else it cannot be read."""
         return self.headers.get(file)
 
-    def expand(self, pattern: str) -> Sequence[str] | None:
-        return self.globs.get(pattern, [] if "*" in pattern else None)
+    async def expand(self, pattern: str) -> Sequence[str] | None:
+        return self.globs.get(pattern, [])
 
     def working_directory(self, pid: int | None) -> str | None:
         return "/vms"
@@ -574,7 +576,7 @@ class FakeHost:
     async def write_out(self, file: str) -> bool:
         return True
 
-    def who_serves(self, address: str) -> str:
+    async def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:

@@ -23,12 +23,18 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass(frozen=True)
 class UnixAddress:
-    """A UNIX socket; ``path`` is as the kernel has it: the name of an abstract one is behind a NUL."""
+    """A UNIX socket; ``path`` is as the kernel has it: the name of an abstract one is behind a NUL.
+
+    ``is_literal``: it was said to be a path, and stands for nothing else.
+    """
 
     path: str
+    is_literal: bool = False
 
     def __str__(self) -> str:
-        return f"@{self.path[1:]}" if self.is_abstract else self.path
+        if self.is_abstract:
+            return f"@{self.path[1:]}"
+        return f"./{self.path}" if _reads_otherwise(self.path) else self.path
 
     @property
     def is_abstract(self) -> bool:
@@ -38,7 +44,7 @@ class UnixAddress:
     @property
     def may_be_glob(self) -> bool:
         """Whether it can stand for several sockets; where there is one of this very name, it means that one."""
-        return not self.is_abstract and _MAGIC.search(self.path) is not None
+        return not self.is_abstract and not self.is_literal and _MAGIC.search(self.path) is not None
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,8 @@ def _read_unix_option(text: str, option: str) -> UnixAddress:
             f"monitor {text!r}: an abstract socket with tight=off has a name padded with NULs, which is not supported. "
             "Leave tight=off out of QEMU's option"
         )
-    if {"abstract=on", "abstract"}.intersection(options):
-        return _unix(text, f"@{path}")
-    # A relative path that would read as something else on its own.
-    is_plain = not path or path.startswith(("/", "@", "\0"))
-    return _unix(text, path if is_plain else f"./{path}")
+    is_abstract = not {"abstract=on", "abstract"}.isdisjoint(options)
+    return _unix(text, f"@{path}" if is_abstract else path, is_literal=True)  # to QEMU it is no glob, either
 
 
 def _read_tcp_option(text: str, option: str) -> TcpAddress:
@@ -103,16 +106,20 @@ def _split_options(option: str) -> tuple[str, Sequence[str]]:
 
 
 def _read_host_and_port(text: str) -> TcpAddress | None:
+    found = _host_and_port(text)
+    if found is not None and not 0 < found[1] < 65536:
+        raise WrongRequest(f"monitor {text!r}: port {found[1]} is out of range: from 1 to 65535")
+    return None if found is None else TcpAddress(*found)
+
+
+def _host_and_port(text: str) -> tuple[str, int] | None:
     words = _HOST_AND_PORT.fullmatch(text)
     if words is None:
         return None
-    host, port = words["host"] or words["bracketed"] or "", int(words["port"])
-    is_bracketed = words["bracketed"] is not None
-    if not host or ((is_bracketed or ":" in host) and not _is_ipv6(host)):
+    host = words["host"] if words["bracketed"] is None else words["bracketed"]
+    if not host or ((host == words["bracketed"] or ":" in host) and not _is_ipv6(host)):
         return None  # [0-9]:1 is a glob, and a:b:1 may be a file
-    if not 0 < port < 65536:
-        raise WrongRequest(f"monitor {text!r}: port {port} is out of range: from 1 to 65535")
-    return TcpAddress(host, port)
+    return host, int(words["port"])
 
 
 def _is_ipv6(host: str) -> bool:
@@ -123,11 +130,16 @@ def _is_ipv6(host: str) -> bool:
     return True
 
 
-def _unix(text: str, path: str) -> UnixAddress:
+def _unix(text: str, path: str, *, is_literal: bool = False) -> UnixAddress:
     if path.startswith("@"):
         path = f"\0{path[1:]}"
     if path in ("", "\0"):
         raise WrongRequest(f"monitor {text!r} names no socket")
     if "\0" in path[1:]:
         raise WrongRequest(f"monitor {text!r} has a NUL character within, which no path can have")
-    return UnixAddress(path)
+    return UnixAddress(path, is_literal)
+
+
+def _reads_otherwise(path: str) -> bool:
+    """Whether a relative path would be read as something else."""
+    return path.startswith(("@", "unix:", "tcp:")) or _host_and_port(path) is not None

@@ -16,8 +16,10 @@ class Peer:
 
     ``pid`` is the process that has the other end of this very connection open, if ``serves``. Where that cannot be seen
     (``serves`` is None), or where another process has it open that cannot be found (False), it is the one that made the
-    socket, which may be the launcher of many VMs. It is None for a process of another PID namespace. ``uid`` and ``gid``
-    are those with which it runs now, where that can be seen, else those of who made the socket: ``maker_uid``.
+    socket, which may be the launcher of many VMs. It is None for a process of another PID namespace.
+
+    ``uid`` and ``gid`` are those with which it runs now, where that can be seen, else those of who made the socket, as
+    ``maker_uid`` is.
 
     ``started`` is its start in clock ticks since the host's: a pid is given again when its process is gone. ``program``
     is the name of its executable, None where it may not be seen.
@@ -88,7 +90,7 @@ def is_qemus_name(program: str) -> bool:
 
 
 def read_start(stat: str) -> int | None:
-    """The start time in ``/proc/PID/stat``, its field 22; the second one is a name that may hold blanks and brackets."""
+    """The start time in ``/proc/PID/stat``, field 22; the second is a name that may hold blanks and brackets."""
     fields = stat.rpartition(")")[2].split()
     return int(fields[19]) if len(fields) > 19 and fields[19].isdigit() else None
 

@@ -19,14 +19,15 @@ from typing import (
 
 from ._files import FileId, FreeSpace, Traces
 from ._job import Job, JobEvent, Stream
+from ._peer import Peer
 from ._vm import Identity, Sight
 
 
 class Connection(Protocol):
-    """A QMP session. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
+    """A QMP session. ``peer`` is who serves it, None over TCP."""
 
     address: str
-    pid: int | None
+    peer: Peer | None
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send a command and return what QEMU returns.
@@ -64,7 +65,7 @@ class Link(Protocol):
     """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises."""
 
     address: str
-    pid: int | None
+    peer: Peer | None
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
@@ -109,8 +110,11 @@ class Link(Protocol):
 class Host(Protocol):
     """What the hypervisor knows beside its monitors."""
 
-    def expand(self, pattern: str) -> Sequence[str] | None:
-        """The sockets that a glob finds, sorted; None where ``pattern`` is no glob."""
+    async def expand(self, pattern: str) -> Sequence[str] | None:
+        """The sockets that a glob finds, sorted; None where there is a file of this very name.
+
+        :raise HostSilent: the folder does not answer.
+        """
 
     def working_directory(self, pid: int | None) -> str | None:
         """The directory from which a process resolves relative names; None where it cannot be told."""
@@ -127,7 +131,7 @@ class Host(Protocol):
     async def write_out(self, file: str) -> bool:
         """Have the kernel write what it holds back of a file to the storage; False if that does not come to an end."""
 
-    def who_serves(self, address: str) -> str:
+    async def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:

@@ -16,10 +16,16 @@ import stat
 import struct
 from typing import Callable, Collection, Iterator, Mapping, Sequence, Tuple
 
+from .._model._address import UnixAddress
+from .._model._errors import HostSilent
 from .._model._files import FileId, FreeSpace, Traces
+from ._threads import away
 
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
+# A folder of sockets is in memory, and a listing of all sockets takes milliseconds.
+_FOLDER_SECONDS = 30.0
+_SS_SECONDS = 5.0
 
 # Runs a command, and returns its exit code, stdout and stderr.
 RunCommand = Callable[[Sequence[str]], Tuple[int, str, str]]
@@ -31,11 +37,9 @@ class LinuxHost:
     def __init__(self, run_command: RunCommand):
         self._run_command = run_command
 
-    def expand(self, pattern: str) -> Sequence[str] | None:
+    async def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds."""
-        if not glob.has_magic(pattern):
-            return None
-        return [path for path in sorted(glob.glob(pattern)) if _is_socket(path)]
+        return await away(_expand, pattern, seconds=_FOLDER_SECONDS, what=f"the folder of {pattern}")
 
     def working_directory(self, pid: int | None) -> str | None:
         """Where a process resolves relative names."""
@@ -94,13 +98,19 @@ class LinuxHost:
                     process.kill()
                 await asyncio.wait({end}, timeout=1)  # and no longer: where storage hangs, no signal reaches it
 
-    def who_serves(self, address: str) -> str:
+    async def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
+        try:
+            return await away(self._who_serves, address, seconds=_SS_SECONDS, what="ss")
+        except HostSilent:
+            return ""
+
+    def _who_serves(self, address: str) -> str:
         try:
             _code, listing, _stderr = self._run_command(["ss", "-xanpH"])
         except OSError:
             return ""
-        return describe_socket(listing, address)
+        return describe_socket(listing, address, _runs_block_stream)
 
     def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
         """The identity of files. A name alone proves little: another file may have it by now."""
@@ -131,6 +141,18 @@ class LinuxHost:
             )
             for file, each in present.items()
         }
+
+
+def _expand(pattern: str) -> Sequence[str] | None:
+    if os.path.lexists(pattern):
+        return None  # web[0].qmp is a name that a socket may have
+    return [str(UnixAddress(path)) for path in sorted(glob.glob(pattern)) if _is_socket(path)]
+
+
+def _runs_block_stream(pid: int) -> bool:
+    """Whether a process is a run of this collection: Ansible's wrapper, or the module by its file or name."""
+    words = _read(f"/proc/{pid}/cmdline").split("\0")
+    return any(re.search(r"(^|[/.]|AnsiballZ_)block_stream(_info)?(\.py)?$", word) for word in words)
 
 
 def _is_socket(path: str) -> bool:
@@ -202,27 +224,34 @@ def _is_below(file: str, point: str) -> bool:
     return file == point or file.startswith(point.rstrip("/") + "/")
 
 
-def describe_socket(listing: str, address: str) -> str:
+def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] = lambda pid: False) -> str:
     """Find in the output of ``ss -xanpH`` who owns a UNIX socket and which client it serves.
 
     A line is: ``u_str ESTAB 0 0 PATH INODE * PEER users:(("NAME",pid=PID,fd=FD))``. A server's end bears the path, the
     client's end is the line whose inode is the peer. Clients in the queue are connected, too, but no process has their
     server's end open.
+
+    :param is_ours: whether a process is another run of this collection.
     """
     lines = [line.split() for line in listing.splitlines()]
     rows = [(row[1], row[4], row[5], row[7], _user(row[8] if len(row) > 8 else "")) for row in lines if len(row) >= 8]
     owner = next(
-        (user for state, path, _inode, _peer, user in rows if state == "LISTEN" and path == address and user), ""
+        (user for state, path, _inode, _peer, user in rows if state == "LISTEN" and path == address and user), None
     )
     served = {peer for state, path, _inode, peer, user in rows if state == "ESTAB" and path == address and user}
-    client = next((user for _state, _path, inode, _peer, user in rows if inode in served and user), "")
-    if client.endswith(f"(pid {os.getpid()})"):
-        client = ""
-    if owner and client:
-        return f"{owner} owns the socket and serves {client}"
-    return f"{owner} owns the socket" if owner else ""
+    client = next((user for _state, _path, inode, _peer, user in rows if inode in served and user), None)
+    if owner is None:
+        return ""
+    if client is None or client[1] == os.getpid():
+        return f"{_named(owner)} owns the socket"
+    whose = ", another run of this collection" if is_ours(client[1]) else ""
+    return f"{_named(owner)} owns the socket and serves {_named(client)}{whose}"
 
 
-def _user(field: str) -> str:
+def _named(user: tuple[str, int]) -> str:
+    return f"{user[0]} (pid {user[1]})"
+
+
+def _user(field: str) -> tuple[str, int] | None:
     match = re.search(r'\("([^"]+)",pid=(\d+)', field)
-    return f"{match.group(1)} (pid {match.group(2)})" if match else ""
+    return (match.group(1), int(match.group(2))) if match else None

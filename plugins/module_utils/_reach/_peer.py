@@ -68,11 +68,13 @@ def find_owner(name: str) -> Owner:
     try:
         return Owner(name, pwd.getpwnam(name).pw_uid)
     except (KeyError, ValueError) as error:
-        raise WrongRequest(f"monitor_owner is {name!r}, which is no user of this host. Give a user name or a uid") from error
+        raise WrongRequest(
+            f"monitor_owner is {name!r}, which is no user of this host. Give a user name or a uid"
+        ) from error
 
 
 def other_inode(end: socket.socket) -> int | None:
-    """The inode of the other end of a connection, 0 while it waits to be accepted; None where the kernel has no word."""
+    """The inode of the other end of a connection, 0 while it waits to be accepted; None where it is not told."""
     question = _QUESTION.pack(socket.AF_UNIX, 0, 0, _ANY, os.fstat(end.fileno()).st_ino, _UDIAG_SHOW_PEER, _ANY, _ANY)
     header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
     try:

@@ -20,8 +20,9 @@ import asyncio
 import contextlib
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, TypeVar
 
-from .._model._errors import CommandRefused, MonitorUnusable
+from .._model._errors import CommandRefused, MonitorUnusable, QmpError
 from .._model._job import Job, JobEvent, Stream
+from .._model._peer import Owner
 from .._model._seams import Connection, RawEvents
 from .._model._vm import Identity, Sight, read_identity
 from ._qmp import open_connection
@@ -29,6 +30,7 @@ from ._qmp import open_connection
 T = TypeVar("T")
 
 _IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
+_OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
 # The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
 # round: an old chain without its job would be streamed again.
 _STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
@@ -52,15 +54,18 @@ class QemuLink:
     def __init__(self, connection: Connection):
         self._connection = connection
         self.address = connection.address
-        self.pid = connection.pid
+        self.peer = connection.peer
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
-        replies = await self._ask(*_IDENTITY, *_STATE)
+        try:
+            replies = await self._ask(*_IDENTITY, *_STATE)
+        except CommandRefused as error:
+            raise _no_vm(error) from error
         who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
-        identity = read_reply(lambda: read_identity(self.address, self.pid, *who, blocks=state[-1]))
+        identity = read_reply(lambda: read_identity(self.address, self.peer, *who, blocks=state[-1]))
         return identity, read_reply(lambda: Sight.from_qmp(*state))
 
     async def look(self) -> Sight:
@@ -146,10 +151,19 @@ class QemuLink:
 
 
 @contextlib.asynccontextmanager
-async def open_link(address: str, timeout: float) -> AsyncIterator[QemuLink]:
+async def open_link(address: str, timeout: float, owner: Owner | None = None) -> AsyncIterator[QemuLink]:
     """Connect to the monitor at ``address``; see ``_qmp.open_connection``."""
-    async with open_connection(address, timeout) as connection:
+    async with open_connection(address, timeout, owner) as connection:
         yield QemuLink(connection)
+
+
+def _no_vm(error: CommandRefused) -> QmpError:
+    """Of all that QEMU brings, qemu-storage-daemon speaks QMP as well, and has images but no VM."""
+    if error.command not in _OF_VMS_ONLY:
+        return error
+    return MonitorUnusable(
+        f"this is no VM: it does not know {error.command}, as qemu-storage-daemon does not. Leave it out of monitors"
+    )
 
 
 def read_reply(read: Callable[[], T]) -> T:

@@ -10,8 +10,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Sequence
 
+from .._decide._doubles import tell_apart
+from .._model._address import read_address
 from .._model._disk import Disk, Resolve, compare_header, is_local
-from .._model._errors import Failure, MonitorMissing, MonitorSilent, QmpError
+from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
 from .._model._seams import Host, Link, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
@@ -21,7 +23,7 @@ _VISITS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Sighting:
-    """All that the monitors showed: ``skipped`` are the sockets of VMs that are off, and doubles."""
+    """All that the monitors showed: ``skipped`` tells of VMs that are off, doubles, and who cannot be told apart."""
 
     vms: tuple[Vm, ...]
     skipped: tuple[str, ...]
@@ -32,11 +34,16 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
     """Visit every monitor once, and leave it free again."""
     skipped: list[str] = []
     wanted: dict[str, bool] = {}
-    for pattern in patterns:
-        found = host.expand(pattern)
+    failures: list[Failure] = []
+    for place in [read_address(pattern) for pattern in patterns]:
+        try:
+            found = await host.expand(str(place)) if place.may_be_glob else None
+        except HostSilent as error:
+            failures.append(Failure.of(error, f"{place}: {error}"))
+            continue
         if found is not None and not found:
-            skipped.append(f"{pattern} matches no socket")
-        for address in [pattern] if found is None else found:
+            skipped.append(f"{place} matches no socket")
+        for address in [str(place)] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
@@ -46,24 +53,22 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
 
     seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
     vms: list[Vm] = []
-    failures: list[Failure] = []
     for (address, named_outright), outcome in zip(wanted.items(), seen):
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
         elif isinstance(outcome, QmpError):
-            failures.append(explain(address, outcome, address, host))
+            failures.append(await explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
             raise outcome
-        elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
-            skipped.append(f"{address} is another monitor of {outcome.identity.label}")
         else:
             vms.append(outcome)
-    return Sighting(tuple(vms), tuple(skipped), tuple(failures))
+    kept, notes = tell_apart(vms)
+    return Sighting(kept, (*skipped, *notes), tuple(failures))
 
 
-def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
+async def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
-    words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
+    words = await host.who_serves(address) if isinstance(error, MonitorSilent) else ""
     return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
@@ -265,6 +266,24 @@ def test_options_of_both_modules(module: RunModule, name: str, arguments: dict[s
     found = module(name, **{"monitors": ["/m.qmp"], "disks": ["vda"], **arguments})
     assert found["failed"]
     assert words in found["msg"]
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_an_owner_that_is_nobody(module: RunModule, name: str) -> None:
+    """A user that this host does not have is refused before any monitor is opened."""
+    found = module(name, monitors=["/m.qmp"], disks=["vda"], monitor_owner="no such user")
+    assert found["failed"]
+    assert "monitor_owner is 'no such user', which is no user of this host" in found["msg"]
+
+
+def test_the_owner_of_a_monitor(lab: Lab, module: RunModule) -> None:
+    """Every monitor is held to the owner, and a VM is told with the user who runs it."""
+    qemu = lab.vm()
+    found = module("block_stream_info", monitors=[qemu.address], monitor_owner=str(os.geteuid()))
+    assert ([vm["uid"] for vm in found["vms"]], found["vms"][0]["pid"]) == ([os.geteuid()], os.getpid())
+    refused = module("block_stream_info", monitors=[qemu.address], monitor_owner="65533")
+    assert refused["failed"]
+    assert (refused["errors"][0]["kind"], refused["vms"]) == ("MonitorUnusable", [])
 
 
 def test_options_of_block_stream_are_read_first(module: RunModule) -> None:

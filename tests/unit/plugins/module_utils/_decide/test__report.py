@@ -23,6 +23,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
     HELD,
     asking,
     disk,
+    identity,
     image,
     job,
     recorded_vm,
@@ -40,7 +41,14 @@ def test_a_vm() -> None:
         "status": "paused",
         "qemu_version": "7.2.22",
         "pid": 100,
+        "uid": 64055,
     }
+
+
+def test_a_vm_over_tcp() -> None:
+    """Who runs a VM that is reached over TCP is not known."""
+    told = vm_to_result(vm(identity=identity(pid=None)))
+    assert (told["pid"], told["uid"]) == (None, None)
 
 
 def test_a_disk() -> None:
