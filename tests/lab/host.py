@@ -112,6 +112,11 @@ def bind_mount(source: Path, path: Path) -> Iterator[Path]:
         run(["umount", path])
 
 
+def elsewhere(source: Path, path: Path) -> list[str]:
+    """Words before a command to which the folder `source` is `path`, in a mount namespace of its own."""
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind {source} {path} && exec "$@"', "sh"]
+
+
 @contextlib.contextmanager
 def loop_device(file: Path) -> Iterator[str]:
     """The path of a block device whose content is a file."""

@@ -100,6 +100,29 @@ def backing(path: Path) -> str | None:
     return name
 
 
+def is_linked(path: Path, offset: int = 0) -> bool:
+    """Whether the header at this place of a file names a backing image, as it is on the storage; QEMU may have it open.
+
+    Only QEMU's next start reads that.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        header = file.read(MiB)
+    if header[:4] == b"QED\0":
+        return bool(header[16] & 1)
+    if header[:4] == b"QFI\xfb":
+        return any(header[8:16])
+    return b'parentFileNameHint="' in header  # vmdk
+
+
+def snapshot_content(path: Path, snapshot: str) -> bytes:
+    """The guest-visible bytes of an internal snapshot of an image that nobody runs."""
+    with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+        raw = Path(folder, "raw")
+        run([qemu_img(), "convert", "-l", f"snapshot.name={snapshot}", "-O", "raw", path, raw])
+        return raw.read_bytes()
+
+
 def content(source: Path | str, format: str | None = None) -> bytes:
     """The guest-visible bytes of an image, or of an NBD address: what a VM that starts from it would read."""
     with tempfile.TemporaryDirectory(prefix="qmp-") as folder:

@@ -38,9 +38,14 @@ def _die_with_parent() -> None:
 
 
 def start(
-    command: Sequence[str | Path], log: Path, *, cwd: Path | None = None, linger: bool = False
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    linger: bool = False,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a server process; its output goes to `log`.
+    """Start a server process that inherits these open files; its output goes to `log`.
 
     The kernel kills it when the thread that started it ends, unless it is to `linger`: then it has its own session.
     """
@@ -51,6 +56,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=cwd,
+            pass_fds=tuple(descriptors),
             start_new_session=linger,
             preexec_fn=None if linger else _die_with_parent,
         )

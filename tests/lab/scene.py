@@ -25,6 +25,13 @@ class Scene:
         """Run block_stream on the disk."""
         return product.module("block_stream", **{"monitors": [self.vm.monitor], "disks": ["vda"], **options})
 
+    def info(self) -> dict[str, Any]:
+        """What block_stream_info says of the disk."""
+        result = product.module("block_stream_info", monitors=[self.vm.monitor], disks=["vda"])
+        assert not result.failed, result
+        (disk,) = result["disks"]
+        return dict(disk)
+
     def start(self, **options: Any) -> str:
         """Have the product start a stream of which QEMU copies one step, and return the id of its job."""
         result = self.stream(**{"wait": False, "speed": "1", **options})

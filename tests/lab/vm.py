@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import images
@@ -16,7 +17,7 @@ from .process import LabError, kill, open_files, start, tool
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
+    from collections.abc import Sequence
     from types import TracebackType
 
 
@@ -26,6 +27,8 @@ class Vm:
     `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
     it neither takes the product's place nor hides anything from it. With `linger` the VM outlives the process that
     started it, for scenarios that create, use and destroy it by separate commands: `Vm.attach` finds it again.
+    `under` are words before QEMU's own, such as those of unshare, which must end in an exec. `descriptors` are open
+    files that QEMU inherits. With `-daemonize` among the arguments QEMU leaves the process that started it.
     """
 
     def __init__(
@@ -38,14 +41,18 @@ class Vm:
         accel: str = "tcg",
         memory: int = 32,
         linger: bool = False,
+        under: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
     ) -> None:
+        self.descriptors = descriptors
         self.folder, self.name, self.cwd, self.linger = folder, name, cwd, linger
         self.monitor = str(folder / f"{name}.qmp")
         self.log = folder / f"{name}.log"
         self.pid = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._judge: Monitor | None = None
-        self._command = [tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-name", name, "-accel", accel, "-m", str(memory)]
+        self._command = [*under, tool("QEMU_SYSTEM", "qemu-system-x86_64")]
+        self._command += ["-name", name, "-accel", accel, "-m", str(memory)]
         self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
         self._command += [] if running else ["-S"]
         self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
@@ -70,14 +77,18 @@ class Vm:
 
     def start(self, timeout: float = 20) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = process = start(self._command, self.log, cwd=self.cwd, linger=self.linger)
+        self._process = process = start(
+            self._command, self.log, cwd=self.cwd, linger=self.linger, descriptors=self.descriptors
+        )
         self.pid = process.pid
+        if "-daemonize" in self._command and process.wait(timeout) == 0:
+            self.pid = int(self._pid_file.read_text())
         deadline = time.monotonic() + timeout
         while self._judge is None:
             with contextlib.suppress(OSError, ValueError):
                 self._judge = Monitor(self._judge_path)
             if self._judge is None:
-                if process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() or not Path(f"/proc/{self.pid}").exists() or time.monotonic() > deadline:
                     self.kill()
                     raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
                 time.sleep(0.005)
@@ -128,6 +139,11 @@ class Vm:
     def wait_event(self, name: str, /, **members: Any) -> dict[str, Any]:
         """The first event of this name whose data has these members."""
         return self.judge.wait_event(name, lambda data: members.items() <= data.items())
+
+    def job_events(self) -> list[dict[str, Any]]:
+        """What QEMU has told of jobs; empty as long as nobody has started one."""
+        self.command("query-status")  # all events that there are come before its answer
+        return [event for event in self.judge.events if "JOB" in event["event"]]
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """The block jobs by id."""

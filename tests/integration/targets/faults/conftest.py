@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from faults.guest import Guest, monitor_words
@@ -50,13 +50,6 @@ class Busy(Scene):
         task = product.Running("block_stream", arguments)
         wait_until(lambda: any(job["offset"] for job in self.vm.jobs().values()), "the stream copies")
         return task
-
-    def info(self) -> dict[str, Any]:
-        """What block_stream_info says of the disk."""
-        result = product.module("block_stream_info", monitors=[self.vm.monitor], disks=["vda"])
-        assert not result.failed, result
-        (disk,) = result["disks"]
-        return disk
 
     def unleash(self) -> None:
         """Let the stream run as fast as it can."""
