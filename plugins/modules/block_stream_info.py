@@ -66,9 +66,10 @@ vms:
       status: running
       qemu_version: 7.2.22
       pid: 812
+      uid: 64055
   contains:
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found, in its plain form.
       type: str
     name:
       description: The VM's name (C(-name)); null if it has none.
@@ -83,7 +84,12 @@ vms:
       description: The version of the QEMU that runs, which may be older than the one installed.
       type: str
     pid:
-      description: The process that serves the monitor; null over TCP.
+      description:
+        - The process that serves the monitor, also where another one made its socket.
+        - Null over TCP, and for a process of another PID namespace.
+      type: int
+    uid:
+      description: The user that runs this process; null over TCP.
       type: int
 disks:
   description: The disks, VM by VM.

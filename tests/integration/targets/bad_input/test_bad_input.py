@@ -172,17 +172,17 @@ ROWS = [
         {**disk("vda"), "monitors": ["{folder}/agent"], "connect_timeout": 0.5},
         ("agent", "no greeting", "0.5 s", "guest agent"),
     ),
-    Row("monitor for people", {**disk("vda"), "monitors": ["{folder}/web.human"]}, ("web.human", "not speak QMP")),
+    Row("monitor for people", {**disk("vda"), "monitors": ["{folder}/web.human"]}, ("web.human", "human monitor")),
     Row(
         "monitor is a serial port",
         {**disk("vda"), "monitors": ["{folder}/web.serial"], "connect_timeout": 0.5},
         ("web.serial", "no greeting"),
     ),
     Row("port that nobody serves", {**disk("vda"), "monitors": ["127.0.0.1:1"]}, ("127.0.0.1:1", "refused")),
-    Row("port beyond the last", {**disk("vda"), "monitors": ["127.0.0.1:70000"]}, ("127.0.0.1:70000",)),
+    Row("port beyond the last", {**disk("vda"), "monitors": ["127.0.0.1:70000"]}, ("127.0.0.1:70000", "65535")),
     Row("no host of this name", {**disk("vda"), "monitors": ["nosuch.invalid:4444"]}, ("nosuch.invalid:4444",)),
     Row("no monitors", {**disk("vda"), "monitors": []}, ("monitors is empty", "glob")),
-    Row("no path", {**disk("vda"), "monitors": [""]}, ("no such socket",)),
+    Row("no path", {**disk("vda"), "monitors": [""]}, ("names no socket",)),
 ]
 
 
