@@ -37,8 +37,8 @@ options:
     default: 10
   monitor_owner:
     description:
-      - The user, by name or uid, that must run the QEMU behind every monitor. A monitor that any other user serves, or
-        that was made by any other user than this one or root, is refused before a word is said to it or believed.
+      - The user, by name or uid, that must run the QEMU behind every monitor. A socket that any other user made, but
+        root, is not spoken to; a monitor that any other user serves is left before anything is asked of it.
       - Set it where a glob finds sockets in a folder that others may write to. Over TCP nobody can tell who is behind
         a monitor, so that all those are refused.
     type: str
