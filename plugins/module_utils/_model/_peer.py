@@ -89,6 +89,25 @@ def is_qemus_name(program: str) -> bool:
     return re.search(r"(^|[^a-z])(qemu|kvm)([^a-z]|$)", program) is not None and "storage-da" not in program
 
 
+def is_loader(program: str) -> bool:
+    """Whether an executable is the dynamic loader, by which a program is started that brings its own libraries."""
+    return re.match(r"ld(-[\w-]+)?\.so", program) is not None
+
+
+def read_program(maps: str) -> str | None:
+    """The path of the program in ``/proc/PID/maps``: the first code that is neither the loader nor a library."""
+    for line in maps.splitlines():
+        words = line.split(None, 5)  # addresses, rights, offset, device, inode, path
+        if (
+            len(words) == 6
+            and "x" in words[1]
+            and words[5].startswith("/")
+            and ".so" not in words[5].rpartition("/")[2]
+        ):
+            return words[5]
+    return None
+
+
 def read_start(stat: str) -> int | None:
     """The start time in ``/proc/PID/stat``, field 22; the second is a name that may hold blanks and brackets."""
     fields = stat.rpartition(")")[2].split()

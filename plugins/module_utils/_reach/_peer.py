@@ -18,7 +18,7 @@ import socket
 import struct
 
 from .._model._errors import WrongRequest
-from .._model._peer import Owner, Peer, read_start, read_user
+from .._model._peer import Owner, Peer, is_loader, read_program, read_start, read_user
 
 _PROCESSES = "/proc"
 # include/uapi/linux: netlink.h, sock_diag.h, unix_diag.h. Not all of it is in Python's socket.
@@ -137,6 +137,8 @@ def _program(pid: int) -> str | None:
     path = _target(f"{_PROCESSES}/{pid}/exe")
     if path is None:
         return _read(pid, "comm").strip() or None
+    if is_loader(os.path.basename(path)):
+        path = read_program(_read(pid, "maps")) or path
     name = os.path.basename(path)
     deleted = " (deleted)"  # a package was updated while the VM ran
     return name[: -len(deleted)] if name.endswith(deleted) else name

@@ -10,6 +10,7 @@ import os
 import pwd
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,17 +19,22 @@ from lab.process import run, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Boot = Callable[..., Vm]
 
 UUID = "5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11"
 OTHER_UUID = "7f0f4b1e-93b0-4d4c-8a53-1f3b2a9c5d22"
+LOADER = "/lib64/ld-linux-x86-64.so.2"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can look into other users' processes")
+
+needs_loader = pytest.mark.skipif(
+    not Path(LOADER).exists() or "QEMU_SYSTEM" in os.environ,
+    reason="needs glibc's loader, and a QEMU that is a program",
+)
 
 
 def words_of(result: product.Result) -> str:
-    return str(result.get("warnings", "")) + str(result.get("msg", ""))
+    return "".join(map(str, result.get("warnings", ()))) + str(result.get("msg", ""))
 
 
 def depth(vm: Vm) -> int:
@@ -127,6 +133,16 @@ def test_behind_a_launcher_qemu_is_found(launcher: Launcher, folder: Path) -> No
     result = product.module("block_stream_info", monitors=[str(folder / "a.made")])
     assert [(each["pid"], each["uid"]) for each in result["vms"]] == [(vm.pid, os.geteuid())]
     assert "not QEMU" not in words_of(result)
+
+
+@needs_loader
+def test_a_qemu_that_the_loader_started_is_qemu(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who brings his own libraries starts QEMU by the dynamic loader, whose name is then that of the executable."""
+    monkeypatch.setenv("QEMU_SYSTEM", run(["which", tool("QEMU_SYSTEM", "qemu-system-x86_64")]).strip())
+    vm = boot(under=[LOADER])
+    assert "ld" in os.path.basename(os.readlink(f"/proc/{vm.pid}/exe"))
+    result = product.module("block_stream_info", monitors=[vm.monitor])
+    assert ([each["pid"] for each in result["vms"]], words_of(result)) == ([vm.pid], "")
 
 
 def test_behind_a_proxy_nothing_is_proven(folder: Path, boot: Boot) -> None:

@@ -9,7 +9,9 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import (
     Owner,
     Peer,
+    is_loader,
     is_qemus_name,
+    read_program,
     read_start,
     read_user,
 )
@@ -70,6 +72,40 @@ def test_read_user(status: str, user: tuple[int, int] | None) -> None:
 def test_is_qemus_name(name: str, is_qemus: bool) -> None:
     """QEMU is told from proxies and launchers by the names that distributions give it."""
     assert is_qemus_name(name) is is_qemus
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        pytest.param("ld-linux-x86-64.so.2", True, id="glibc"),
+        pytest.param("ld-musl-x86_64.so.1", True, id="musl"),
+        pytest.param("ld.so", True, id="plain"),
+        pytest.param("ld", False, id="the linker"),
+        pytest.param("qemu-kvm", False, id="QEMU"),
+    ],
+)
+def test_is_loader(name: str, is_one: bool) -> None:
+    """The dynamic loader is no program, but starts one."""
+    assert is_loader(name) is is_one
+
+
+LOADER = "7f0000000000-7f0000001000 r-xp 00001000 fe:00 11 /lib/ld-linux-x86-64.so.2\n"
+QEMU = "7f1000000000-7f1000001000 r-xp 00001000 fe:00 12       /opt/a b/qemu-system-x86_64\n"
+
+
+@pytest.mark.parametrize(
+    ("maps", "program"),
+    [
+        pytest.param(LOADER + QEMU, "/opt/a b/qemu-system-x86_64", id="behind the loader"),
+        pytest.param(QEMU.replace("r-xp", "r--p") + LOADER, None, id="no code"),
+        pytest.param(LOADER + "7ff000000000-7ff000001000 r-xp 00000000 00:00 0 [vdso]\n", None, id="the kernel's own"),
+        pytest.param("7ff000000000-7ff000001000 r-xp 00000000 00:00 0\n", None, id="no name"),
+        pytest.param("", None, id="nothing: it has ended"),
+    ],
+)
+def test_read_program(maps: str, program: str | None) -> None:
+    """The program that a loader started is the first code that is no library."""
+    assert read_program(maps) == program
 
 
 @pytest.mark.parametrize(

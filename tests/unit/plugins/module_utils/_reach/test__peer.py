@@ -139,6 +139,7 @@ class Processes:
         (own / "comm").write_text(f"comm-{pid}\n")
         (own / "stat").write_text(f"{pid} (a) b) S {'0 ' * 18}{pid * 10} 0\n")
         (own / "status").write_text(f"Name:\tx\nUid:\t1\t{pid}\t1\t1\nGid:\t1\t{pid + 1}\t1\t1\n")
+        (own / "maps").write_text("1-2 r-xp 0 0:0 1 /lib/ld.so\n3-4 r-xp 0 0:0 2 /opt/qemu-kvm (deleted)\n")
         if program is not None:
             (own / "exe").symlink_to(program)
         return own
@@ -222,6 +223,7 @@ def test_a_process_of_another_namespace(processes: Processes) -> None:
     [
         pytest.param("/usr/bin/qemu-system-x86_64", "qemu-system-x86_64", id="its executable"),
         pytest.param("/usr/bin/qemu-kvm (deleted)", "qemu-kvm", id="its executable, which was updated"),
+        pytest.param("/lib/ld.so", "qemu-kvm", id="what the loader started"),
         pytest.param(None, f"comm-{MAKER}", id="not to be seen: as it calls itself"),
     ],
 )
@@ -229,6 +231,12 @@ def test_the_program(processes: Processes, program: str | None, name: str) -> No
     """A process is called by its executable, else by its own name."""
     processes.add(MAKER, program=program, serves=True)
     assert peer_at().program == name
+
+
+def test_a_loader_that_started_nothing_that_is_seen(processes: Processes) -> None:
+    """Then it is called what it is."""
+    (processes.add(MAKER, program="/lib/ld.so", serves=True) / "maps").unlink()
+    assert peer_at().program == "ld.so"
 
 
 # -- Owners ------------------------------------------------------------------------------------------------------------
