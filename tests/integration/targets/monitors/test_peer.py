@@ -139,6 +139,8 @@ def test_behind_a_launcher_qemu_is_found(launcher: Launcher, folder: Path) -> No
 def test_a_qemu_that_the_loader_started_is_qemu(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who brings his own libraries starts QEMU by the dynamic loader, whose name is then that of the executable."""
     monkeypatch.setenv("QEMU_SYSTEM", run(["which", tool("QEMU_SYSTEM", "qemu-system-x86_64")]).strip())
+    for modules in Path("/usr").glob("lib*/**/qemu/accel-tcg-x86_64.so"):  # it looks for them beside its executable
+        monkeypatch.setenv("QEMU_MODULE_DIR", str(modules.parent))
     vm = boot(under=[LOADER])
     assert "ld" in os.path.basename(os.readlink(f"/proc/{vm.pid}/exe"))
     result = product.module("block_stream_info", monitors=[vm.monitor])
