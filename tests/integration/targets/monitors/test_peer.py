@@ -141,7 +141,7 @@ def test_a_qemu_that_the_loader_started_is_qemu(boot: Boot, monkeypatch: pytest.
     monkeypatch.setenv("QEMU_SYSTEM", run(["which", tool("QEMU_SYSTEM", "qemu-system-x86_64")]).strip())
     for modules in Path("/usr").glob("lib*/**/qemu/accel-tcg-x86_64.so"):  # it looks for them beside its executable
         monkeypatch.setenv("QEMU_MODULE_DIR", str(modules.parent))
-    vm = boot(under=[LOADER])
+    vm = boot("-M", "none", under=[LOADER])  # which needs no firmware
     assert "ld" in os.path.basename(os.readlink(f"/proc/{vm.pid}/exe"))
     result = product.module("block_stream_info", monitors=[vm.monitor])
     assert ([each["pid"] for each in result["vms"]], words_of(result)) == ([vm.pid], "")
