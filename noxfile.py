@@ -9,82 +9,37 @@ written outside the checkout: build/ (results), .nox/ (environments) and .ansibl
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nox
 
-ROOT = Path(__file__).resolve().parent
-BUILD = ROOT / "build"
-COLLECTIONS = ROOT / ".ansible" / "collections"
-CHECKOUT = COLLECTIONS / "ansible_collections" / "virtops" / "qmp"
+sys.path.insert(0, str(Path(__file__).resolve().parent / ".ci"))
+import workplace
+from workplace import BUILD, COLLECTIONS, CORES, ROOT, python_of
 
 nox.needs_version = ">=2026.10.20"
 nox.options.reuse_venv = "yes"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
+nox.options.tags = ["everyday"]
 
-# Each ansible-core that the collection supports: the Pythons its controller runs on (3.x), and the pip that its
-# ansible-test puts into the environments it makes.
-CORES = {
-    "2.17": (range(10, 13), "23.1.2"),
-    "2.18": (range(11, 14), "24.2"),
-    "2.19": (range(11, 14), "24.2"),
-    "2.20": (range(12, 15), "25.2"),
-    "2.21": (range(12, 15), "25.2"),
-}
-
-# --- where things are -------------------------------------------------------------------------------------------
-
-# pyenv puts scripts on PATH that only work for the versions it was told to use: the interpreters themselves first.
-pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-interpreters = sorted(pyenv.glob("versions/3.*/bin"), key=lambda path: int(path.parent.name.split(".")[1]))
-os.environ["PATH"] = os.pathsep.join([*map(str, reversed(interpreters)), os.environ["PATH"]])
-PYTHONS = [minor for minor in range(8, 15) if shutil.which(f"python3.{minor}")]
-
-
-def home_for(purpose: str) -> Path:
-    """Make a home in the checkout, with the user's own settings and cache of pip in it."""
-    home = ROOT / ".ansible" / "homes" / purpose
-    for name in (".config/pip", ".cache/pip"):
-        theirs, ours = Path.home() / name, home / name
-        ours.parent.mkdir(parents=True, exist_ok=True)
-        if theirs.is_dir() and not os.path.lexists(ours):
-            ours.symlink_to(theirs)
-    return home
-
-
-# ansible-lint, antsibull-docs and ansible itself write to the home of whoever runs them.
-os.environ["HOME"] = str(home_for("nox"))
-os.environ["LC_ALL"] = "C.UTF-8"
-os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
-# git refuses to read a checkout of somebody else, which is what a CI service may well give us.
-os.environ.update(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0=str(ROOT))
-
-# Ansible finds a collection only under its full name; this checkout may be called anything.
-CHECKOUT.parent.mkdir(parents=True, exist_ok=True)
-if not CHECKOUT.is_symlink():
-    CHECKOUT.symlink_to("../../../..")
-BUILD.mkdir(exist_ok=True)
-
-
-def python_of(core: str) -> int:
-    """Return the newest Python here that this ansible-core's controller runs on, else the oldest it would need."""
-    able = CORES[core][0]
-    return max((minor for minor in PYTHONS if minor in able), default=able[0])
-
-
-RUNNABLE = [core for core in CORES if python_of(core) in PYTHONS]
+workplace.prepare()
+PYTHONS, RUNNABLE = workplace.pythons(), workplace.runnable()
 NEWEST = RUNNABLE[-1] if RUNNABLE else "2.19"
 # The everyday run: the oldest and the newest that can run here. Those without a Python are kept, to be reported.
 EVERYDAY = [core for core in CORES if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
 
+# --- ansible-test -----------------------------------------------------------------------------------------------
 
-def each_core(everyday: list[str]):
+
+def each_core(everyday: list[str]) -> Callable[[Callable[..., None]], Any]:
     """Parametrize a session over CORES, each with its Python; only the `everyday` ones run unasked."""
     return nox.parametrize(
         "python,core",
@@ -92,56 +47,9 @@ def each_core(everyday: list[str]):
     )
 
 
-def folder_of(session: nox.Session) -> str:
-    """Return the session's name without the brackets, as nox itself names its environments."""
-    return Path(session.virtualenv.location).name
-
-
-def copy_of_checkout(session: nox.Session) -> Path:
-    """Copy what git tracks or would track to where ansible-test accepts a collection: it refuses a symlink."""
-    tree = ROOT / ".ansible" / "trees" / folder_of(session) / "ansible_collections" / "virtops" / "qmp"
-    shutil.rmtree(tree, ignore_errors=True)
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, names.split("\0")):
-        if os.path.lexists(ROOT / name):  # git lists a file that was deleted but not yet committed
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
-    # ansible-test asks git for the files: without a repository of its own the copy is an ignored folder of ours.
-    for words in (["init", "--quiet"], ["add", "--all"]):
-        subprocess.run(["git", *words], cwd=tree, check=True)
-    return tree
-
-
-# --- ansible-test -----------------------------------------------------------------------------------------------
-
-# ansible-test puts pip into the environments it makes with a script from Ansible's own server. Where only PyPI can be
-# reached that fails, so the script is given beforehand, in the place it is looked for: this one installs the very pip
-# version that ansible-test asks for, from a wheel that came from PyPI.
-GET_PIP = """\
-import os, sys
-wheel = os.path.join(os.path.dirname(os.path.abspath(os.environ["GET_PIP"])), "pip-{version}-py3-none-any.whl")
-sys.path.insert(0, wheel)
-from pip._internal.cli.main import main
-sys.exit(main(["install", wheel] + [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]))
-"""
-
-
-def ansible_test_home(session: nox.Session, pip: str) -> Path:
-    """Make a home for one run of ansible-test, with GET_PIP where it is looked for."""
-    home = home_for(folder_of(session))
-    cache = home / ".ansible" / "test" / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    if not (cache / f"pip-{pip}-py3-none-any.whl").exists():
-        session.run("pip", "download", "--quiet", "--no-deps", "--dest", str(cache), f"pip=={pip}", silent=True)
-    (cache / f"get_pip_{pip.replace('.', '_')}.py").write_text(GET_PIP.format(version=pip))
-    return home
-
-
 def ansible_test(session: nox.Session, core: str, *words: str) -> None:
-    home = ansible_test_home(session, CORES[core][1])
-    tree = copy_of_checkout(session)
-    with session.chdir(tree):
+    home = workplace.ansible_test_home(session, core)
+    with session.chdir(workplace.copy_of_checkout(session)):
         session.run("ansible-test", *words, "--color", "no", *session.posargs, env={"HOME": str(home)})
 
 
@@ -226,7 +134,7 @@ TELLING = (
     "qemu_facts",
     "populate_chains/test_order.py",
     "populate_chains/test_foreign.py",
-    "populate_chains/test_released.py",
+    "released/test_told.py",
     "faults/test_finalize.py",
 )
 
@@ -244,7 +152,7 @@ def qemus(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """The campaign of kills, 200 rounds of it unless told otherwise: `nox -Re faults -- --seconds 3600 --seed 7`."""
     session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt")
-    session.run("python", "-m", "faults", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
+    session.run("python", "-m", "campaign", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @nox.session(python=f"3.{python_of(NEWEST)}")
@@ -277,9 +185,21 @@ def format_(session: nox.Session) -> None:
 
 @nox.session(tags=["everyday"])
 def types(session: nox.Session) -> None:
-    """mypy --strict for plugins/."""
-    session.install("ansible-core", "mypy~=2.4", "-r", "requirements.txt")
-    session.run("mypy", "-p", "ansible_collections.virtops.qmp.plugins")
+    """mypy --strict for plugins/, for the tests, and for what runs them."""
+    stubs = ("nox", "pytest~=9.2", "types-psutil", "types-PyYAML")
+    session.install("ansible-core", "mypy~=2.4", *stubs, "-r", "tests/unit/requirements.txt")
+    # By their full names, as they import each other: many files of the targets are called the same.
+    ours = [f"ansible_collections.virtops.qmp.{folder}" for folder in ("plugins", "tests.unit")]
+    packages = (*ours, "lab", "campaign", "bench", "matrix", "integration")
+    modules = ("noxfile", "suite", "metrics")
+    session.run("mypy", *(f"--package={name}" for name in packages), *(f"--module={name}" for name in modules))
+
+
+@nox.session
+def metrics(session: nox.Session) -> None:
+    """How dense the code of plugins/ is, beside packages that are known to read well; it judges nothing."""
+    session.install("anyio", "h11", "httpx", "structlog")
+    session.run("python", "tests/metrics.py", "--against", *(session.posargs or ("anyio", "h11", "httpx", "structlog")))
 
 
 @nox.session(name="ansible-lint", tags=["everyday"])
@@ -404,6 +324,3 @@ def release(session: nox.Session) -> None:
     tarball = built_tarball(session)
     session.log(f"Look at it, then: git add --all && git commit -m 'Release {version}' && git tag {version}")
     session.log(f"and publish: ansible-galaxy collection publish {tarball}")
-
-
-nox.options.tags = ["everyday"]

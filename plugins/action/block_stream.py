@@ -17,13 +17,16 @@ from ..plugin_utils._progress import Progress
 from ..plugin_utils._slices import (
     Watch,
     as_asked,
+    bind,
     call_arguments,
+    errors_of,
     merge,
     next_cursor,
     next_slice,
     settle,
     still_watched,
 )
+from ..plugin_utils._table import summary
 
 
 class ActionModule(ActionBase):
@@ -39,11 +42,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         if self._task.args.get("increment") is None:
-            return self._run(self._task.args, task_vars or {})
+            return _in_words(self._run(self._task.args, task_vars or {}))
         task = repr(self._task.args)
         result = self._run({"cursor": self._cursors.get(task, 0), **self._task.args}, task_vars or {})
         self._cursors[task] = next_cursor(result)
-        return result
+        return _in_words(result)
 
     def _run(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         watch = Watch.from_arguments(arguments)
@@ -57,18 +60,20 @@ class ActionModule(ActionBase):
         progress = Progress(task_vars.get("inventory_hostname", "localhost"))
         so_far: dict[str, Any] | None = None
         watched: list[Mapping[str, Any]] | None = None
+        bound: Mapping[str, Any] | None = None
         ended = began
         while True:
             gap = self._now() - ended
             part = next_slice(watch, self._now() - began)
-            call = call_arguments(arguments, part, watched)
-            told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part, watch)
+            call = call_arguments(arguments, part, bound)
+            told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part)
             ended = self._now()
             so_far = told if so_far is None else merge(so_far, told, gap)
             watched = still_watched(told)
             # A worker outlives a controller that is killed; the monitor belongs to the next run then.
             if part.is_last or not watched or self._parent() != controller:
                 return as_asked(so_far, watch)
+            bound = bind(told, watched)
             if not self._task.no_log:
                 for line in progress.lines(told["disks"], watched, self._now()):
                     # On stderr, so that what is on stdout stays what its callback prints.
@@ -77,3 +82,10 @@ class ActionModule(ActionBase):
     def _call_module(self, **arguments: Any) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(**arguments)
         return result
+
+
+def _in_words(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with what Ansible's users read of it; a task that only starts something has nothing to tell yet."""
+    if result.get("failed", False):
+        result = {**result, "errors": errors_of(result)}
+    return {**result, "summary": summary(result)} if "disks" in result else result

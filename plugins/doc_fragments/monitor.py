@@ -42,10 +42,29 @@ options:
       - Set it where a glob finds sockets in a folder that others may write to. Over TCP nobody can tell who is behind
         a monitor, so that all those are refused.
     type: str
+  vms:
+    description:
+      - Only the disks of these VMs. Each is the name of a VM (QEMU's C(-name)), its UUID, or a pattern that one of them
+        fits, such as V(web*); V(*), V(?) and V([...]) work as in the shell, and upper and lower case differ.
+      - All monitors are visited all the same. Leave it out, or empty, for the disks of all VMs.
+      - A name that fits no VM that answered is a warning. The VM may be off, or run on another host of the play.
+    type: list
+    elements: str
+    aliases: [vm]
+  exclude:
+    description:
+      - The disks and VMs that are left out. A disk is left out if one of its RV(disks[].names) is one of these or fits
+        one of these patterns, such as V(vdb), V(/vms/web01.qcow2) or V(/scratch/*); a VM, with all its disks, if its
+        name or its UUID does.
+      - Patterns are those of O(vms). A path may also be relative or lead over links.
+      - A name that fits nothing is a warning.
+    type: list
+    elements: str
 requirements:
   - Linux, with qemu.qmp 0.0.3 or newer for the Python that runs the module
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1
 notes:
+  - An empty string in a list of O(monitors), O(disks), O(vms) or O(exclude) is as if it were left out.
   - The module runs on the hypervisor, and needs the right to use the monitors' sockets.
 attributes:
   check_mode:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from typing import Any, Callable, Coroutine, Dict, Mapping, Sequence
+from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
-from ._decide._report import failure_to_result
+from ._decide._report import failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
-from ._model._request import EVERY_DISK, Request, Waiting
+from ._model._request import EVERY_DISK, BoundVm, BoundVms, Request, Selection, Waiting
 from ._model._seams import Host, OpenLink
+from ._model._text import presentable
 from ._reach._host import LinuxHost
 from ._reach._peer import find_owner
 from ._reach._qemu import open_link
@@ -38,6 +39,7 @@ def run(module: AnsibleModule, work: Work) -> None:
             exception=QEMU_QMP_IMPORT_ERROR,
         )
     try:
+        _leave_out_empty(module.params)
         if not module.params["monitors"]:
             raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
@@ -47,32 +49,58 @@ def run(module: AnsibleModule, work: Work) -> None:
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
         result = asyncio.run(work(module, opener, host))
     except QmpError as error:
-        module.fail_json(msg=str(error), errors=[failure_to_result(Failure.of(error, str(error)))])
+        result = {"warnings": [], "errors": [failure_to_result(Failure.of(error, str(error)))]}
+    result = presentable(result)
     for warning in result.pop("warnings"):
         module.warn(warning)
     if result["errors"]:
-        module.fail_json(msg=_summary([error["msg"] for error in result["errors"]]), **result)
+        module.fail_json(msg=in_one_message([error["msg"] for error in result["errors"]]), **result)
     module.exit_json(**result)
 
 
-def _summary(messages: Sequence[str]) -> str:
-    if len(messages) == 1:
-        return messages[0]
-    return f"{len(messages)} failures:\n" + "\n".join(f"- {message}" for message in messages)
+def _leave_out_empty(params: dict[str, Any]) -> None:
+    """An empty string in a list is as if it were not there, such as what a template leaves of an unset variable."""
+    for name in ("monitors", "disks", "vms", "exclude"):
+        params[name] = [value for value in params[name] or () if value]
+
+
+def selection_from(params: Mapping[str, Any]) -> Selection:
+    """Read which disks are meant."""
+    return Selection(disks=tuple(params["disks"]) or None, vms=tuple(params["vms"]), exclude=tuple(params["exclude"]))
 
 
 async def inform(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
     """The work of block_stream_info."""
     params = module.params
-    return (await _work.inform(params["monitors"], params["disks"], opener, host)).to_result()
+    return (await _work.inform(params["monitors"], selection_from(params), opener, host)).to_result()
 
 
 async def populate(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
     """The work of block_stream."""
     params, request = module.params, request_from(module.params)
     check = module.check_mode
-    done = await _work.populate(params["monitors"], params["disks"], request, opener, host, is_check=check)
+    bound = None if params["bound"] is None else bound_from(params["bound"])
+    done = await _work.populate(
+        params["monitors"], selection_from(params), request, opener, host, is_check=check, bound=bound
+    )
     return done.to_result()
+
+
+def bound_from(vms: Mapping[str, Any]) -> BoundVms:
+    """Read the option ``bound``, which the action gives to the later looks of a task.
+
+    :raise WrongRequest: it has another form.
+    """
+    try:
+        return tuple(_bound_vm(monitor, vm) for monitor, vm in vms.items())
+    except (TypeError, KeyError, ValueError):
+        form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, keys: [KEY, ...]}, ...}"
+        raise WrongRequest(f"bound is invalid; it is {form}, from the result of an earlier call") from None
+
+
+def _bound_vm(monitor: str, vm: Mapping[str, Any]) -> BoundVm:
+    pid, started = (None if vm[name] is None else int(vm[name]) for name in ("pid", "started"))
+    return BoundVm(monitor, pid, started, tuple(vm["keys"]))
 
 
 def request_from(params: Mapping[str, Any]) -> Request:

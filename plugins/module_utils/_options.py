@@ -12,19 +12,21 @@ from ._model._request import OnError, OnTimeout, State
 
 Spec = Dict[str, Dict[str, Any]]
 
-MONITOR_OPTIONS: Spec = {
+COMMON_OPTIONS: Spec = {
     "monitors": {"type": "list", "elements": "str", "required": True, "aliases": ["monitor"]},
     "connect_timeout": {"type": "float", "default": 10.0},
     "monitor_owner": {"type": "str"},
+    "vms": {"type": "list", "elements": "str", "aliases": ["vm"]},
+    "exclude": {"type": "list", "elements": "str"},
 }
 
 INFO_OPTIONS: Spec = {
-    **MONITOR_OPTIONS,
+    **COMMON_OPTIONS,
     "disks": {"type": "list", "elements": "str", "aliases": ["disk"]},
 }
 
 STREAM_OPTIONS: Spec = {
-    **MONITOR_OPTIONS,
+    **COMMON_OPTIONS,
     "disks": {"type": "list", "elements": "str", "required": True, "aliases": ["disk"]},
     "state": {"type": "str", "choices": list(get_args(State)), "default": "populated"},
     "base": {"type": "str"},
@@ -40,4 +42,5 @@ STREAM_OPTIONS: Spec = {
     "check_space": {"type": "bool", "default": True},
     "release": {"type": "bool", "default": True},
     "progress": {"type": "int", "default": 10},
+    "bound": {"type": "dict"},
 }

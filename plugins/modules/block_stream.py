@@ -39,7 +39,8 @@ options:
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
         they are.
       - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their
-        names.
+        names. A name that fits only disks that O(vms) and O(exclude) leave out is a warning, and if they leave no VM at
+        all, there is nothing to do and names are not looked at.
     type: list
     elements: str
     required: true
@@ -62,7 +63,7 @@ options:
       - Whether to wait until the disks are populated.
       - With V(false) the jobs are started, at most O(parallel) of them at a time, and the task returns. They go on
         in QEMU and stop at V(pending) when everything is copied; the next run of the task finishes them and starts
-        the next ones. A stream that is through at once is finished at once.
+        the next ones. A stream that completes immediately is also finished immediately.
     type: bool
     default: true
   wait_timeout:
@@ -72,7 +73,7 @@ options:
     type: int
   on_timeout:
     description:
-      - What happens to the streams that are not through when O(wait_timeout) is over.
+      - What happens to the streams that still run when O(wait_timeout) is over.
       - V(fail), the task fails; the jobs go on in QEMU.
       - V(leave), the task succeeds with RV(finished=false); the jobs go on in QEMU.
       - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with
@@ -90,7 +91,7 @@ options:
     default: 0
   increment:
     description:
-      - Stop each stream once its cursor has moved so many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
+      - Stop each stream once its cursor has moved this many bytes beyond O(cursor), such as V(512M) or V(1.5GiB).
       - A disk can so be populated step by step, in a loop that ends with RV(finished).
       - The cursor is a position in the disk, not an amount copied, it passes over what need not be copied at once.
         It is looked at every 20 milliseconds, so a stream without O(speed) goes some megabytes too far.
@@ -144,13 +145,23 @@ options:
     default: true
   progress:
     description:
-      - At first every so many seconds a line on each running stream is printed on the controller, on stderr; later
-        every tenth of the time watched, at most every 5 minutes unless this option is longer.
+      - Prints a progress line for each running stream every N seconds, on the controller's stderr. In a long task the
+        interval grows to a tenth of the time watched, up to 5 minutes, or up to N if that is longer.
       - V(0) prints none, and runs the module once for the whole wait.
       - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the
         present pace.
     type: int
     default: 10
+  bound:
+    description:
+      - The VMs and disks that an earlier look of the same task has selected. It replaces the selection by O(monitors),
+        O(vms), O(disks) and O(exclude).
+      - The task uses it for its own later looks, so that they work on the same disks of the same QEMUs and on no
+        others. You need not set it.
+      - A dictionary. Each key is the monitor of a VM, each value has C(pid) and C(started) of its QEMU as in
+        RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If another process serves the
+        monitor, that is an error of this VM, and none of its disks is touched.
+    type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
   - ref: Boot now, populate later <ansible_collections.virtops.qmp.docsite.guide_populate>
@@ -172,6 +183,19 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
     disks: "*"
     speed: 200M
+
+- name: Populate the web servers, all but their scratch disks
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    vms: web*
+    disks: "*"
+    exclude: [scratch*, /vms/web07-*.qcow2]
+
+- name: Populate every disk of every VM, but leave out the database VM
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    exclude: db01
 
 - name: Drop the snapshots, and keep the golden image that all VMs share
   virtops.qmp.block_stream:
@@ -205,10 +229,28 @@ EXAMPLES = r"""
 
 RETURN = r"""
 finished:
-  description: Whether every selected disk is populated, down to O(base).
+  description:
+    - Whether every selected disk is populated, down to O(base).
+    - Each disk that this run has populated was looked at once more, over a new connection to its VM. One that QEMU
+      then does not show as populated, or whose VM does not answer any more, has failed.
   returned: unless an option was refused
   type: bool
   sample: true
+vms:
+  description:
+    - The VMs that answered, as M(virtops.qmp.block_stream_info) returns them.
+  returned: unless an option was refused
+  type: list
+  elements: dict
+  sample:
+    - monitor: /run/vms/web01.qmp
+      name: web01
+      uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
+      status: running
+      qemu_version: 7.2.22
+      pid: 812
+      started: 31622
+      uid: 64055
 disks:
   description:
     - The selected disks, VM by VM, after success and failure alike. Each has all that
@@ -217,20 +259,27 @@ disks:
   type: list
   elements: dict
   sample:
-    - vm: web01
+    - label: vda
+      key: /machine/peripheral/vda/virtio-backend
+      vm: web01
       monitor: /run/vms/web01.qmp
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
       node_name: "#block146"
       path: /vms/web01.qcow2
+      filename: /vms/web01.qcow2
       format: qcow2
       virtual_size: 32212254720
       read_only: false
       populated: true
       stale_header: null
       chain:
-        - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 16545694720}
+        - node_name: "#block146"
+          path: /vms/web01.qcow2
+          filename: /vms/web01.qcow2
+          format: qcow2
+          allocated: 16545694720
       space: {needed: 0, free: 198202670080}
       job: null
       action: started
@@ -241,9 +290,18 @@ disks:
       released:
         - path: /golden/debian-12.qcow2
           free: false
-          pids: [813]
           reason: it is still open in VM web02 (pid 813)
+          pids: [813]
+          device: 64768
+          inode: 2146631
+        - path: /golden/debian-12-web.qcow2
+          free: true
+          reason: null
+          pids: []
+          device: 64768
+          inode: 2146632
       error: null
+      error_kind: null
   contains:
     action:
       description:
@@ -269,15 +327,84 @@ disks:
     released:
       description:
         - The images that left the chain.
-        - C(free) is only true where it is proven that nobody on this host has the file open, by whatever name.
-          C(reason) says why it is not, such as another VM that still uses it, or a file system that other hosts may
-          have mounted.
-        - C(pids) are the processes that have it open; null where that cannot be told, because the image is no local
-          file, or because the module does not run as root.
+        - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
+          by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
+          a file system that other hosts may have mounted, or for a user who may not ask the kernel.
+        - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
+        - C(pids) are the processes that have it open; null where that cannot be told.
+        - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
+          Compare them before you act on C(path).
       type: list
       elements: dict
     error:
-      description: Why the disk is not as wished; null if it is.
+      description: Why the disk was not populated, or what else went wrong; null if nothing did.
+      type: str
+    error_kind:
+      description: The kind of that error, as in RV(errors[].kind); null if there is none.
+      type: str
+released:
+  description:
+    - The images that left the chains, each once, as RV(disks[].released) has them.
+    - Where several disks gave up an image, the verdict that is least free counts. C(free) is only true where all of
+      them call it free, no disk of any VM behind O(monitors) has it in its chain, and each of these VMs has answered.
+  returned: unless an option was refused
+  type: list
+  elements: dict
+  sample:
+    - path: /golden/debian-12.qcow2
+      free: false
+      pids: [813]
+      reason: it is still open in VM web02 (pid 813)
+summary:
+  description:
+    - What was done, in lines to print. A table with a row for each disk, and a line for each old image.
+    - In check mode C(ACTION) is what would be done first.
+  returned: unless an option was refused, or the task runs under C(async)
+  type: list
+  elements: str
+  sample:
+    - "VM     DISK  ACTION   NOW        GREW BY     TIME        RATE  RELEASED"
+    - "web01  vda   started  populated  320 MiB  0:00:05  64.0 MiB/s  /golden/debian-12.qcow2"
+    - "/golden/debian-12.qcow2: not free, it is still open in VM web02 (pid 813)"
+errors:
+  description:
+    - What went wrong, an element for each failure. C(msg) of the result has all of it in words.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - kind: StreamFailed
+      msg: "web01: disk vda: job populate-vda ended with: Input/output error"
+      vm: web01
+      disk: vda
+      monitor: /run/vms/web01.qmp
+      key: /machine/peripheral/vda/virtio-backend
+  contains:
+    kind:
+      description:
+        - V(WrongRequest), an option, a name or a disk is invalid, and nothing was started.
+        - V(MonitorMissing), nobody serves the monitor. V(MonitorSilent), it does not answer in time. V(MonitorLost),
+          the connection ended. V(MonitorUnusable), it is no QMP monitor, may not be used, or belongs to another VM.
+        - V(CommandRefused), QEMU answered a command with an error.
+        - V(StreamFailed), the disk still needs other images. V(DiskGone), it was unplugged. V(JobHangs), its storage
+          does not answer.
+        - V(TimeIsUp), O(wait_timeout) is over, and the job goes on.
+        - Null where the module itself could not run to its end.
+      type: str
+    msg:
+      description: The failure in words, with its subject.
+      type: str
+    vm:
+      description: The VM that it is about, as in RV(disks[].vm); null if it is not about one disk.
+      type: str
+    disk:
+      description: The disk that it is about, as in RV(disks[].label); null if it is not about one disk.
+      type: str
+    monitor:
+      description: The monitor that it is about; null if it is not about one.
+      type: str
+    key:
+      description: The disk that it is about, as in RV(disks[].key); null if it is not about one disk.
       type: str
 """
 

@@ -43,6 +43,12 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
   register: found
 
+- name: Show the system disks of the web servers
+  virtops.qmp.block_stream_info:
+    monitors: /run/vms/*.qmp
+    vms: web*
+    disks: vda
+
 - name: Name the disks that still need a golden image
   ansible.builtin.debug:
     msg: "{{ found.disks | rejectattr('populated') | map(attribute='path') }}"
@@ -55,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 vms:
-  description: The VMs that answered.
+  description: The VMs that answered, without those that O(vms) and O(exclude) leave out.
   returned: unless an option was refused
   type: list
   elements: dict
@@ -66,6 +72,7 @@ vms:
       status: running
       qemu_version: 7.2.22
       pid: 812
+      started: 31622
       uid: 64055
   contains:
     monitor:
@@ -88,6 +95,12 @@ vms:
         - The process that serves the monitor, also where another one made its socket.
         - Null over TCP, and for a process of another PID namespace.
       type: int
+    started:
+      description:
+        - When this process started, in clock ticks since its host did. With C(pid) it names the process for ever, for a
+          pid is given again when its process is gone.
+        - Null where C(pid) is.
+      type: int
     uid:
       description: The user that runs this process; null over TCP.
       type: int
@@ -97,21 +110,32 @@ disks:
   type: list
   elements: dict
   sample:
-    - vm: web01
+    - label: vda
+      key: /machine/peripheral/vda/virtio-backend
+      vm: web01
       monitor: /run/vms/web01.qmp
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
       node_name: "#block146"
       path: /vms/web01.qcow2
+      filename: /vms/web01.qcow2
       format: qcow2
       virtual_size: 32212254720
       read_only: false
       populated: false
       stale_header: null
       chain:
-        - {node_name: "#block146", path: /vms/web01.qcow2, format: qcow2, allocated: 3338670080}
-        - {node_name: "#block377", path: /golden/debian-12.qcow2, format: qcow2, allocated: 13207024640}
+        - node_name: "#block146"
+          path: /vms/web01.qcow2
+          filename: /vms/web01.qcow2
+          format: qcow2
+          allocated: 3338670080
+        - node_name: "#block377"
+          path: /golden/debian-12.qcow2
+          filename: /golden/debian-12.qcow2
+          format: qcow2
+          allocated: 13207024640
       space: {needed: 13207024640, free: 214748364800}
       job:
         id: populate-vda
@@ -125,6 +149,16 @@ disks:
         io_status: ok
         error: null
   contains:
+    label:
+      description:
+        - What the disk is called in messages and progress lines, the shortest name that a person gave it. That is its
+          qdev id, else its device name, else its node name, else its path.
+      type: str
+    key:
+      description:
+        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
+          change it.
+      type: str
     vm:
       description: The VM's name, or its monitor if it has none.
       type: str
@@ -145,6 +179,11 @@ disks:
       description: The node that the guest's device stands on; null without a medium.
       type: str
     path:
+      description:
+        - The active image by its absolute path without links, where it is a file of this host, else as QEMU names
+          it; null without a medium.
+      type: str
+    filename:
       description: The active image as QEMU names it; null without a medium.
       type: str
     format:
@@ -167,8 +206,8 @@ disks:
       type: str
     chain:
       description:
-        - The images, the active one first. C(allocated) is the bytes that an image occupies; null where QEMU does not
-          know them (NBD).
+        - The images, the active one first. C(path) and C(filename) are as those of the disk.
+        - C(allocated) is the bytes that an image occupies; null where QEMU does not know them (NBD).
       type: list
       elements: dict
     space:

@@ -11,12 +11,13 @@ holds: the space that the images below take up, less what was copied; and the re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..module_utils._model._text import printable
 from ._slices import key_of
+from ._units import amount, duration, size
 
 WIDTH = 80
 
@@ -134,8 +135,8 @@ def measure(looks: Sequence[Look]) -> Figures:
 def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> str:
     """``hv1 web01 vda  41%  12.3 of 30.0 GiB  512 MiB/s  0:00:35 left``, in 80 columns."""
     figures = measure(looks)
-    words = [f"{figures.percent:2}%", _amount(figures.done, figures.total), *_pace(figures, looks[-1])]
-    return _fit(_names(host, disk), "  ".join(words))
+    words = [f"{figures.percent:2}%", amount(figures.done, figures.total), *_pace(figures, looks[-1])]
+    return _fit([host, disk["vm"], disk["label"]], "  ".join(words))
 
 
 def ending_line(host: str, disk: Mapping[str, Any]) -> str:
@@ -147,7 +148,7 @@ def ending_line(host: str, disk: Mapping[str, Any]) -> str:
         ending = {"nospace": "held, no space left", "failed": "held by an I/O error"}.get(job["io_status"], "paused")
     else:
         ending = "failed" if disk["error"] else "stopped"
-    return _fit(_names(host, disk), ending)
+    return _fit([host, disk["vm"], disk["label"]], ending)
 
 
 class Progress:
@@ -167,7 +168,8 @@ class Progress:
         for disk in disks:
             look = Look.from_result(disk, time)
             if disk not in watched:
-                lines += [] if disk["action"] == "none" else [ending_line(self._host, disk)]
+                has_ended = disk["action"] != "none" or disk["error"] is not None
+                lines += [ending_line(self._host, disk)] if has_ended else []
             elif look is not None:
                 key = key_of(disk)
                 self._looks[key] = extend(self._looks.get(key, beginning(disk, look)), look)
@@ -179,54 +181,17 @@ def _pace(figures: Figures, look: Look) -> list[str]:
     if look.paused:
         return ["paused"]
     if figures.stalled_for is not None:
-        return [f"stalled for {_duration(figures.stalled_for)}"]
-    rate = [] if figures.rate is None else [f"{_size(figures.rate)}/s"]
-    left = [] if figures.seconds_left is None else [f"{_duration(figures.seconds_left)} left"]
+        return [f"stalled for {duration(figures.stalled_for)}"]
+    rate = [] if figures.rate is None else [f"{size(figures.rate)}/s"]
+    left = [] if figures.seconds_left is None else [f"{duration(figures.seconds_left)} left"]
     return rate + left
 
 
-def _names(host: str, disk: Mapping[str, Any]) -> list[str]:
-    """The host, the VM and the shortest name that a person gave the disk."""
-    qdev = re.sub(r"^/machine/peripheral/([^/]+)(/virtio-backend)?$", r"\1", disk["qdev"])
-    named = [qdev, disk["device"], disk["node_name"]]
-    label = next((name for name in named if name and not name.startswith(("/", "#"))), disk["path"])
-    return [host, disk["vm"], label]
-
-
 def _fit(names: Sequence[str], rest: str) -> str:
-    """Shorten the longest names, at their front, until the line fits."""
-    short = list(names)
+    """Shorten the longest names, at their front, until the line fits; and no name can be more than a part of it."""
+    short = [printable(name[-WIDTH:])[-WIDTH:] for name in names]
     free_space = WIDTH - len(rest) - 2
-    while len(" ".join(short)) > free_space:
+    while len(" ".join(short)) > free_space and max(map(len, short)) > 1:
         longest = max(range(len(short)), key=lambda place: len(short[place]))
         short[longest] = "~" + short[longest].removeprefix("~")[1:]
     return f"{' '.join(short)}  {rest}"
-
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def _power(size: float) -> int:
-    """The place of the unit in which a size reads well: below 1000."""
-    return next((power for power in range(len(_UNITS)) if size < 999.5 * 1024**power), len(_UNITS) - 1)
-
-
-def _number(size: float, power: int) -> str:
-    scaled = size / 1024**power
-    return f"{scaled:.0f}" if power == 0 or scaled >= 99.95 else f"{scaled:.1f}"
-
-
-def _size(size: float) -> str:
-    power = _power(size)
-    return f"{_number(size, power)} {_UNITS[power]}"
-
-
-def _amount(done: int, total: int) -> str:
-    power = _power(total)
-    return f"{_number(done, power)} of {_number(total, power)} {_UNITS[power]}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours < 1000 else f"{hours // 24} days"

@@ -19,6 +19,9 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_bool, check_type_int
 
 from ..module_utils._decide._plan import weightier
+from ..module_utils._decide._released import each_once, unanswered, weigh
+from ..module_utils._decide._report import in_one_message
+from ..module_utils._model._errors import StreamFailed, WrongRequest
 
 # A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
 _SHARE = 10
@@ -77,64 +80,97 @@ def next_slice(watch: Watch, age: float) -> Slice:
     return Slice(max(0, math.ceil(watch.wait_timeout - age)), watch.on_timeout, is_last=True)
 
 
-def call_arguments(arguments: Mapping[str, Any], part: Slice, watched: Sequence[Disk] | None) -> dict[str, Any]:
+def call_arguments(arguments: Mapping[str, Any], part: Slice, bound: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the module is called with: the user's options, and after the first slice only the disks still watched."""
     call = {**arguments, "wait_timeout": part.wait_timeout, "on_timeout": part.on_timeout}
-    if watched is None:
-        return call
-    names = {"monitors": [disk["monitor"] for disk in watched], "disks": [_unmistakable_name(disk) for disk in watched]}
-    for option, values in names.items():
-        call.pop(option[:-1], None)  # its alias
-        call[option] = list(dict.fromkeys(values))
-    return call
+    return call if bound is None else {**call, "bound": bound}
 
 
-def _unmistakable_name(disk: Disk) -> str:
-    """A file belongs to one disk of one VM, whatever else is called ``vda``. It is the last of the names."""
-    file: str = disk["names"][-1]
-    return file if file.startswith("/") else key_of(disk)[1]
+def bind(told: Result, watched: Sequence[Disk]) -> dict[str, Any]:
+    """The option ``bound`` of the next slice: the watched disks, each of the very QEMU that this slice has seen."""
+    processes = {vm["monitor"]: {"pid": vm["pid"], "started": vm["started"]} for vm in told["vms"]}
+    bound: dict[str, Any] = {}
+    for disk in watched:
+        monitor = disk["monitor"]
+        bound.setdefault(monitor, {**processes[monitor], "keys": []})["keys"].append(disk["key"])
+    return bound
 
 
 def key_of(disk: Disk) -> tuple[str, str]:
-    """What stays the same over all slices: the monitor, and the qdev, else the device, else the node."""
-    return disk["monitor"], disk["qdev"] or disk["device"] or disk["node_name"]
+    """What stays the same over all slices: the monitor, and what the disk is called there."""
+    return disk["monitor"], disk["key"]
 
 
 def still_watched(told: Result) -> list[Disk]:
     """The disks to go on with after a slice: neither finished nor failed, nor stopped where their increment ends."""
-    disks = told["disks"]
-    if told.get("failed") and all(disk["action"] == "none" and disk["error"] is None for disk in disks):
+    if any(error["kind"] == WrongRequest.__name__ for error in told["errors"]):
         return []  # the module refused to begin at all
-    return [disk for disk in disks if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"]
+    return [
+        disk for disk in told["disks"] if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"
+    ]
 
 
-def settle(told: Result, watched: Sequence[Disk] | None, part: Slice, watch: Watch) -> Result:
+def settle(told: Result, watched: Sequence[Disk] | None, part: Slice) -> Result:
     """Say of a slice what it means for the whole wait.
 
     :param watched: the disks as the slice before told of them.
     """
     if "disks" not in told:  # the module did not get to speak: it was refused, or killed
-        return {**told, "disks": [], "warnings": [*told.get("warnings", [])]}
+        nothing: Result = {"vms": [], "disks": [], "released": []}
+        return {**told, **nothing, "errors": errors_of(told), "warnings": [*told.get("warnings", [])]}
     ran = {key_of(disk) for disk in watched or () if disk["job"] is not None}
-    # The module knows the wait of its slice only. Its own copy of the message would show that, in place of `msg`.
-    settled = _reworded({name: value for name, value in told.items() if name != "exception"}, part, watch)
-    settled["disks"] = disks = [_reworded(disk, part, watch) for disk in told["disks"]]
-    settled["warnings"] = [*told.get("warnings", [])]
-    for disk in disks:
-        label = f"{disk['vm']}: disk {disk['path']}"
-        if disk["error"] is None and not part.is_last and disk["job"] is not None and disk["job"]["paused"]:
-            error = f"{label}: somebody paused its stream during the task. Run the task again to resume it"
-            disk["error"] = error
-            settled |= {"failed": True, "msg": f"{settled['msg']}\n{error}" if "msg" in settled else error}
+    disks: list[Disk] = []
+    errors, warnings = errors_of(told), [*told.get("warnings", [])]
+    for disk in told["disks"]:
         if disk["action"] in _CONTRADICTIONS and key_of(disk) in ran:
-            settled["warnings"].append(f"{label}: {_CONTRADICTIONS[disk['action']]}")
+            warnings.append(f"{disk['vm']}: disk {disk['label']}: {_CONTRADICTIONS[disk['action']]}")
+        error = None if part.is_last else _pause_by_somebody(disk)
+        errors += [error] if error else []
+        disks.append({**disk, "error": error["msg"], "error_kind": error["kind"]} if error else disk)
+    settled = {**told, "disks": [*disks, *_lost(told, watched or ())], "errors": errors, "warnings": warnings}
+    # The module's own copy of its message would be shown in place of that of the whole wait.
+    settled.pop("exception", None)
     return settled
 
 
-def _reworded(told: Mapping[str, Any], part: Slice, watch: Watch) -> Result:
-    own, whole = (f"within {seconds} s (wait_timeout)" for seconds in (part.wait_timeout, watch.wait_timeout))
-    words = {name: told[name].replace(own, whole) for name in ("msg", "error") if isinstance(told.get(name), str)}
-    return {**told, **words}
+def _pause_by_somebody(disk: Disk) -> dict[str, Any] | None:
+    if disk["error"] is not None or disk["job"] is None or not disk["job"]["paused"]:
+        return None
+    return {
+        "kind": StreamFailed.__name__,
+        "msg": f"{disk['vm']}: disk {disk['label']}: somebody paused its stream during the task. "
+        "Run the task again to resume it",
+        "vm": disk["vm"],
+        "disk": disk["label"],
+        "monitor": disk["monitor"],
+        "key": disk["key"],
+    }
+
+
+def errors_of(told: Result) -> list[dict[str, Any]]:
+    """What went wrong, also where the module could not say it itself; ``kind`` is null then."""
+    if "errors" in told or not told.get("failed", False):
+        return [*told.get("errors", [])]
+    about = dict.fromkeys(("kind", "vm", "disk", "monitor", "key"))
+    return [{**about, "msg": told.get("msg", "the module failed")}]
+
+
+def _lost(told: Result, watched: Sequence[Disk]) -> list[Disk]:
+    """The watched disks of which a slice told nothing but an error: of the disk, or of its whole VM."""
+    seen = {key_of(disk) for disk in told["disks"]}
+    lost: list[Disk] = []
+    for disk in watched:
+        reason = _reason(told["errors"], disk)
+        if key_of(disk) not in seen and reason is not None:
+            # Nothing was done to it that is known, and its job may be there or not.
+            unknown: Result = {"job": None, "action": "none", "seconds": 0.0, "grew_by": None, "released": []}
+            lost.append({**disk, **unknown, "error": reason["msg"], "error_kind": reason["kind"]})
+    return lost
+
+
+def _reason(errors: Sequence[Mapping[str, Any]], disk: Disk) -> Mapping[str, Any] | None:
+    own = [error for error in errors if error["monitor"] == disk["monitor"] and error["key"] in (disk["key"], None)]
+    return own[0] if own else None
 
 
 def next_cursor(told: Result) -> int:
@@ -149,33 +185,47 @@ def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
     """
     earlier = {key_of(disk): disk for disk in so_far["disks"]}
     later = {key_of(disk): disk for disk in told["disks"]}
-    # An image that several disks gave up is judged when the last of them has.
-    latest = {each["path"]: each for disk in told["disks"] for each in disk["released"]}
-    disks = [_merge_disk(earlier.get(key), later.get(key), latest, gap) for key in {**earlier, **later}]
-    warnings = [*so_far["warnings"], *told["warnings"]]
-    merged = {
+    errors = _each_once([*so_far["errors"], *told["errors"]])
+    disks = [_merge_disk(earlier.get(key), later.get(key), gap) for key in {**earlier, **later}]
+    disks = _judged_last(disks, told, unanswered(errors))
+    return {
         **so_far,
         **told,
         "invocation": so_far.get("invocation", {"module_args": {}}),
         "changed": so_far.get("changed", False) or told.get("changed", False),
+        "finished": not errors and all(disk["finished"] for disk in disks),
+        "released": each_once(image for disk in disks for image in disk["released"]),
+        "vms": _each_once([*so_far["vms"], *told["vms"]]),
         "disks": disks,
         "diff": {
             "before": {**_chains(told, "before"), **_chains(so_far, "before")},
             "after": {**_chains(so_far, "after"), **_chains(told, "after")},
         },
-        "warnings": [each for place, each in enumerate(warnings) if each not in warnings[:place]],
+        "errors": errors,
+        "warnings": _each_once([*so_far["warnings"], *told["warnings"]]),
     }
-    has_failed = any(each.get("failed", False) for each in (so_far, told))
-    if has_failed:
-        merged["failed"] = True
-    merged["finished"] = not has_failed and all(disk["finished"] for disk in disks)
-    messages = [each["msg"] for each in (so_far, told) if "msg" in each]
-    if messages:
-        merged["msg"] = "\n".join(dict.fromkeys(messages))
-    return merged
 
 
-def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, Any], gap: float) -> Disk:
+def _each_once(values: Sequence[Any]) -> list[Any]:
+    return [each for place, each in enumerate(values) if each not in values[:place]]
+
+
+def _judged_last(disks: Sequence[Disk], told: Result, silent: Sequence[str]) -> list[Disk]:
+    """Judge an image that several disks gave up when the last of them has, and is populated.
+
+    :param silent: the monitors of the VMs that any slice could not ask: a later slice does not look at them any more.
+    """
+    latest = {image["path"]: image for disk in told["disks"] if disk["finished"] for image in disk["released"]}
+    judged: list[Disk] = []
+    for disk in disks:
+        verdicts = disk["released"]
+        if disk["finished"]:
+            verdicts = [latest.get(image["path"], image) for image in verdicts]
+        judged.append({**disk, "released": weigh(verdicts, {}, silent)})
+    return judged
+
+
+def _merge_disk(earlier: Disk | None, later: Disk | None, gap: float) -> Disk:
     known = [disk for disk in (earlier, later) if disk is not None]
     ran_on = len(known) == 2 and known[0]["job"] is not None
     growth = [disk["grew_by"] for disk in known]
@@ -188,7 +238,7 @@ def _merge_disk(earlier: Disk | None, later: Disk | None, latest: Mapping[str, A
         "action": functools.reduce(weightier, (disk["action"] for disk in known)),
         "seconds": sum(disk["seconds"] for disk in known) + (gap if ran_on else 0.0),
         "grew_by": total,
-        "released": [latest.get(each["path"], each) for disk in known for each in disk["released"]],
+        "released": [image for disk in known for image in disk["released"]],
     }
 
 
@@ -200,6 +250,9 @@ def _chains(result: Result, moment: str) -> Mapping[str, Any]:
 def as_asked(merged: Result, watch: Watch) -> Result:
     """The result as one run of the module gives it: with the user's own wait, and no empty list of warnings."""
     shown = {name: value for name, value in merged.items() if name != "warnings" or value}
+    if merged["errors"]:
+        message = in_one_message([error["msg"] for error in merged["errors"]])
+        shown = {**shown, "failed": True, "finished": False, "msg": message}
     if "invocation" in merged:
         own = {"wait_timeout": watch.wait_timeout, "on_timeout": watch.on_timeout}
         shown["invocation"] = {"module_args": {**merged["invocation"]["module_args"], **own}}

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lab import NbdServer, Vm, disks, images, product
@@ -35,12 +36,12 @@ def throughput(bench: Bench) -> Iterator[Figure]:
     base, top = golden(bench.folder, size), bench.folder / "copy.qcow2"
     for is_cold, text in ((False, "the page cache is warm"), (True, "the page cache is cold")):
         ways: dict[str, Callable[[], float]] = {
-            way: lambda stream=stream: _stream(bench.folder, overlay(top, base), stream)
-            for way, stream in (("block-stream, then flush", _bare), (OURS, _ours))
+            "block-stream, then flush": lambda: _stream(bench.folder, overlay(top, base), _bare),
+            OURS: lambda: _stream(bench.folder, overlay(top, base), _ours),
+            "qemu-img convert, then fsync": lambda: _copy(["qemu-img", "convert", "-O", "qcow2", base, top], top),
+            "cp, then fsync": lambda: _copy(["cp", base, top], top),
         }
-        ways["qemu-img convert, then fsync"] = lambda: _copy(["qemu-img", "convert", "-O", "qcow2", base, top], top)
-        ways["cp, then fsync"] = lambda: _copy(["cp", base, top], top)
-        prepared = {way: lambda act=act: _with_cache(base, act, is_cold=is_cold) for way, act in ways.items()}  # noqa: B023
+        prepared = {way: partial(_with_cache, base, act, is_cold=is_cold) for way, act in ways.items()}
         samples = in_turn(prepared, max(3, bench.rounds // 2))
         name = f"copy-{'cold' if is_cold else 'warm'}"
         yield Figure(name, f"512 MiB, {text}", "MiB/s", "block-stream, then flush", _rates(samples, 512))
@@ -57,11 +58,7 @@ def throughput(bench: Bench) -> Iterator[Figure]:
                 images.create(top, backing=address, backing_format="raw")
                 return _stream(bench.folder, top, stream)
 
-            ways = {
-                "block-stream, then flush": lambda over=over_nbd: over(_bare),
-                OURS: lambda over=over_nbd: over(_ours),
-            }
-            samples = in_turn(ways, 3)
+            samples = in_turn({"block-stream, then flush": partial(over_nbd, _bare), OURS: partial(over_nbd, _ours)}, 3)
         title = f"32 MiB over NBD with {delay} ms of delay"
         yield Figure(f"copy-nbd{delay}", title, "MiB/s", "block-stream, then flush", _rates(samples, 32))
 
@@ -169,14 +166,13 @@ def durability(bench: Bench) -> Iterator[Figure]:
     size = 128 * MiB
     base, top = golden(bench.folder, size), bench.folder / "durable.qcow2"
     for name, limit in (("fast", None), ("slow", 32 * MiB)):
-        words = _throttled(top, limit) if limit else []
         flushes: list[float] = []
 
+        def on_this_storage(stream: Callable[[Vm], float], limit: int | None = limit) -> float:
+            return _stream(bench.folder, overlay(top, base), stream, *(_throttled(top, limit) if limit else []))
+
         streams = {BARE: _bare_unflushed, BARE_FLUSHED: _bare, OURS: _noting(flushes)}
-        ways = {
-            way: lambda stream=stream, words=words: _stream(bench.folder, overlay(top, base), stream, *words)
-            for way, stream in streams.items()
-        }
+        ways = {way: partial(on_this_storage, stream) for way, stream in streams.items()}
         samples = in_turn(ways, max(3, bench.rounds // 2))
         samples[f"{OURS}, of it from pending to the end"] = flushes
         storage = "this machine's storage" if limit is None else f"storage of {limit // MiB} MiB/s"
@@ -192,9 +188,10 @@ def durability(bench: Bench) -> Iterator[Figure]:
             must_be_populated(vm.judge)
             return longest[0]
 
-    ways = {BARE_FLUSHED: lambda: silence(_bare), OURS: lambda: silence(_ours)}
     title = "The longest time that QEMU's main loop is held, 1 GiB to copy"
-    yield Figure("durable-silence", title, "milliseconds", BARE_FLUSHED, in_turn(ways, min(3, bench.rounds)))
+    ways = {BARE_FLUSHED: partial(silence, _bare), OURS: partial(silence, _ours)}
+    samples = in_turn(ways, min(3, bench.rounds))
+    yield Figure("durable-silence", title, "milliseconds", BARE_FLUSHED, samples)
 
 
 def _noting(flushes: list[float]) -> Callable[[Vm], float]:

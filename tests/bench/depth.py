@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab import Monitor, Vm, disks, images, product
 from lab.images import KiB
@@ -63,7 +63,7 @@ def depth(bench: Bench) -> Iterator[Figure]:
     yield Figure("depth-silence", title, "milliseconds", "query-block", silences)
 
 
-def _module(name: str, **options: object) -> float:
+def _module(name: str, **options: Any) -> float:
     command, stdin = product.command_of(name, **options)
     return 1000 * timed(command, stdin=stdin, environ=environment()).seconds
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def write_tables(folder: Path, circumstances: str, sections: Mapping[str, Sequen
     parts = {name: "\n\n".join(map(as_rst, figures)) for name, figures in sections.items()}
     for name, part in {"with": f"{circumstances}.", **parts}.items():
         region = re.compile(rf"(^\.\. bench: {name}\n\n).*?(^\.\. bench: end$)", re.DOTALL | re.MULTILINE)
-        text, count = region.subn(lambda found, part=part: f"{found[1]}{part}\n\n{found[2]}", text)
+        # A function, for a text would have its backslashes read as references to groups.
+        text, count = region.subn(partial(_filled, part), text)
         assert count == 1, f"{page} has no place for {name}"
     page.write_text(text)
+
+
+def _filled(part: str, region: re.Match[str]) -> str:
+    return f"{region[1]}{part}\n\n{region[2]}"

@@ -9,11 +9,10 @@ import contextlib
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import LabError, Monitor, kill
+from lab import LabError, Monitor, kill, wait_until
 from lab.process import run, start, tool
 
 if TYPE_CHECKING:
@@ -80,16 +79,21 @@ class Libvirt:
                 process.wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 20
-        while True:
+        said = ""
+
+        def answers() -> bool:
+            nonlocal said
             try:
                 self.virsh("list")
-            except LabError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
+            except LabError as error:
+                said = str(error)
+                return False
+            return True
+
+        try:
+            wait_until(answers, "libvirtd answers")
+        except AssertionError as error:
+            raise LabError(f"{error}: {said}") from None
 
     @staticmethod
     def _own(path: Path) -> None:

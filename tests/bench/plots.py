@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+
     from .measure import Figure
 
 # The file, and what it shows side by side.
@@ -46,7 +48,7 @@ def plot(figures: Sequence[Figure], folder: Path) -> None:
         pyplot.close(drawing)
 
 
-def _draw(figure: Figure, axes: pyplot.Axes) -> None:
+def _draw(figure: Figure, axes: Axes) -> None:
     """Bars to the median, with a line from the lowest to the highest sample."""
     ways = list(figure.samples)
     medians = [figure.median(way) for way in ways]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 from qemu.qmp import EventListener, QMPClient
 
@@ -21,7 +22,8 @@ async def main(monitor: str, node: str) -> None:
     with client.listen(completed):
         await client.execute("block-stream", {"job-id": "raw", "device": node})
         event = await completed.get()
-    print(event["data"].get("error", "completed"), flush=True)
+    data: Any = event["data"]
+    print(data.get("error", "completed"), flush=True)
     await client.disconnect()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lab.images import KiB, MiB
@@ -64,17 +65,19 @@ class Bench:
 def whole_task(bench: Bench) -> Iterator[Figure]:
     """From the command to the prompt."""
     for size, text, rounds in ((16 * MiB, "16 MiB", bench.rounds), (GiB, "1 GiB", max(3, bench.rounds // 2))):
-        samples = in_turn(
-            {way: lambda run=run: run().seconds for way, run in _ways(bench, size, must_be_populated).items()}, rounds
-        )
+        ways = {way: _seconds_of(run) for way, run in _ways(bench, size, must_be_populated).items()}
         yield Figure(
             f"whole-{text.replace(' ', '')}",
             f"A whole run, {text} to copy",
             "seconds",
             OUR_PLAY,
-            samples,
+            in_turn(ways, rounds),
             bench.missing(VIRSH_PLAY, VIRSH),
         )
+
+
+def _seconds_of(run: Callable[[], Done]) -> Callable[[], float]:
+    return lambda: run().seconds
 
 
 def _ways(bench: Bench, size: int, judge: Callable[[Monitor], None]) -> dict[str, Callable[[], Done]]:
@@ -123,7 +126,7 @@ def call(bench: Bench) -> Iterator[Figure]:
             # Ten times, so that Ansible's own start does not cover the difference.
             return timed(play(bench.folder, *[task] * 10), environ=environment()).seconds / 10
 
-        samples = in_turn({way: lambda task=task: sample(task) for way, task in tasks.items()}, bench.rounds)
+        samples = in_turn({way: partial(sample, task) for way, task in tasks.items()}, bench.rounds)
     yield Figure("call", "A task with nothing to do, one of ten in a playbook", "seconds", "ping", samples)
 
 
@@ -186,16 +189,13 @@ def many_disks(bench: Bench) -> Iterator[Figure]:
         ("disks-new", "Sixteen disks with 64 KiB to copy each, a playbook", False),
         ("disks-done", "Sixteen disks with nothing to do, a playbook", True),
     ):
-        ways = {
+        ways: dict[str, Callable[[str], list[dict[str, object]]]] = {
             "one call for one disk": lambda monitor: [call(monitor, names[:1])],
             "one call for sixteen": lambda monitor: [call(monitor, names)],
             "sixteen tasks": lambda monitor: [call(monitor, [disk]) for disk in names],
         }
-        samples = in_turn(
-            {way: lambda tasks=tasks, is_done=is_done: sample(tasks, is_done=is_done) for way, tasks in ways.items()},
-            bench.rounds,
-        )
-        yield Figure(name, title, "seconds", "one call for one disk", samples)
+        runs = {way: partial(sample, tasks, is_done=is_done) for way, tasks in ways.items()}
+        yield Figure(name, title, "seconds", "one call for one disk", in_turn(runs, bench.rounds))
 
 
 def many_vms(bench: Bench) -> Iterator[Figure]:

@@ -9,7 +9,7 @@ import contextlib
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from lab.images import MiB
@@ -46,7 +46,7 @@ def idle(bench: Bench) -> Iterator[Figure]:
                 tasks, daemons[way] = [task], bench.libvirt.pids
             else:
                 monitor = stack.enter_context(plain_vm(folder, base)).monitor
-                options = {"monitors": [monitor], "disks": ["vda"], "speed": "1"}
+                options: dict[str, Any] = {"monitors": [monitor], "disks": ["vda"], "speed": "1"}
                 options |= {"progress": 0} if way == SILENT_PLAY else {}
                 tasks = by_socat(monitor, speed=1) if way == SHELL_PLAY else [ours(**options)]
             commands[way] = play(folder, *tasks)
@@ -64,8 +64,8 @@ def idle(bench: Bench) -> Iterator[Figure]:
 
 def _minute(command: Sequence[str], meter: MeteredPython, daemons: Sequence[int]) -> tuple[float, float]:
     """The processor time of a run in a minute of its waiting, and the KiB that went to and from the modules."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet, env=environment(**meter.environ)) as process:
+    environ, null = environment(**meter.environ), subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=null, stderr=null, env=environ) as process:
         roots = [psutil.Process(pid) for pid in (process.pid, *daemons)]
         try:
             time.sleep(SETTLE_SECONDS)

@@ -21,7 +21,7 @@ LAB = next(
 )
 sys.path.insert(0, str(LAB))
 
-from lab import Vm, lab_folder  # noqa: E402
+from lab import Scene, Vm, disks, images, lab_folder  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,3 +43,10 @@ def boot(folder: Path) -> Iterator[Callable[..., Vm]]:
             return stack.enter_context(Vm(folder, *words, **options))
 
         yield start
+
+
+@pytest.fixture
+def disk(folder: Path, boot: Callable[..., Vm]) -> Scene:
+    """`vda` over two layers."""
+    chain = images.chain(folder, layers=2)
+    return Scene(boot(*disks.drive(chain.top, id="drive0", qdev="vda")), chain)

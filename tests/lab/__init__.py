@@ -18,7 +18,7 @@ that the code under test does not know of, open files in /proc. Put the folder a
 
 from __future__ import annotations
 
-from . import disks, host, images, peers, product
+from . import disks, holders, host, images, peers, product
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
 from .process import LabError, kill, lab_folder, open_files, wait_until
@@ -35,6 +35,7 @@ __all__ = [
     "Scene",
     "Vm",
     "disks",
+    "holders",
     "host",
     "images",
     "kill",

@@ -170,10 +170,10 @@ class Guest:
             raise LabError(f"the guest's kernel panicked:\n{text[-4000:]}")
         return text.replace("\r", "").split("\n")[:-1]
 
-    def wait_until(self, is_so: Callable[[], bool], what: str, timeout: float = BOOT_SECONDS) -> None:
+    def wait_until(self, look: Callable[[], bool], what: str, timeout: float = BOOT_SECONDS) -> None:
         """Wait for something that the guest says; what it said instead is told."""
         try:
-            wait_until(is_so, what, timeout)
+            wait_until(look, what, timeout)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), "the last lines of the console:", *self.said[-20:]])) from None
 

@@ -10,15 +10,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .process import LabError, run
+from .process import LabError, run, start, tool, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def told_pids(*pids: int) -> list[int] | None:
-    """The processes that have a file open, as the product can tell them: to others than root, some are hidden."""
-    return sorted(pids) if os.geteuid() == 0 else None
+def told_pids(*pids: int) -> list[int]:
+    """The processes that have a file open, as the product tells them; here they are all of one user."""
+    return sorted(pids)
 
 
 class FileSystem:
@@ -139,6 +139,43 @@ def has_loop_devices() -> bool:
     except (LabError, FileNotFoundError):
         return False
     return os.geteuid() == 0
+
+
+def overlay_command(layer: Path, folder: Path) -> str:
+    """The command that mounts the folder `layer` at `folder`/root, as containers do: what is written goes elsewhere."""
+    for name in ("changed", "work", "root"):
+        (folder / name).mkdir(parents=True)
+    layers = f"lowerdir={layer},upperdir={folder / 'changed'},workdir={folder / 'work'}"
+    return f"mount -t overlay -o {layers} overlay {folder / 'root'}"
+
+
+@contextlib.contextmanager
+def overlay(layer: Path, folder: Path) -> Iterator[Path]:
+    """The folder `layer` as a container sees it."""
+    run(overlay_command(layer, folder).split(" "))
+    try:
+        yield folder / "root"
+    finally:
+        run(["umount", folder / "root"])
+
+
+@contextlib.contextmanager
+def fuse(file: Path, path: Path) -> Iterator[None]:
+    """The bytes of a file once more, at the file `path`, through FUSE."""
+    node = f"file,node-name=disk,filename={file},read-only=on"
+    export = f"fuse,id=fuse,node-name=disk,mountpoint={path},allow-other=off"
+    daemon = start(
+        [tool("QEMU_STORAGE_DAEMON", "qemu-storage-daemon"), "--blockdev", node, "--export", export],
+        path.with_suffix(".log"),
+    )
+    try:
+        wait_until(lambda: path.stat().st_size > 0 or daemon.poll() is not None, "FUSE answers")
+        if daemon.poll() is not None:
+            raise LabError(path.with_suffix(".log").read_text())
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait()
 
 
 @contextlib.contextmanager

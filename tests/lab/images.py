@@ -182,7 +182,7 @@ def layer_writes(layer: int, size: int, seed: int) -> list[Write]:
     ]
 
 
-def chain(
+def chain(  # noqa: PLR0913  # each has a default, and a test names the one or two that it is about
     folder: Path,
     *,
     layers: int = 1,

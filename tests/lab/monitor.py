@@ -20,7 +20,6 @@ class MonitorError(Exception):
 
     def __init__(self, command: str, error: dict[str, str]) -> None:
         super().__init__(f"{command}: {error['class']}: {error['desc']}")
-        self.error_class = error["class"]
         self.desc = error["desc"]
 
 
@@ -70,7 +69,7 @@ class Monitor:
                 return message["return"]
 
     def wait_event(
-        self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda data: True, *, timeout: float = 20
+        self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda _data: True, *, timeout: float = 20
     ) -> dict[str, Any]:
         """The data of the first event of this name that matches, whether it came already or comes in time."""
         deadline = time.monotonic() + timeout

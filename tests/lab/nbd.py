@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from typing import TYPE_CHECKING
 
-from .process import LabError, kill, start, tool
+from .process import LabError, kill, start, tool, wait_for_server
 
 if TYPE_CHECKING:
     import subprocess
@@ -37,16 +36,15 @@ class NbdServer:
         self._command += ["--read-only"] if read_only else []
         self._command += [str(image)]
 
-    def start(self, timeout: float = 20) -> NbdServer:
+    def start(self) -> NbdServer:
         """Start the server and wait for its greeting."""
-        self._process = process = start(self._command, self.log)
-        self.pid = process.pid
-        deadline = time.monotonic() + timeout
-        while not self._greets():
-            if process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
-            time.sleep(0.005)
+        self._process = start(self._command, self.log)
+        self.pid = self._process.pid
+        try:
+            wait_for_server(self._process, self.log, self._greets)
+        except LabError:
+            self.kill()
+            raise
         return self
 
     def _greets(self) -> bool:

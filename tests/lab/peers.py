@@ -11,8 +11,11 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from .monitor import Monitor
+from .process import kill, start, tool, wait_until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 GREETING = json.dumps(
@@ -70,3 +73,26 @@ def says(*lines: bytes) -> Callable[[socket.socket], None]:
             client.sendall(line + b"\r\n")
 
     return talk
+
+
+@contextlib.contextmanager
+def storage_daemon(path: Path, image: Path) -> Iterator[str]:
+    """A qemu-storage-daemon with this image and a monitor at `path`."""
+    node = {"driver": "file", "node-name": "image", "filename": str(image)}
+    words = ["--chardev", f"socket,id=qmp,path={path},server=on,wait=off", "--monitor", "chardev=qmp"]
+    command = [tool("QEMU_STORAGE_DAEMON", "qemu-storage-daemon"), *words, "--blockdev", json.dumps(node)]
+    process = start(command, path.with_suffix(".log"))
+
+    def answers() -> bool:
+        try:
+            Monitor(path).close()
+        except OSError:
+            return False
+        return True
+
+    try:
+        wait_until(answers, "the monitor of the storage daemon answers")
+        yield str(path)
+    finally:
+        kill(process.pid)
+        process.wait()

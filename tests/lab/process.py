@@ -15,10 +15,12 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+Seen = TypeVar("Seen")
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -78,12 +80,29 @@ def kill(pid: int, number: int = signal.SIGKILL, timeout: float = 10) -> None:
         os.close(descriptor)
 
 
-def wait_until(is_so: Callable[[], bool], what: str, timeout: float = 20) -> None:
-    """Look again and again until something is so that has no event."""
+def wait_until(look: Callable[[], Seen | None], what: str, timeout: float = 30) -> Seen:
+    """Look again and again for something that has no event, and return the first true thing that is seen."""
     deadline = time.monotonic() + timeout
-    while not is_so():
+    while True:
+        seen = look()
+        if seen:
+            return seen
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.01)
+        time.sleep(0.005)
+
+
+def wait_for_server(process: subprocess.Popen[bytes], log: Path, look: Callable[[], Seen | None]) -> Seen:
+    """The first answer of a server that was just started; one that ends, or stays silent, fails with its log."""
+
+    def answer() -> Seen | None:
+        answered = look()
+        assert answered or not process.poll(), f"exit {process.returncode}"  # one that becomes a daemon ends with 0
+        return answered
+
+    try:
+        return wait_until(answer, "the first answer")
+    except AssertionError as error:
+        raise LabError(f"{process.args!r}: {error}\n{log.read_text()}") from None
 
 
 def run(command: Sequence[str | Path], *, timeout: float = 60) -> str:

@@ -40,7 +40,7 @@ class Proxy:
     The pid that a client sees at its end of the socket is that of the tests.
     """
 
-    def __init__(self, monitor: str, path: Path, before: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(self, monitor: str, path: Path, before: Callable[[str], None] = lambda _name: None) -> None:
         self.path = str(path)
         self.said: list[str] = []
         self.messages: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import images, product
+from .process import wait_until
 
 if TYPE_CHECKING:
     from .vm import Vm
@@ -24,6 +25,13 @@ class Scene:
     def stream(self, **options: Any) -> product.Result:
         """Run block_stream on the disk."""
         return product.module("block_stream", **{"monitors": [self.vm.monitor], "disks": ["vda"], **options})
+
+    def begin(self, **options: Any) -> product.Running:
+        """A task that waits for a stream of which QEMU has copied one step, and copies hardly more by itself."""
+        arguments = {"monitors": [self.vm.monitor], "disks": ["vda"], "speed": "1", **options}
+        task = product.Running("block_stream", arguments)
+        wait_until(lambda: any(job["offset"] for job in self.vm.jobs().values()), "the stream copies")
+        return task
 
     def info(self) -> dict[str, Any]:
         """What block_stream_info says of the disk."""
@@ -42,7 +50,7 @@ class Scene:
     def start_pending(self) -> str:
         """Have the product start a stream and QEMU end the copying, so that the job waits to be finalized."""
         job = self.start()
-        self.vm.command("block-job-set-speed", device=job, speed=0)
+        self.vm.hasten()
         self.vm.wait_event("BLOCK_JOB_PENDING", id=job)
         return job
 
@@ -54,6 +62,11 @@ class Scene:
     def depth(self) -> int:
         """How many images are below the top."""
         return len(self.vm.chain("vda")) - 1
+
+    def assert_done(self, result: product.Result) -> None:
+        """The task says that it populated the disk, and every byte survives a kill without the images below."""
+        assert (result.failed, result["changed"], result["finished"]) == (False, True, True), result
+        self.assert_safe_after_kill()
 
     def assert_safe_after_kill(self) -> None:
         """The VM killed now, and everything below the top taken away: every byte is there."""

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import images
 from .monitor import Monitor
-from .process import LabError, kill, open_files, start, tool
+from .process import LabError, kill, open_files, start, tool, wait_for_server
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,13 +23,12 @@ class Vm:
     """A QEMU process, started and ended as a context manager.
 
     `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
-    it neither takes the product's place nor hides anything from it. With `linger` the VM outlives the process that
-    started it, for scenarios that create, use and destroy it by separate commands: `Vm.attach` finds it again.
-    `under` are words before QEMU's own, such as those of unshare, which must end in an exec. `descriptors` are open
-    files that QEMU inherits. With `-daemonize` among the arguments QEMU leaves the process that started it.
+    it neither takes the product's place nor hides anything from it. `under` are words before QEMU's own, such as those
+    of unshare, which must end in an exec. `descriptors` are open files that QEMU inherits. With `-daemonize` among the
+    arguments QEMU leaves the process that started it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each has a default, and a test names the one or two that it is about
         self,
         folder: Path,
         *arguments: str,
@@ -40,12 +37,11 @@ class Vm:
         running: bool = False,
         accel: str = "tcg",
         memory: int = 32,
-        linger: bool = False,
         under: Sequence[str] = (),
         descriptors: Sequence[int] = (),
     ) -> None:
         self.descriptors = descriptors
-        self.folder, self.name, self.cwd, self.linger = folder, name, cwd, linger
+        self.folder, self.name, self.cwd = folder, name, cwd
         self.monitor = str(folder / f"{name}.qmp")
         self.log = folder / f"{name}.log"
         self.pid = 0
@@ -66,33 +62,26 @@ class Vm:
     def _judge_path(self) -> Path:
         return self.folder / f"{self.name}.judge"
 
-    @classmethod
-    def attach(cls, folder: Path, name: str = "vm0") -> Vm:
-        """A VM that lingers from an earlier process."""
-        vm = cls(folder, name=name, linger=True)
-        vm.pid = int(vm._pid_file.read_text())
-        return vm
-
     # Life
 
-    def start(self, timeout: float = 20) -> Vm:
+    def start(self) -> Vm:
         """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = process = start(
-            self._command, self.log, cwd=self.cwd, linger=self.linger, descriptors=self.descriptors
-        )
+        self._process = process = start(self._command, self.log, cwd=self.cwd, descriptors=self.descriptors)
         self.pid = process.pid
-        if "-daemonize" in self._command and process.wait(timeout) == 0:
-            self.pid = int(self._pid_file.read_text())
-        deadline = time.monotonic() + timeout
-        while self._judge is None:
-            with contextlib.suppress(OSError, ValueError):
-                self._judge = Monitor(self._judge_path)
-            if self._judge is None:
-                if process.poll() or not Path(f"/proc/{self.pid}").exists() or time.monotonic() > deadline:
-                    self.kill()
-                    raise LabError(f"{' '.join(self._command)}\n{self.log.read_text()}")
-                time.sleep(0.005)
+        try:
+            if "-daemonize" in self._command and process.wait(20) == 0:
+                self.pid = int(self._pid_file.read_text())
+            self._judge = wait_for_server(process, self.log, self._answer)
+        except LabError:
+            self.kill()
+            raise
         return self
+
+    def _answer(self) -> Monitor | None:
+        try:
+            return Monitor(self._judge_path)
+        except (OSError, ValueError):
+            return None
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End QEMU by a signal and wait until it is gone: without a chance to flush anything, unless told otherwise."""
@@ -119,7 +108,7 @@ class Vm:
     @property
     def judge(self) -> Monitor:
         if self._judge is None:
-            self._judge = Monitor(self._judge_path)
+            raise LabError(f"{self.name} does not run")
         return self._judge
 
     @property
@@ -148,6 +137,11 @@ class Vm:
     def jobs(self) -> dict[str, dict[str, Any]]:
         """The block jobs by id."""
         return {job["device"]: job for job in self.command("query-block-jobs")}
+
+    def hasten(self) -> None:
+        """Take the speed limit from every block job."""
+        for job in self.jobs():
+            self.command("block-job-set-speed", device=job, speed=0)
 
     def disk(self, disk: str) -> dict[str, Any]:
         """The `query-block` entry of a disk, named by its drive id, node name or qdev id."""

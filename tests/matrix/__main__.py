@@ -21,6 +21,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 
 from .trees import ROOT, SUITES, Qemu, Unavailable, qemu
@@ -120,14 +121,14 @@ class Cell:
                 self.notes.append(f"{outcome}: {folder.name}::{case.get('name')}: {' '.join(reason)[:160]}")
 
     @staticmethod
-    def _wait(command: list[str], folder: Path, environ: dict[str, str], output: object) -> int | str:
+    def _wait(command: list[str], folder: Path, environ: dict[str, str], output: IO[bytes]) -> int | str:
         try:
             return subprocess.run(
                 command,
                 cwd=folder,
                 env=environ,
                 stdin=subprocess.DEVNULL,
-                stdout=output,  # type: ignore[arg-type]
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=TARGET_SECONDS,
                 check=False,

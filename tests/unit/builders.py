@@ -6,18 +6,30 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk, Image
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Named
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Waiting
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
-from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, Sight, Vm, read_identity
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import (
+    Identity,
+    Vm,
+    is_libvirts,
+    read_chardevs,
+    read_disks,
+    read_jobs,
+    read_name,
+    read_status,
+    read_uuid,
+    read_version,
+)
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import in_vms, inode_of, named
 
 REPLIES = Path(__file__).parent / "plugins" / "module_utils" / "replies"
 NO_GRAPH = Graph({}, {}, {})
@@ -29,19 +41,37 @@ def recorded(name: str) -> dict[str, Any]:
     return answers
 
 
-def in_vms(path: str) -> str | None:
-    """The absolute path of a file for a QEMU whose working directory is `/vms`."""
-    return None if ":" in path else posixpath.normpath(posixpath.join("/vms", path))
-
-
 def vm_from(answers: dict[str, Any]) -> Vm:
     """The VM that gave these answers."""
-    who = [answers[command] for command in ("query-name", "query-uuid", "query-version", "query-chardev")]
-    identity = read_identity("/vms/vm0.qmp", qemu_process(), *who, blocks=answers["query-block"])
-    state = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
-    sight = Sight.from_qmp(*(answers[command] for command in state))
-    disks = tuple(disk.located(in_vms) for disk in sight.disks)
-    return Vm(identity, sight.status, disks, sight.jobs, sight.graph)
+    graph = Graph.from_qmp(answers.get("x-debug-query-block-graph"))
+    disks = read_disks(answers.get("query-block"), graph)
+    who = Identity(
+        "/vms/vm0.qmp",
+        read_name(answers.get("query-name")),
+        read_uuid(answers.get("query-uuid")),
+        read_version(answers.get("query-version")),
+        qemu_process(),
+        is_libvirts(read_chardevs(answers.get("query-chardev")), disks),
+    )
+    status, jobs = read_status(answers.get("query-status")), read_jobs(answers.get("query-block-jobs"))
+    return Vm(who, status, tuple(_located(disk) for disk in disks), jobs, graph, meanings=Meanings())
+
+
+class Meanings(dict[str, Named]):
+    """What every name means to a QEMU in `/vms`."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return named(name)
+
+
+def _located(disk: Disk) -> Disk:
+    return replace(disk, chain=tuple(replace(image, bound=bound_to(image.path)) for image in disk.chain))
+
+
+def bound_to(path: str) -> Bound:
+    """The file that a QEMU in `/vms` has open by this name."""
+    file = in_vms(path)
+    return Bound() if file is None else Bound(inode_of(file), (10,), same_file=True, file=file)
 
 
 def recorded_vm(name: str) -> Vm:
@@ -53,14 +83,16 @@ def image(name: str = "top", **members: Any) -> Image:
     """An image whose nodes are `NAME` and `NAME-file`."""
     values: dict[str, Any] = {
         "path": f"/vms/{name}.qcow2",
-        "file": f"/vms/{name}.qcow2",
         "format": "qcow2",
         "virtual_size": 1000,
         "allocated": 100,
         "node_name": name,
         "nodes": (name, f"{name}-file"),
     }
-    return Image(**{**values, **members})
+    values = {**values, **members}
+    # A file is given by its path here, and None where the image is no file of this host.
+    file = values.pop("file", values["path"])
+    return Image(**{"bound": Bound() if file is None else bound_to(file), **values})
 
 
 def disk(*images: Image | str, **members: Any) -> Disk:
@@ -129,6 +161,7 @@ def vm(*disks: Disk, jobs: tuple[Job, ...] = (), **members: Any) -> Vm:
         "disks": disks,
         "jobs": jobs,
         "graph": Graph({}, {}, works_on),
+        "meanings": Meanings(),
     }
     return Vm(**{**values, **members})
 

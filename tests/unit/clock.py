@@ -20,7 +20,7 @@ def _has_threads() -> bool:
     return any(thread.name.startswith("away: ") for thread in threading.enumerate())
 
 
-class _Jump(selectors.DefaultSelector):  # type: ignore[misc]  # an alias that differs between systems
+class _Jump(selectors.DefaultSelector):
     """Look at the sockets, and advance the clock in place of waiting for them."""
 
     def __init__(self, advance: Callable[[float], None]):

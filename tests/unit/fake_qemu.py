@@ -13,17 +13,35 @@ import asyncio
 import contextlib
 import posixpath
 import re
+import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
+    HostSilent,
     MonitorLost,
     MonitorMissing,
     MonitorSilent,
     QmpError,
+    WriteBackFailed,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, FreeSpace, Traces
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    Bound,
+    Descriptor,
+    FileId,
+    FreeSpace,
+    Granted,
+    Inode,
+    KnownFile,
+    Lease,
+    Named,
+    Survey,
+    Users,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
@@ -103,6 +121,8 @@ class FakeQemu:
         self.before: dict[str, list[Callable[[], object]]] = {}
         self.refuses: dict[str, str] = {}
         self.losing: tuple[int, bool] | None = None
+        self.flush_fails = False
+        self.migration: dict[str, Any] = {}
         self.alive = True
         self.deaf = False
         self.listeners: list[FakeEvents] = []
@@ -198,7 +218,11 @@ class FakeQemu:
         handler = getattr(self, "_" + command.replace("-", "_"), None)
         if handler is None:
             raise CommandRefused(command, f"The command {command} has not been found")
-        reply = handler(arguments)
+        try:
+            reply = handler(arguments)
+        except CommandRefused:
+            if not is_last:
+                raise
         if is_last:
             self.die()
             raise MonitorLost(f"the connection ended at {command}")
@@ -227,7 +251,14 @@ class FakeQemu:
         if disk["root"] is None:
             return entry
         root = self.nodes[disk["root"]]
-        medium = {"node-name": root.name, "drv": root.driver, "ro": disk["ro"], "file": root.filename}
+        entry["io-status"] = disk.get("io-status", "ok")
+        medium = {
+            **({} if disk.get("active", True) else {"active": False}),  # told since QEMU 10.0
+            "node-name": root.name,
+            "drv": root.driver,
+            "ro": disk["ro"],
+            "file": root.filename,
+        }
         return {**entry, "inserted": {**medium, "image": self._image(root.name)}}
 
     def _image(self, name: str) -> dict[str, Any]:
@@ -262,7 +293,7 @@ class FakeQemu:
         return {"nodes": graph.nodes, "edges": graph.edges}
 
     def _block_stream(self, arguments: Mapping[str, Any]) -> None:
-        known = {"job-id", "device", "base-node", "speed", "on-error", "auto-finalize", "auto-dismiss"}
+        known = {"job-id", "device", "base-node", "backing-file", "speed", "on-error", "auto-finalize", "auto-dismiss"}
         for word in arguments:
             self._refuse_unless(word in known, f"Parameter '{word}' is unexpected")
         device, job_id = arguments["device"], arguments["job-id"]
@@ -344,6 +375,19 @@ class FakeQemu:
             return f"Error: Cannot find device='' nor node-name='{node}'\r\n"
         self.only_in_memory.pop(node, None)
         return ""
+
+    def _blockdev_snapshot(self, arguments: Any) -> None:
+        """It flushes, and fails: the test asks for one onto a node that does not exist."""
+        node = arguments["node"]
+        busy = any(node in job.nodes for job in self.jobs.values())
+        self._refuse_unless(not busy, f"Node '{node}' is busy: block device is in use", "blockdev-snapshot")
+        self._refuse_unless(not self.flush_fails, "An IO error has occurred", "blockdev-snapshot")
+        self.only_in_memory.pop(node, None)
+        reason = f"Cannot find device='' nor node-name='{arguments['overlay']}'"
+        self._refuse_unless(arguments["overlay"] in self.nodes, reason, "blockdev-snapshot")
+
+    def _query_migrate(self, arguments: Any) -> Any:
+        return self.migration
 
     def _blockdev_del(self, arguments: Any) -> None:
         name = arguments["node-name"]
@@ -517,8 +561,17 @@ class FakeHost:
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
         self.globs: dict[str, list[str] | None] = {}
-        self.headers: dict[str, str] = {}
+        self.headers_saying: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
+        self.maps: list[MapTotals | NoMap] = []
+        self.held: list[FakeHeld] = []
+        self.forgotten: list[str] = []
+        self.unwritable = False
+        # Files that QEMU is not seen to have open, whose header cannot be read, or that were deleted; misleading names.
+        self.unseen: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.deleted: set[str] = set()
+        self.misleading: set[str] = set()
         self.free = 1000 * MIB
         self.open: list[str] = []
         self.most_open = 0
@@ -557,33 +610,62 @@ class FakeHost:
             connection.is_open = False
             self.open.remove(address)
 
-    def header_backing(self, file: str) -> str | None:
-        """What the test says that the header of a file names; else it cannot be read."""
-        return self.headers.get(file)
-
     async def expand(self, pattern: str) -> Sequence[str] | None:
         return self.globs.get(pattern, [])
 
-    def working_directory(self, pid: int | None) -> str | None:
-        return "/vms"
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """Every QEMU of this pid has the files of its nodes open; a name is taken from /vms."""
+        files = [node.filename for qemu in self._of(pid) for node in qemu.nodes.values() if node.driver == "file"]
+        opened = [path for path in dict.fromkeys(map(in_vms, files)) if path is not None and path not in self.unseen]
+        descriptors = [
+            Descriptor(10 + place, inode_of(path), path, here=path, writable=True) for place, path in enumerate(opened)
+        ]
+        for place, each in enumerate(descriptors):
+            if each.path in self.deleted:
+                inode = replace(each.inode, deleted=True)
+                descriptors[place] = replace(each, inode=inode, here=None, unlinked=True)
+        meanings = {name: Named(path=in_vms(name)) if in_vms(name) in self.deleted else named(name) for name in names}
+        return Survey(tuple(descriptors), {**meanings, **{name: named("/elsewhere") for name in self.misleading}})
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        return posixpath.normpath(posixpath.join(directory or "/", path))
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the test says, else what QEMU would have written there."""
+        written: dict[str | None, Header | NoHeader] = {}
+        for qemu in self._of(pid):
+            for node in qemu.nodes.values():
+                below = qemu.nodes.get(node.children.get("backing", ""))
+                if node.driver == "qcow2":
+                    written[in_vms(node.filename)] = Header(backing=below.filename if below else "")
+        known: dict[str | None, Header | NoHeader] = dict(written)
+        known.update((path, Header(backing=name)) for path, name in self.headers_saying.items())
+        known = {path: header for path, header in known.items() if path not in self.unreadable}
+        return [known.get(bound.file, NoHeader("nobody knows it")) for bound, _format in images]
 
-    def free_space(self, file: str) -> FreeSpace | None:
-        return FreeSpace(1, self.free)
+    def _of(self, pid: int | None) -> list[FakeQemu]:
+        return [qemu for qemu in self.qemus.values() if qemu.pid == pid]
+
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
+        return FreeSpace(1, self.free) if bound.file else None
+
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> FakeHeld | None:
+        """The files of an image, if they are files."""
+        return FakeHeld(self, name) if all(bound.inode is not None for bound in files) else None
 
     async def write_out(self, file: str) -> bool:
+        """Whether the storage answers; what it says is `unwritable`."""
         return True
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """All is in the top, unless the test says otherwise."""
+        return self.maps.pop(0) if self.maps else MapTotals({(0, True): SIZE})
 
     async def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        return {file: FileId(1, sum(file.encode())) for file in files}
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        return {file: Lease(Granted.NO if self._holders(file.path) else Granted.YES, "ext4") for file in files}
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        return {file: Traces(True, "ext4", self._holders(file)) for file in files}
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        return {file: Users(self._holders(file.path)) for file in files}
 
     def _holders(self, file: str) -> dict[int, str]:
         return {
@@ -591,3 +673,43 @@ class FakeHost:
             for qemu in self.qemus.values()
             if any(node.driver == "file" and node.filename == file for node in qemu.nodes.values())
         }
+
+
+class FakeHeld:
+    """The files of an image, as `_seams.Held`."""
+
+    def __init__(self, host: FakeHost, name: str):
+        self._host, self._name = host, name
+        self.is_open = True
+        host.held.append(self)
+
+    async def flush(self) -> None:
+        assert self.is_open
+        if not await self._host.write_out(self._name):
+            raise HostSilent(f"the storage of {self._name} does not answer")
+        if self._host.unwritable:
+            raise WriteBackFailed(f"what was written to {self._name} did not reach the storage")
+
+    def forget(self) -> None:
+        self._host.forgotten.append(self._name)
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+def in_vms(path: str) -> str | None:
+    """The absolute path of a file for a QEMU whose working directory is `/vms`."""
+    return None if ":" in path else posixpath.normpath(posixpath.join("/vms", path))
+
+
+def inode_of(path: str) -> Inode:
+    """A file of its own for each path."""
+    return Inode(FileId(1, zlib.crc32(path.encode())), "regular")
+
+
+def named(name: str) -> Named:
+    """What a name means to a QEMU in `/vms`, and to its host."""
+    path = in_vms(name)
+    if path is None:
+        return Named(why="it is reached by a protocol, not as a file")
+    return Named(inode_of(path), path, here=path, inode_here=inode_of(path))

@@ -92,7 +92,8 @@ async def serving(talk: Talk, path: str | None = None) -> AsyncIterator[str]:
             conversation.cancel()
         await asyncio.gather(*conversations, return_exceptions=True)
         for writer in writers:
-            writer.transport.abort()  # also what was never read
+            with contextlib.suppress(AttributeError):  # of Python 3.11, where all was written when it was closed
+                writer.transport.abort()  # also what was never read
         await asyncio.sleep(0)
 
 

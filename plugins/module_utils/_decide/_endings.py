@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from .._model._disk import Disk
-from .._model._errors import QmpError, StreamFailed, TimeIsUp
+from .._model._errors import QmpError, StreamFailed, TimeIsUp, WriteBackFailed
 from .._model._job import Ending, Job
 from ._plan import WaitEnd
 
@@ -56,6 +56,13 @@ def refused(disk: Disk, job: Job | None) -> QmpError:
     """Why nothing can be done with the disk now."""
     if job is not None:
         return StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
+    if disk.lost is not None:
+        return StreamFailed(f"{disk.lost}. Copy the disk to a file of its own (drive-mirror) before anything else")
+    if disk.stale_header is None:
+        return StreamFailed(
+            f"QEMU uses no other image for the disk, but whether its file needs one cannot be told: {disk.doubt}. Keep "
+            "the old images"
+        )
     return StreamFailed(
         f"the header of {disk.top.path} still names {disk.stale_header}, though QEMU does not use it any more: the "
         "header could not be written when a stream ended, and the VM's next start needs that image. Keep it, see that "
@@ -68,4 +75,60 @@ def no_room(disk: Disk, job: Job) -> QmpError:
     return StreamFailed(
         f"everything is copied, but the file system of {disk.top.path} is full, and QEMU does not tell if a flush "
         f"fails. The {job.position}, which is safe. Make room and run the task again"
+    )
+
+
+def not_on_storage(error: QmpError, job: Job | None) -> QmpError:
+    """The kernel could not bring to the storage what was written to it."""
+    state = "The old images are needed as before" if job is None else f"The {job.position}, and needs the old images"
+    return WriteBackFailed(
+        f"{error}. {state}. What the kernel could not write it forgets, and QEMU fails every later flush of this file: "
+        "make room, or repair the storage, then restart the VM, and run the task again"
+    )
+
+
+def not_copied(left: int, disk: Disk) -> str:
+    """A note: the job said that all is copied, and the map of the chain says otherwise."""
+    return (
+        f"the stream said that all is copied, but {left} bytes of the disk are still only in {disk.chain[1].path} or "
+        "below. That is so when the VM's state was saved, or the VM migrated, meanwhile. The job was cancelled, and "
+        "the disk is streamed again"
+    )
+
+
+def not_proven(job: Job) -> str:
+    """A note: nothing proves what a job has copied, and something speaks against it."""
+    return (
+        f"the VM was migrated, or its state was saved, while job {job.id} was there: it may have copied nothing "
+        "meanwhile, and the images cannot be looked into. The job was cancelled, and the disk is streamed again"
+    )
+
+
+def never_copied(disk: Disk) -> QmpError:
+    """A stream ends again and again without having copied everything."""
+    return StreamFailed(
+        f"the stream ends, and not everything is copied. The disk still needs {disk.chain[1].path}. Is the VM's state "
+        "being saved again and again? Run the task again when that is over"
+    )
+
+
+def not_now(reason: str, job: Job | None) -> QmpError:
+    """The VM is in a state in which a job must neither be started nor finished."""
+    state = "" if job is None else f". The {job.position}, which is safe"
+    return StreamFailed(f"{reason}{state}. Run the task again then")
+
+
+def no_name_for_base(disk: Disk, base: str) -> QmpError:
+    """The header of the active image would call the base by a name that does not lead to it."""
+    return StreamFailed(
+        f"no name is known by which {disk.top.path} could call base {base!r}: QEMU has it open by a descriptor, or in "
+        "a place that this host does not see. Give the base a name that QEMU can open, or populate the disk without one"
+    )
+
+
+def guest_errors(disk: Disk, job: Job) -> QmpError:
+    """The guest's own requests fail, so what was copied may not be on the storage either."""
+    return StreamFailed(
+        f"the storage refuses the guest's own requests (io-status is {disk.io_status}). The {job.position}, which is "
+        "safe. Repair the storage, let the VM go on, and run the task again"
     )

@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Mapping
+from dataclasses import dataclass, replace
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
-from .._model._files import FileId
 from .._model._job import Job
 from .._model._request import Request
 from .._model._target import Target
@@ -23,11 +21,15 @@ from ._plan import ACTIONS, Step, is_done, next_step, requested_chain, weightier
 class Outcome:
     """A disk as it was, as it is, and what was done between.
 
-    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain, ``left_ids`` the
-    files of the chain as they were when the work began. ``error`` is what went wrong, ``notes`` are what the user
+    ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain,
+    with the files that they were when the work began. ``error`` is what went wrong, ``notes`` are what the user
     should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
     check mode. ``has_streamed`` is set once this call has started a stream, or left one to QEMU: if that is gone and
     its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
+    ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
+    counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
+    held open. ``unflushed`` is why what was written is not known to be on the storage.
+    ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
     vm: Vm
@@ -37,7 +39,6 @@ class Outcome:
     action: str = "none"
     cursor: int = 0
     left: tuple[Image, ...] = ()
-    left_ids: Mapping[str, FileId] = field(default_factory=dict)
     released_nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: Failure | None = None
@@ -45,17 +46,25 @@ class Outcome:
     forecast: tuple[str, ...] | None = None
     has_streamed: bool = False
     is_stopping: bool = False
+    proof: str | None = None
+    restarts: int = 0
+    watched: str = ""
+    unflushed: str | None = None
+    is_unknown: bool = False
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""
         job = vm.job_on(disk)
-        kept = disk.chain_paths
+        if self.proof is not None:  # a header that cannot be read was written by a job that tells if it fails
+            disk = replace(disk, doubt=None)
+        if self.unflushed is not None:
+            disk = replace(disk, doubt=self.unflushed)
         return replace(
             self,
             vm=vm,
             disk=disk,
             base_index=base_index,
-            left=tuple(image for image in self.before.chain[1:] if image.path not in kept),
+            left=tuple(image for image in self.before.chain[1:] if not any(image.is_same(kept) for kept in disk.chain)),
             cursor=self.cursor if job is None else job.offset,
         )
 

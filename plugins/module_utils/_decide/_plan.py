@@ -35,7 +35,8 @@ def is_done(disk: Disk, base_index: int) -> bool:
 
     :param stays: the place in the chain of the image that stays as the backing image; its length where none does.
     """
-    return _is_at_end(disk, base_index) and disk.hidden_backing is None and disk.stale_header is None
+    against = (disk.hidden_backing, disk.stale_header, disk.lost, disk.doubt)
+    return _is_at_end(disk, base_index) and all(each is None for each in against)
 
 
 def _is_at_end(disk: Disk, base_index: int) -> bool:
@@ -170,8 +171,15 @@ def space_needed(disk: Disk, base_index: int) -> int:
     does not tell.
     """
     layers = disk.chain[1:base_index]
-    sizes = (i.virtual_size if i.allocated is None else min(i.allocated, i.virtual_size) for i in layers)
-    return min(sum(sizes), disk.virtual_size)
+    return min(sum(_most_in(image) for image in layers), disk.virtual_size)
+
+
+def _most_in(image: Image) -> int:
+    """What an image may hold. QEMU calls 0 what a block device occupies."""
+    is_device = image.bound.inode is not None and image.bound.inode.kind == "block"
+    if image.allocated is None or is_device or (image.allocated == 0 and image.bound.inode is None):
+        return image.virtual_size
+    return min(image.allocated, image.virtual_size)
 
 
 def metadata_size(disk: Disk) -> int:

@@ -7,18 +7,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Sequence
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
-from .._model._files import FreeSpace
+from .._model._files import FreeSpaces
 from .._model._job import Job
 from .._model._vm import Vm
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
+from ._populated import why_not_populated
+from ._released import each_once, unanswered, weigh
 from ._verdict import Verdict
-
-FreeSpaces = Mapping[str, Optional[FreeSpace]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,12 @@ class Informed:
 
 @dataclass(frozen=True)
 class Populated:
-    """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain."""
+    """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain.
 
+    ``vms`` are all that answered, those as they are now on which something was populated.
+    """
+
+    vms: tuple[Vm, ...]
     outcomes: tuple[Outcome, ...]
     verdicts: tuple[tuple[Verdict, ...], ...]
     skipped: tuple[str, ...]
@@ -54,21 +58,65 @@ class Populated:
 
     def to_result(self) -> dict[str, Any]:
         """The result of the module, with ``warnings`` and ``errors``."""
-        judged = zip(self.outcomes, self.verdicts)
-        failures = [*self.failures, *(outcome.error for outcome in self.outcomes if outcome.error is not None)]
+        errors = [failure_to_result(failure) for failure in self.failures]
+        errors += [disk_error_to_result(outcome, outcome.error) for outcome in self.outcomes if outcome.error]
+        disks = self._disks(unanswered(errors))
+        notes = [note for outcome in self.outcomes for note in outcome.notes]
+        notes += dict.fromkeys(note for verdicts in self.verdicts for each in verdicts for note in each.notes)
         return {
             "changed": any(has_changed(outcome) for outcome in self.outcomes),
             "finished": not self.failures and all(outcome.is_finished for outcome in self.outcomes),
-            "disks": [outcome_to_result(outcome, self.free_spaces, verdicts) for outcome, verdicts in judged],
+            "vms": [vm_to_result(vm) for vm in self.vms],
+            "disks": disks,
+            "released": each_once(image for disk in disks for image in disk["released"]),
             "diff": diff_of(self.outcomes),
-            "warnings": [*self.skipped, *(note for outcome in self.outcomes for note in outcome.notes)],
-            "errors": [failure_to_result(failure) for failure in failures],
+            "warnings": [*self.skipped, *notes],
+            "errors": errors,
         }
 
+    def _disks(self, silent: Sequence[str]) -> list[dict[str, Any]]:
+        chains = users_of_images(self.vms)
+        disks = []
+        for outcome, verdicts in zip(self.outcomes, self.verdicts):
+            disk = outcome_to_result(outcome, self.free_spaces, verdicts)
+            disks.append({**disk, "released": weigh(disk["released"], chains, silent)})
+        return disks
 
-def failure_to_result(failure: Failure) -> dict[str, str]:
-    """One element of ``errors``."""
-    return {"kind": failure.kind, "msg": failure.message}
+
+def users_of_images(vms: Sequence[Vm]) -> dict[str, str]:
+    """The disk that has an image in its chain, in words, by the path of the image."""
+    return {
+        image.absolute_path: f"disk {disk.label} of VM {vm.identity.label}"
+        for vm in vms
+        for disk in vm.disks
+        for image in disk.chain
+    }
+
+
+def failure_to_result(failure: Failure) -> dict[str, Any]:
+    """One element of ``errors``; what it is not about is null."""
+    return {
+        "kind": failure.kind,
+        "msg": failure.message,
+        "vm": None,
+        "disk": None,
+        "monitor": failure.monitor,
+        "key": failure.key,
+    }
+
+
+def disk_error_to_result(outcome: Outcome, failure: Failure) -> dict[str, Any]:
+    """One element of ``errors``, about a disk."""
+    who = outcome.vm.identity
+    about = {"vm": who.label, "disk": outcome.before.label, "monitor": who.monitor, "key": outcome.before.key}
+    return {**failure_to_result(failure), **about}
+
+
+def in_one_message(messages: Sequence[str]) -> str:
+    """The ``msg`` of a task with these failures."""
+    if len(messages) == 1:
+        return messages[0]
+    return f"{len(messages)} failures:\n" + "\n".join(f"- {message}" for message in messages)
 
 
 def vm_to_result(vm: Vm) -> dict[str, Any]:
@@ -81,6 +129,7 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
         "status": vm.status,
         "qemu_version": who.qemu_version,
         "pid": who.peer.pid if who.peer else None,
+        "started": who.peer.started if who.peer else None,
         "uid": who.peer.uid if who.peer else None,
     }
 
@@ -88,19 +137,26 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
 def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any]:
     """One element of ``disks``."""
     top = disk.top if disk.chain else None
-    free_space = free_spaces.get(top.file) if top is not None and top.file is not None else None
+    populated, reason = why_not_populated(disk)
+    free_space = free_spaces.get((vm.identity.monitor, disk.key))
     return {
+        "label": disk.label,
+        "key": disk.key,
         "vm": vm.identity.label,
         "monitor": vm.identity.monitor,
         "names": list(disk.names),
         "device": disk.device,
         "qdev": disk.qdev,
         "node_name": disk.node_name,
-        "path": top.path if top else None,
+        "path": top.absolute_path if top else None,
+        "filename": top.path if top else None,
         "format": top.format if top else None,
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
-        "populated": disk.is_populated,
+        "populated": populated,
+        "reason": reason,
+        "snapshots": disk.snapshots,
+        "same_file": top.bound.same_file if top else None,
         "stale_header": disk.stale_header,
         "chain": [_image_to_result(image) for image in disk.chain],
         "space": {"needed": space_needed(disk, len(disk.chain)), "free": free_space.free if free_space else None},
@@ -112,8 +168,10 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
     """One element of ``disks`` of block_stream."""
     return {
         **disk_to_result(outcome.vm, outcome.disk, free_spaces),
+        **({"populated": None} if outcome.is_unknown else {}),
         "action": outcome.action,
         "finished": outcome.is_finished,
+        "proof": (outcome.proof or "chain") if outcome.is_finished else None,
         "cursor": outcome.cursor,
         "seconds": round(outcome.seconds, 1),
         "grew_by": outcome.grew_by,
@@ -140,12 +198,24 @@ def has_changed(outcome: Outcome) -> bool:
 
 
 def _image_to_result(image: Image) -> dict[str, Any]:
-    return {"node_name": image.node_name, "path": image.path, "format": image.format, "allocated": image.allocated}
+    return {
+        "node_name": image.node_name,
+        "path": image.absolute_path,
+        "filename": image.path,
+        "format": image.format,
+        "allocated": image.allocated,
+    }
 
 
-def _verdict_to_result(release: Verdict) -> dict[str, Any]:
-    pids = None if release.pids is None else list(release.pids)
-    return {"path": release.path, "free": release.is_free, "pids": pids, "reason": release.reason}
+def _verdict_to_result(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "path": verdict.path,
+        "free": verdict.free,
+        "reason": verdict.reason,
+        "pids": None if verdict.pids is None else list(verdict.pids),
+        "device": verdict.device,
+        "inode": verdict.inode,
+    }
 
 
 def _job_to_result(job: Job | None) -> dict[str, Any] | None:

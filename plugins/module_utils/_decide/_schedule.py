@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Mapping, Sequence
 
 from .._model._errors import WrongRequest
-from .._model._files import FreeSpace
+from .._model._files import FreeSpaces
 from .._model._request import Request
 from .._model._target import Target
 from ._plan import Step, next_step, space_needed
@@ -46,29 +47,58 @@ def lanes(targets: Sequence[Target]) -> list[list[Target]]:
     return [sorted(members, key=lambda member: member.job is None) for _nodes, members in groups]
 
 
-def refuse_crowded(targets: Sequence[Target], free_spaces: Mapping[str, FreeSpace | None]) -> None:
-    """Say where all streams that would start may write more than a file system has left.
+def leave_out_crowded(
+    targets: Sequence[Target], free_spaces: FreeSpaces
+) -> tuple[tuple[Target, ...], dict[tuple[str, str], str]]:
+    """Sort out the disks whose streams may write more than a file system has left.
 
-    :param rooms: by the file of the top image; None for what is no local file.
+    The disks that are named outright all fit, or nothing is started. Of the others those that need least come first:
+    so one VM that claims to need much, or just all that is left, takes the room from no other.
+
+    :param free_spaces: None where the image is no file of this host.
+    :return: the disks that fit; and why each of the others does not, by its key.
     :raise WrongRequest: with the figures.
     """
-    needed: dict[int, int] = {}
-    disks: dict[int, list[str]] = {}
-    free: dict[int, int] = {}
-    for target in targets:
-        free_space = free_spaces.get(target.disk.top.file or "")
-        wanted = space_needed(target.disk, target.base_index)
-        if free_space is None or target.job is not None or not wanted:
-            continue
-        needed[free_space.device] = needed.get(free_space.device, 0) + wanted
-        disks.setdefault(free_space.device, []).append(f"{target.label} up to {wanted}")
-        free[free_space.device] = free_space.free
-    problems = [
-        f"populating may write up to {total} bytes and the file system has {free[device]} free "
-        f"({'; '.join(disks[device])}). Make room, populate fewer disks at a time, or set check_space to false if you "
-        "know that less will be copied"
-        for device, total in needed.items()
-        if total > free[device]
-    ]
+    crowded: dict[tuple[str, str], str] = {}
+    problems: list[str] = []
+    for own in _by_device(targets, free_spaces).values():
+        free = min(each.free for each in own)
+        named = [each for each in own if each.target.is_named]
+        taken = sum(each.wanted for each in named)
+        if taken > free:
+            each_of_them = "; ".join(f"{each.target.label} up to {each.wanted}" for each in named)
+            problems.append(_no_room(taken, free, each_of_them))
+        for each in sorted((each for each in own if not each.target.is_named), key=lambda each: each.wanted):
+            if taken + each.wanted <= free:
+                taken += each.wanted
+            else:
+                crowded[each.target.key] = _no_room(each.wanted, free - taken, "beside the other disks of this call")
     if problems:
-        raise WrongRequest("\n".join(problems))
+        raise WrongRequest(*problems)
+    return tuple(target for target in targets if target.key not in crowded), crowded
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a stream that would start may write, and what its file system has left."""
+
+    target: Target
+    wanted: int
+    free: int
+
+
+def _by_device(targets: Sequence[Target], free_spaces: FreeSpaces) -> Mapping[int, list[_Claim]]:
+    claims: dict[int, list[_Claim]] = {}
+    for target in targets:
+        free_space = free_spaces.get(target.key)
+        wanted = space_needed(target.disk, target.base_index)
+        if free_space is not None and target.job is None and wanted:
+            claims.setdefault(free_space.device, []).append(_Claim(target, wanted, free_space.free))
+    return claims
+
+
+def _no_room(wanted: int, free: int, whose: str) -> str:
+    return (
+        f"populating may write up to {wanted} bytes and the file system has {free} free ({whose}). Make room, populate "
+        "fewer disks at a time, or set check_space to false if you know that less will be copied"
+    )

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""When is an image that left a chain free? Only when it is proven that nobody on this host has it open."""
+"""When is an image that left a chain free? Only where the kernel grants a lease on it, and nothing speaks against it.
+
+What speaks against it makes it *not free*; what cannot be seen, read or asked makes it *unknown*.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +13,157 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from .._model._disk import Image
-from .._model._files import Traces
+from .._model._files import FileId, Granted, KnownFile, Lease, Users
 from .._model._vm import Vm
 
-# File systems that other hosts may have mounted, too. Of FUSE nobody knows what is behind it.
-_SHARED_FILE_SYSTEMS = frozenset(
-    {"9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "lustre", "nfs", "nfs4", "ocfs2", "smb3", "virtiofs"}
+# File systems that only this host has mounted, so that its kernel knows all who have a file open. One that is missing
+# here may be shared: that is unknown, and never free.
+_LOCAL = frozenset(
+    {
+        *("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "jfs"),
+        *("ramfs", "squashfs", "tmpfs", "xfs", "zfs"),
+    }
+)
+
+_NOBODY_FOUND = (
+    "it is still open somewhere: the kernel says so, and neither the processes in /proc nor the loop devices and swap "
+    "files tell where (another container, an export, a descriptor on its way through a socket)"
+)
+_NOT_ALL_SEEN = (
+    "it is still open somewhere: the kernel says so, and not all processes may be looked at here to tell where; root "
+    "on the host (with CAP_SYS_PTRACE) sees more"
 )
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The verdict on one image: ``reason`` says why it is not free; ``pids`` is None where they cannot be told."""
+class LeftImage:
+    """An image that left a chain, and the disk that it has left.
 
-    path: str
-    pids: tuple[int, ...] | None
-    reason: str | None
+    ``id`` is the file that QEMU had open; None where that is not proven. ``top`` is the active image of the disk, and
+    ``snapshots`` counts its internal snapshots; None where it cannot be told. ``is_finished`` tells whether the disk is
+    populated, safe over a crash.
+    """
+
+    image: Image
+    id: FileId | None
+    top: str
+    snapshots: int | None
+    is_finished: bool
 
     @property
-    def is_free(self) -> bool:
-        """Whether it is proven that nobody on this host has it open."""
-        return self.reason is None
+    def file(self) -> KnownFile | None:
+        """The file to ask the kernel about; None where the image is no file of this host."""
+        return None if self.image.file is None else KnownFile(self.image.file, self.id)
 
 
-def judge(image: Image, traces: Traces | None, vms: Sequence[Vm], *, is_finished: bool) -> Verdict:
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one image.
+
+    ``free`` is None for unknown, and ``reason`` is None only where ``free`` is true. ``pids`` are the processes that
+    have it open, None where that cannot be told. ``device`` and ``inode`` are the file that was judged. ``notes`` are
+    what the user should know of an image that is free.
+    """
+
+    path: str
+    free: bool | None
+    reason: str | None
+    pids: tuple[int, ...] | None = None
+    device: int | None = None
+    inode: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def judge(
+    left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm], off: Sequence[str] = ()
+) -> Verdict:
     """Say whether an image may be archived or deleted, as far as this host can know.
 
-    :param is_finished: whether the disk that the image has left is populated, safe over a crash.
-    :param traces: None where the image is no file of this host, or not the one that QEMU had open.
+    :param lease: the kernel's answer; None where it was not asked.
+    :param users: who was found to have it open; None where nobody looked.
     :param vms: the VMs that were visited, to call a process by its VM.
+    :param off: the sockets that nobody serves: their VMs are off, and an overlay of theirs may name the image.
     """
-    path = image.file or image.path
-    if not is_finished:
-        return Verdict(path, None, "the disk that it has left is not populated")
-    if image.file is None:
-        return Verdict(path, None, "it is reached over a protocol, and only its server can know who uses it")
-    if traces is None:
-        return Verdict(path, None, "there is no such file any more, or it is not the one that QEMU had open")
-    if not traces.is_regular:
-        return Verdict(path, None, "it is not a regular file, and who uses a device cannot be told")
-    if traces.processes is None:
-        return Verdict(path, None, "only root can see the files that all processes have open")
-    pids = tuple(sorted(traces.processes))
-    if pids or traces.devices:
-        names = {vm.identity.pid: f"VM {vm.identity.label}" for vm in vms}
-        users = [f"{names.get(pid, traces.processes[pid])} (pid {pid})" for pid in pids]
-        return Verdict(path, pids, f"it is still open in {', '.join([*users, *traces.devices])}")
-    if traces.file_system in _SHARED_FILE_SYSTEMS or traces.file_system.startswith("fuse"):
-        return Verdict(path, pids, f"it lies on {traces.file_system}, and other hosts may use it")
-    return Verdict(path, pids, None)
+    against = _why_not_free(left, lease, users, vms)
+    reason = against or _why_unknown(left, lease)
+    return Verdict(
+        path=left.image.file or left.image.path,
+        free=False if against else None if reason else True,
+        reason=reason,
+        pids=_pids(lease, users),
+        device=None if left.id is None else left.id.device,
+        inode=None if left.id is None else left.id.inode,
+        notes=() if reason or not off else (_note_on(off),),
+    )
+
+
+def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm]) -> str | None:
+    if not left.is_finished:
+        return "the disk that it has left is not populated"
+    if left.snapshots:
+        which = "the internal snapshot" if left.snapshots == 1 else f"the {left.snapshots} internal snapshots"
+        return f"{which} of {left.top} still {'needs' if left.snapshots == 1 else 'need'} it"
+    names = [] if users is None else _names(users, vms)
+    if names:
+        return f"it is still open in {', '.join(names)}"
+    if lease is None or lease.granted is not Granted.NO or not _proves_use(lease.file_system):
+        return None
+    return _NOBODY_FOUND if users is None or users.saw_all else _NOT_ALL_SEEN
+
+
+def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
+    if left.file is None:
+        return "it is reached over a protocol, and only its server can know who uses it"
+    if lease is None:
+        return "the kernel was not asked whether it is open"
+    if lease.granted is Granted.GONE:
+        return "there is no such file any more"
+    if left.id is None:
+        return "it was not seen that QEMU had the file of this name open (only root sees that, and not over TCP)"
+    if lease.granted is Granted.OTHER:
+        return "another file has its name now"
+    if lease.granted is Granted.NOT_REGULAR:
+        return "it is not a regular file, and who uses a device cannot be told"
+    if lease.granted is Granted.UNKNOWN:
+        return f"whether it is open cannot be told: {lease.why}"
+    if left.snapshots is None:
+        return f"whether internal snapshots of {left.top} still need it cannot be read"
+    return _why_not_proven(lease)
+
+
+def _why_not_proven(lease: Lease) -> str | None:
+    """What a lease is worth on this file system."""
+    kind = lease.file_system
+    if lease.granted is Granted.NO:  # NFS 4 and SMB refuse where the server has not given them the file
+        return f"the kernel refuses a lease on it, which on {kind} does not tell whether it is open"
+    if kind in _LOCAL:
+        return None
+    if kind == "overlay":  # measured on Linux 6.18: the lease is granted while the layer's own file is open
+        return "it lies on an overlay file system, and the file of the layer below may be open"
+    if kind == "unknown":
+        return "it cannot be told on which file system it lies, and other hosts may use it"
+    return f"it lies on {kind}, and other hosts may use it"
+
+
+def _proves_use(kind: str) -> bool:
+    """Whether a lease is refused for one reason only: somebody has the file open."""
+    return kind in _LOCAL or kind == "overlay" or kind.startswith("fuse")
+
+
+def _names(users: Users, vms: Sequence[Vm]) -> list[str]:
+    called = {vm.identity.pid: f"VM {vm.identity.label}" for vm in vms}
+    return [f"{called.get(pid, users.processes[pid])} (pid {pid})" for pid in sorted(users.processes)] + [*users.kernel]
+
+
+def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
+    if users is not None and (users.processes or users.kernel):
+        return tuple(sorted(users.processes))
+    is_nobody = lease is not None and lease.granted is Granted.YES and lease.file_system != "overlay"
+    return () if is_nobody else None
+
+
+def _note_on(off: Sequence[str]) -> str:
+    return (
+        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Look at what its "
+        "disks name before you delete or archive an image"
+    )

@@ -11,12 +11,14 @@ data, so the chain lists images only, and each image remembers its filters.
 from __future__ import annotations
 
 import json
-import posixpath
 import re
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping, Optional
+from dataclasses import dataclass, field
+from typing import Sequence
 
+from ._errors import AnswersDiffer
+from ._files import Bound, FileId, Named
 from ._graph import Graph
+from ._reader import FILENAME, LAYERS, SNAPSHOTS, Members, is_sendable, unfit
 
 # Block drivers that pass data through. QEMU does not say which they are; these are all that a `-blockdev` can name.
 FILTERS = frozenset(
@@ -32,17 +34,16 @@ FILTERS = frozenset(
     }
 )
 
-# Turns a file name as QEMU reports it into the absolute path of a file on this host; None where it is no local file.
-Resolve = Callable[[str], Optional[str]]
-
 
 @dataclass(frozen=True)
 class Image:
     """One image of a backing chain.
 
-    ``path`` is the name as QEMU reports it, ``file`` the same as an absolute path of this host (None for NBD, RBD...).
-    ``virtual_size`` and ``allocated`` are bytes; ``allocated`` is None where QEMU does not know (NBD).
-    ``nodes`` are its block nodes, top down: filters, format, protocol; ``node_name`` is the format node.
+    ``path`` is the file name that QEMU reports, ``filename`` its own spelling, which may be ``json:``. ``virtual_size``
+    and ``allocated`` are bytes; ``allocated`` is None where QEMU does not know (NBD). ``nodes`` are its block nodes,
+    top down: filters, format, protocol; ``node_name`` is the format node. ``backing_name`` is what its header calls the
+    image below, empty where it names none. ``bound`` is the file behind it, and ``data`` an external data file of it,
+    where it has one.
     """
 
     path: str
@@ -51,11 +52,43 @@ class Image:
     allocated: int | None
     node_name: str | None
     nodes: tuple[str, ...] = ()
-    file: str | None = None
+    filename: str = ""
+    backing_name: str = ""
+    bound: Bound = field(default_factory=Bound)
+    data: Bound | None = None
 
-    def is_called(self, name: str, file: str | None) -> bool:
-        """Whether ``name`` (whose absolute path is ``file``) means this image."""
-        return name in (self.path, self.node_name) or (file is not None and file == self.file)
+    @property
+    def absolute_path(self) -> str:
+        """The path of the file where this host knows it, else QEMU's name of the image."""
+        return self.file or self.path
+
+    @property
+    def file(self) -> str | None:
+        """The absolute path by which this host finds the file; None for NBD, RBD, or where it has no name here."""
+        return self.bound.file
+
+    @property
+    def id(self) -> FileId | None:
+        """The file whatever it is called; None where that is not proven."""
+        return self.bound.id
+
+    def is_same(self, other: Image) -> bool:
+        """Whether both are one image of one VM, seen at two moments. Its names may change when a stream ends."""
+        if self.node_name is not None and other.node_name is not None:
+            return self.node_name == other.node_name
+        return self.path == other.path
+
+    def is_called(self, name: str, meaning: Named) -> bool:
+        """Whether ``name`` means this image.
+
+        :param meaning: what is behind the name, if it is a file name, for the VM's QEMU and on this host.
+        """
+        if name in (self.node_name, self.path, self.file):
+            return True
+        files = [inode.identity for inode in (meaning.inode, meaning.inode_here) if inode is not None]
+        if self.bound.inode is not None:
+            return self.bound.inode.identity in files
+        return self.file is not None and self.file == meaning.here
 
 
 @dataclass(frozen=True)
@@ -64,7 +97,12 @@ class Disk:
 
     ``hidden_backing`` is the node of a backing chain that QEMU does not show, because a raw node stands above it.
     ``stale_header`` is the backing image that the file of the top still names, though QEMU does not use it: QEMU drops
-    a chain before it writes the header, and keeps it dropped when that write fails.
+    a chain before it writes the header, and keeps it dropped when that write fails. ``snapshots`` are the internal
+    snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
+    ``lost`` says why the VM's next start will not find the file that QEMU writes to now, ``doubt`` why it cannot be
+    told whether that file needs others. Both are None where all is well. ``extended_l2``: its clusters have
+    subclusters. ``io_status``: an error has stopped the guest's own requests. ``is_active``: this
+    QEMU may write to it, and not the other end of a migration.
     """
 
     device: str
@@ -74,28 +112,38 @@ class Disk:
     chain: tuple[Image, ...]
     hidden_backing: str | None = None
     stale_header: str | None = None
+    snapshots: int | None = 0
+    lost: str | None = None
+    doubt: str | None = None
+    extended_l2: bool = False
+    io_status: str = "ok"
+    is_active: bool = True
 
     @classmethod
-    def from_qmp(cls, entry: Mapping[str, Any], graph: Graph) -> Disk:
-        """Read one entry of ``query-block``; the graph gives the names of the nodes below the top."""
-        inserted = entry.get("inserted")
-        if inserted is None:
-            return cls(device=entry["device"], qdev=entry.get("qdev", ""), node_name=None, read_only=False, chain=())
-        chain = _read_chain(inserted["image"], inserted["node-name"], graph)
-        top = chain[0].node_name
-        lower = graph.descendants(top) if top is not None else ()
-        return cls(
-            device=entry["device"],
-            qdev=entry.get("qdev", ""),
-            node_name=inserted["node-name"],
-            read_only=inserted["ro"],
-            chain=chain,
-            hidden_backing=next((node for node in lower if graph.child(node, "backing")), None),
-        )
+    def from_qmp(cls, entry: Members, graph: Graph) -> Disk:
+        """Read one entry of ``query-block``; the graph gives the names of the nodes below the top.
 
-    def located(self, resolve: Resolve) -> Disk:
-        """The same disk with the files of its images, as ``resolve`` finds them."""
-        return replace(self, chain=tuple(replace(image, file=resolve(image.path)) for image in self.chain))
+        :raise AnswersDiffer: the graph shows a backing image where this shows none.
+        """
+        device, qdev = entry.text("device"), entry.optional_text("qdev") or ""
+        inserted = entry.optional_members("inserted")
+        if inserted is None:
+            return cls(device=device, qdev=qdev, node_name=None, read_only=False, chain=())
+        image, node_name = inserted.members("image"), inserted.text("node-name")
+        chain = _read_chain(image, node_name, graph)
+        return cls(
+            device=device,
+            qdev=qdev,
+            node_name=node_name,
+            read_only=inserted.flag("ro"),
+            chain=chain,
+            hidden_backing=_hidden_backing(chain, graph),
+            # QEMU leaves it out where there are none.
+            snapshots=len(image.optional_items("snapshots", SNAPSHOTS)),
+            io_status=entry.optional_text("io-status") or "ok",
+            is_active="active" not in inserted or inserted.flag("active"),  # told since QEMU 10.0
+            extended_l2=_has_subclusters(image),
+        )
 
     @property
     def key(self) -> str:
@@ -104,11 +152,15 @@ class Disk:
 
     @property
     def label(self) -> str:
-        """The shortest name that a person gave it."""
-        if self.qdev and not self.qdev.startswith("/machine/peripheral-anon/"):
+        """The shortest name that a person gave it, else the path of its image."""
+        # A device without an id is below /machine/peripheral-anon or /machine/unattached; no id has a slash.
+        if self.qdev and not self.qdev_id.startswith("/"):
             return self.qdev_id
-        named_node = self.node_name if self.node_name and not self.node_name.startswith("#") else ""
-        return self.device or named_node or (self.chain[0].path if self.chain else self.qdev)
+        if self.device:
+            return self.device
+        if self.node_name and not self.node_name.startswith("#"):
+            return self.node_name
+        return self.chain[0].absolute_path if self.chain else self.qdev
 
     @property
     def qdev_id(self) -> str:
@@ -132,8 +184,13 @@ class Disk:
 
     @property
     def is_populated(self) -> bool:
-        """Whether the disk needs no other image: the chain says so."""
-        return len(self.chain) == 1 and self.hidden_backing is None and self.stale_header is None
+        """Whether the disk needs no other image, and nothing is in doubt: what QEMU says and what the file says."""
+        return self.is_populated_in_qemu and self.stale_header is None and self.lost is None and self.doubt is None
+
+    @property
+    def is_populated_in_qemu(self) -> bool:
+        """Whether QEMU uses no other image for the disk."""
+        return len(self.chain) == 1 and self.hidden_backing is None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,28 +200,13 @@ class Disk:
             candidates += [self.top.node_name, self.top.path, self.top.file]
         return tuple(dict.fromkeys(name for name in candidates if name))
 
-    def answers_to(self, name: str, file: str | None) -> bool:
-        """Whether ``name`` (whose absolute path is ``file``) names this disk."""
-        return name in self.names or (bool(self.chain) and self.top.is_called(name, file))
+    def answers_to(self, name: str, meaning: Named) -> bool:
+        """Whether ``name`` names this disk; ``meaning`` is what is behind it as a file name."""
+        return name in self.names or (bool(self.chain) and self.top.is_called(name, meaning))
 
-    def find_base(self, name: str, file: str | None) -> int | None:
+    def find_base(self, name: str, meaning: Named) -> int | None:
         """The place of the image ``name`` in the chain, 0 for the top; None where it is not in it."""
-        return next((place for place, image in enumerate(self.chain) if image.is_called(name, file)), None)
-
-
-def compare_header(disk: Disk, named: str | None, resolve: Resolve) -> Disk:
-    """Hold the chain against the backing image that the header of the top names.
-
-    :param named: the name in the header, empty where it names none; None where the header cannot be read.
-    """
-    if named is None or not disk.chain:
-        return disk
-    if len(disk.chain) == 1:
-        return replace(disk, stale_header=named or None)
-    # QEMU takes a relative name from the directory of the image that names it.
-    meant = resolve(posixpath.join(posixpath.dirname(disk.top.path), named)) if is_local(named) else None
-    is_stale = meant is not None and disk.chain[1].file is not None and meant != disk.chain[1].file
-    return replace(disk, stale_header=named if is_stale else None)
+        return next((place for place, image in enumerate(self.chain) if image.is_called(name, meaning)), None)
 
 
 def is_local(path: str) -> bool:
@@ -178,38 +220,72 @@ def plain_path(reported: str) -> str:
         return reported
     try:
         node = json.loads(reported[len("json:") :])
-    except ValueError:
+    except (ValueError, RecursionError):  # QEMU cuts a name that is too long; and a guest can nest one without end
         return reported
     while isinstance(node, dict):
-        if isinstance(node.get("filename"), str) and node.get("driver") in ("file", "host_device"):
-            return str(node["filename"])
+        name = node.get("filename")
+        if isinstance(name, str) and node.get("driver") in ("file", "host_device"):
+            return name if is_sendable(name) else reported
         node = node.get("file", node.get("image"))
     return reported
 
 
-def _read_chain(image: Mapping[str, Any], node: str | None, graph: Graph) -> tuple[Image, ...]:
+def _has_subclusters(image: Members) -> bool:
+    """Whether QEMU tells so of a qcow2 image; other formats have properties of their own, and some have none."""
+    specific = image.optional_members("format-specific")
+    details = None if specific is None else specific.optional_members("data")
+    return details is not None and details.optional_flag("extended-l2")
+
+
+def _read_chain(image: Members, node: str | None, graph: Graph) -> tuple[Image, ...]:
     """Walk the nested ``image`` of ``query-block`` and the graph side by side."""
     chain: list[Image] = []
     filters: list[str] = []
-    layer: Mapping[str, Any] | None = image
-    while layer is not None:
-        is_filter = layer["format"] in FILTERS
+    known: set[str] = set()
+    layer: Members | None = image
+    for _layer in range(LAYERS):
+        if layer is None:
+            break
+        is_filter = layer.text("format") in FILTERS
         if is_filter:
             filters += [node] if node is not None else []
         else:
-            own = (node, *graph.descendants(node)) if node is not None else ()
-            chain.append(
-                Image(
-                    path=plain_path(layer["filename"]),
-                    format=layer["format"],
-                    virtual_size=layer["virtual-size"],
-                    allocated=layer.get("actual-size"),
-                    node_name=node,
-                    nodes=(*filters, *own),
-                )
-            )
+            own = (node, *graph.descendants(node, known)) if node is not None else ()
+            known.update(own)
+            chain.append(_read_image(layer, node, (*filters, *own)))
             filters = []
         # The filters of QEMU's own jobs are missing in `image`, so they are skipped in the graph as well.
         node = graph.child(node, "file" if is_filter else "backing")
-        layer = layer.get("backing-image")
+        layer = layer.optional_members("backing-image")
+    if layer is not None:
+        raise unfit("query-block", f"a chain of more than {LAYERS} images")
+    if not chain:
+        raise unfit("query-block", "a filter above no image")
     return tuple(chain)
+
+
+def _read_image(layer: Members, node: str | None, nodes: tuple[str, ...]) -> Image:
+    return Image(
+        path=plain_path(layer.text("filename", FILENAME)),
+        format=layer.text("format"),
+        virtual_size=layer.size("virtual-size"),
+        allocated=layer.optional_size("actual-size"),
+        node_name=node,
+        nodes=nodes,
+        filename=layer.text("filename", FILENAME),
+        backing_name=layer.optional_text("backing-filename", FILENAME) or "",
+    )
+
+
+def _hidden_backing(chain: Sequence[Image], graph: Graph) -> str | None:
+    """The node of a backing image below a node that QEMU takes for no part of a chain, such as a raw one.
+
+    :raise AnswersDiffer: where the top itself has one, ``query-block`` must have shown it.
+    """
+    top = chain[0]
+    backed = [node for node in top.nodes if graph.child(node, "backing") is not None]
+    lower = set(graph.descendants(top.node_name)) if top.node_name is not None else set()
+    shown = [node for node in backed if node not in lower]
+    if len(chain) == 1 and shown:
+        raise AnswersDiffer(f"query-block shows no image below node {shown[0]}, and the block graph does")
+    return next((node for node in backed if node in lower), None)

@@ -7,17 +7,19 @@
 ::
 
     QmpError
-    +-- WrongRequest        the names, options or disks asked for cannot be right; nothing was started
+    +-- WrongRequest        the names, options or disks asked for are invalid; nothing was started
     +-- MonitorError        a monitor does not do its part
     |   +-- MonitorMissing  nobody serves it: the VM is off, or the path is wrong
     |   +-- MonitorSilent   it accepts, but does not answer in time: it serves another client, or QEMU hangs
     |   +-- MonitorLost     the connection ended in the middle: QEMU died, or quit
-    |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission
+    |   +-- MonitorUnusable     it cannot be used: no QMP, no socket, no permission, no answer of a QEMU
+    |       +-- AnswersDiffer   two of its answers contradict each other
     +-- HostSilent          the hypervisor's own storage does not answer in time
     +-- CommandRefused      QEMU answered a command with an error
     +-- StreamFailed        a stream ended, or is held, without the data being there
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
     |   +-- JobHangs        its storage does not answer: it does not end, or cannot be written out
+    |   +-- WriteBackFailed  what was written did not reach the storage
     +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
@@ -33,7 +35,14 @@ class QmpError(Exception):
 
 
 class WrongRequest(QmpError):
-    """The request cannot be right, whatever QEMU does."""
+    """The request is invalid, whatever QEMU does.
+
+    :param problems: all that is wrong with it, each a whole sentence. Names are a guest's, so no sentence is a line.
+    """
+
+    def __init__(self, *problems: str):
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class MonitorError(QmpError):
@@ -58,6 +67,10 @@ class MonitorUnusable(MonitorError):
 
 class HostSilent(QmpError):
     """Something that only the hypervisor's storage can answer is not answered in time."""
+
+
+class AnswersDiffer(MonitorUnusable):
+    """Two answers of one QEMU contradict each other: something changed between them, or it is none."""
 
 
 class CommandRefused(QmpError):
@@ -85,21 +98,46 @@ class JobHangs(StreamFailed):
     """A job does not end, or what it copied cannot be written out, and QEMU would hang if it were told to flush."""
 
 
+class WriteBackFailed(StreamFailed):
+    """The kernel took what was written and could not bring it to the storage, or it is not known whether it could."""
+
+
 class TimeIsUp(QmpError):
     """The wait is over; the job is not."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence."""
+    """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence.
+
+    ``monitor`` is that of the VM that it is about, ``key`` the disk; None where it is about more than one.
+    """
 
     kind: str
     message: str
+    monitor: str | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, error: QmpError, message: str) -> Failure:
         """The failure that ``error`` is, in the words that its subject makes a whole sentence."""
         return cls(type(error).__name__, message)
+
+    @classmethod
+    def each_of(cls, error: WrongRequest) -> tuple[Failure, ...]:
+        """A failure for each of the problems."""
+        return tuple(cls.of(error, problem) for problem in error.problems)
+
+    @classmethod
+    def of_defect(cls, error: BaseException, subject: str) -> Failure:
+        """A failure that nobody foresaw: a defect of this collection, which is told as one, for one disk or VM."""
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        code = None if where is None else where.tb_frame.f_code
+        place = "" if code is None or where is None else f" in {code.co_name}, line {where.tb_lineno}"
+        words = f"{type(error).__name__}{place}: {error}"
+        return cls("Defect", f"{subject}: a defect of virtops.qmp, which its authors want to know of ({words})")
 
     def __str__(self) -> str:
         return self.message

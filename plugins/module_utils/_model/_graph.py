@@ -12,7 +12,14 @@ never sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Iterator, Mapping
+from typing import Any, Collection, Mapping
+
+from ._reader import EDGES, NODES, Members, unfit
+
+_COMMAND = "x-debug-query-block-graph"
+
+# Each stream inserts one filter, and an image is written to by one stream: more in a row are a circle, or a lie.
+_MOST_INSERTED = 16
 
 
 @dataclass(frozen=True)
@@ -31,38 +38,79 @@ class Graph:
     inserted: frozenset[str] = frozenset()
 
     @classmethod
-    def from_qmp(cls, reply: Mapping[str, Any]) -> Graph:
+    def from_qmp(cls, reply: Any) -> Graph:
         """Read the reply of ``x-debug-query-block-graph``."""
-        members = {member["id"]: member for member in reply["nodes"]}
-        below: dict[str, dict[str, str]] = {m["name"]: {} for m in members.values() if m["type"] == "block-driver"}
-        users: dict[str, list[str]] = {name: [] for name in below}
-        jobs: dict[str, list[tuple[str, str]]] = {m["name"]: [] for m in members.values() if m["type"] == "block-job"}
-        for edge in reply["edges"]:
-            parent, child = members[edge["parent"]], members[edge["child"]]["name"]
-            users.setdefault(child, []).append(_in_words(parent["type"], parent["name"]))
-            if parent["type"] == "block-driver":
-                below[parent["name"]][edge["name"]] = child
-            elif parent["type"] == "block-job":
-                jobs[parent["name"]].append((edge["name"], child))
+        graph = Members(reply, _COMMAND)
+        members = {each.id: each for each in map(_Member.from_qmp, graph.items("nodes", NODES))}
+        below: dict[str, dict[str, str]] = {m.name: {} for m in members.values() if m.type == "block-driver"}
+        users: dict[str, set[str]] = {name: set() for name in below}
+        jobs: dict[str, list[tuple[str, str]]] = {m.name: [] for m in members.values() if m.type == "block-job"}
+        for edge in graph.items("edges", EDGES):
+            parent, child = _end(members, edge, "parent"), _end(members, edge, "child").name
+            role = edge.text("name")
+            users.setdefault(child, set()).add(_in_words(parent.type, parent.name))
+            if parent.type == "block-driver":
+                below[parent.name][role] = child
+            elif parent.type == "block-job":
+                jobs[parent.name].append((role, child))
         roles = [dict(nodes) for nodes in jobs.values()]
         return cls(
             below=below,
-            users={name: tuple(sorted(set(words))) for name, words in users.items()},
+            users={name: tuple(sorted(words)) for name, words in users.items()},
             jobs={job_id: _written_first(nodes) for job_id, nodes in jobs.items()},
             inserted=frozenset(nodes["main node"] for nodes in roles if {"main node", "active node"} <= nodes.keys()),
         )
 
     def child(self, node: str | None, role: str) -> str | None:
         """The node that ``node`` uses as ``role``, if there is one, under what QEMU inserted."""
-        found = self.below.get(node, {}).get(role) if node is not None else None
-        return self.child(found, "file") if found in self.inserted else found
+        found = self._next(node, role)
+        for _filter in range(_MOST_INSERTED):
+            if found not in self.inserted:
+                return found
+            found = self._next(found, "file")
+        return None
 
-    def descendants(self, node: str) -> Iterator[str]:
-        """The nodes that make up the image of ``node``: all below it but its backing chain, top down."""
-        for role, child in self.below.get(node, {}).items():
-            if role != "backing":
-                yield child
-                yield from self.descendants(child)
+    def descendants(self, node: str, but: Collection[str] = ()) -> tuple[str, ...]:
+        """The nodes that make up the image of ``node``: all below it but its backing chain, top down, each once.
+
+        :param but: nodes that are known already, which are left out with all below them.
+        """
+        found: dict[str, None] = {}
+        todo = self._parts(node)
+        while todo:
+            each = todo.pop()
+            if each not in found and each not in but:
+                found[each] = None
+                todo += self._parts(each)
+        return tuple(found)
+
+    def _next(self, node: str | None, role: str) -> str | None:
+        return self.below.get(node, {}).get(role) if node is not None else None
+
+    def _parts(self, node: str) -> list[str]:
+        """The children of a node but its backing chain, the first one last."""
+        return [child for role, child in reversed(list(self.below.get(node, {}).items())) if role != "backing"]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What QEMU calls a node of the graph: a block node, a job, or a device or export."""
+
+    id: int
+    type: str
+    name: str
+
+    @classmethod
+    def from_qmp(cls, member: Members) -> _Member:
+        return cls(id=member.size("id"), type=member.text("type"), name=member.text("name"))
+
+
+def _end(members: Mapping[int, _Member], edge: Members, name: str) -> _Member:
+    """The member at an end of an edge."""
+    found = members.get(edge.size(name))
+    if found is None:
+        raise unfit(_COMMAND, f"{name!r} of an edge is none of the nodes")
+    return found
 
 
 def _written_first(uses: list[tuple[str, str]]) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Collection, Mapping
+from typing import Any, Collection
 
 from ._disk import Disk
+from ._reader import MESSAGE, Members
 from ._request import OnError
 
 _OUR_PREFIX = "populate-"
@@ -42,19 +43,19 @@ class Job:
     error: str | None
 
     @classmethod
-    def from_qmp(cls, entry: Mapping[str, Any]) -> Job:
+    def from_qmp(cls, entry: Members) -> Job:
         """Read one entry of ``query-block-jobs``, where ``device`` is the job's id."""
         return cls(
-            id=entry["device"],
-            type=entry["type"],
-            status=entry["status"],
-            offset=entry["offset"],
-            len=entry["len"],
-            speed=entry["speed"],
-            paused=entry["paused"],
-            io_status=entry["io-status"],
-            auto_finalize=entry["auto-finalize"],
-            error=entry.get("error"),
+            id=entry.text("device"),
+            type=entry.text("type"),
+            status=entry.text("status"),
+            offset=entry.size("offset"),
+            len=entry.size("len"),
+            speed=entry.size("speed"),
+            paused=entry.flag("paused"),
+            io_status=entry.text("io-status"),
+            auto_finalize=entry.flag("auto-finalize"),
+            error=entry.optional_text("error", MESSAGE),
         )
 
     @property
@@ -101,32 +102,40 @@ class JobEvent:
     ending: Ending | None = None
 
     @classmethod
-    def from_qmp(cls, event: Mapping[str, Any]) -> JobEvent:
+    def from_qmp(cls, event: Any) -> JobEvent:
         """Read an event of a block job."""
-        if event["event"] not in ENDINGS:
+        members = Members(event, "an event")
+        kind = members.text("event")
+        if kind not in ENDINGS:
             return cls()
-        data = event.get("data", {})
-        is_cancelled = event["event"] == "BLOCK_JOB_CANCELLED"
-        return cls(Ending(is_cancelled, error=data.get("error"), offset=data.get("offset")))
+        data = members.members("data")
+        error, offset = data.optional_text("error", MESSAGE), data.optional_size("offset")
+        return cls(Ending(kind == "BLOCK_JOB_CANCELLED", error, offset))
 
 
 @dataclass(frozen=True)
 class Stream:
     """The order to stream into ``node``, down to ``base_node`` (None: all of the chain).
 
-    ``speed`` is bytes per second; None leaves it to QEMU, which has no limit then.
+    ``backing_file`` is what the header calls the base then; None leaves that to QEMU. ``speed`` is bytes per second;
+    None leaves it to QEMU, which has no limit then.
     """
 
     job_id: str
     node: str
     base_node: str | None = None
+    backing_file: str | None = None
     speed: int | None = None
     on_error: OnError = "report"
 
 
-def job_id_for(disk: Disk, taken: Collection[str]) -> str:
-    """Make a job id that tells the disk: a letter first, then what QEMU allows (``A-Za-z0-9-._``)."""
+def job_id_for(disk: Disk, taken: Collection[str], migration: str = "") -> str:
+    """Make a job id that tells the disk: a letter first, then what QEMU allows (``A-Za-z0-9-._``).
+
+    :param migration: the last migration of the VM, or saving of its state, before the job; see ``was_migrated_since``.
+    """
     stem = _OUR_PREFIX + (re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk")[-100:]
+    stem += f".{migration}" if migration else ""
     free = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
     return next(job_id for job_id in free if job_id not in taken)
 
@@ -134,3 +143,13 @@ def job_id_for(disk: Disk, taken: Collection[str]) -> str:
 def is_our_id(job_id: str) -> bool:
     """Whether a job bears a name that ``job_id_for`` makes: this call, or an earlier one, started it."""
     return job_id.startswith(_OUR_PREFIX)
+
+
+def was_migrated_since(job_id: str, migration: str) -> bool:
+    """Whether the VM was migrated, or its state saved, while a job was there: it may have copied nothing then.
+
+    A job of ours bears in its id which migration was the last one before it. Of a job of somebody else nothing tells.
+
+    :param migration: the last one as of now; empty where there was none, ever.
+    """
+    return bool(migration) and not re.search(rf"\.{re.escape(migration)}(-\d+)?$", job_id)

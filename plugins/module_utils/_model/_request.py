@@ -7,13 +7,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Tuple
 
 EVERY_DISK = "*"
 
 State = Literal["populated", "paused", "aborted"]
 OnTimeout = Literal["fail", "leave", "stop"]
 OnError = Literal["report", "stop", "enospc", "ignore"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which disks of which VMs are meant, by names and patterns.
+
+    ``disks`` None is every disk there is, also one that cannot be populated. Without ``vms`` all VMs are meant;
+    ``exclude`` takes disks and VMs away again.
+    """
+
+    disks: tuple[str, ...] | None
+    vms: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundVm:
+    """A VM that an earlier look has found, and the keys of its disks that are meant.
+
+    ``pid`` is the process that serves the monitor, and ``started`` its start, for a pid is given again when its process
+    is gone; None where it cannot be told.
+    """
+
+    monitor: str
+    pid: int | None
+    started: int | None
+    keys: tuple[str, ...]
+
+
+# The VMs and disks that an earlier look of the same task has selected.
+BoundVms = Tuple[BoundVm, ...]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from typing import (
     Sequence,
 )
 
-from ._files import FileId, FreeSpace, Traces
+from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
+from ._header import Reading
 from ._job import Job, JobEvent, Stream
+from ._map import Layer, MapTotals, NoMap
 from ._peer import Peer
 from ._vm import Identity, Sight
 
@@ -79,6 +81,9 @@ class Link(Protocol):
     def listen(self, job_id: str) -> ContextManager[JobEvents]:
         """Collect the events of a job from now on."""
 
+    async def last_migration(self) -> str:
+        """What tells the last migration of the VM, or saving of its state, from others; empty where there was none."""
+
     async def start(self, stream: Stream) -> None:
         """Start a stream. When all is copied it waits to be told to finish."""
 
@@ -101,10 +106,30 @@ class Link(Protocol):
         """Let go of a job that is over."""
 
     async def flush(self, node: str) -> None:
-        """Have QEMU write out what it holds of an image. It does not tell whether the storage took it."""
+        """Have QEMU write out what it holds of an image. Beside a job it does not tell whether the storage took it.
+
+        :raise WriteBackFailed: QEMU tells that this flush failed, or one before it since it opened the file.
+        """
 
     async def delete_node(self, node: str) -> None:
         """Close a block node that nothing uses."""
+
+
+class Held(Protocol):
+    """The files of an image, open since before a stream began."""
+
+    async def flush(self) -> None:
+        """Have the kernel bring all that was written to the storage.
+
+        :raise WriteBackFailed: it could not, now or ever since the files were opened.
+        :raise HostSilent: the storage does not answer.
+        """
+
+    def forget(self) -> None:
+        """Have the kernel drop what it keeps in its memory of the files."""
+
+    def close(self) -> None:
+        """Let go of the files."""
 
 
 class Host(Protocol):
@@ -116,29 +141,42 @@ class Host(Protocol):
         :raise HostSilent: the folder does not answer.
         """
 
-    def working_directory(self, pid: int | None) -> str | None:
-        """The directory from which a process resolves relative names; None where it cannot be told."""
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """What a process has open, and what file names mean to it and to this host.
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        """The absolute path without links; None for a relative path from an unknown directory."""
+        :raise HostSilent: the storage does not answer.
+        """
 
-    def header_backing(self, file: str) -> str | None:
-        """The backing image that the header of a qcow2 file names, empty for none; None where it cannot be read."""
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the headers of images say, each given by its file and its format.
 
-    def free_space(self, file: str) -> FreeSpace | None:
-        """The file system that a file lies on; None where ``file`` is no regular file."""
+        :raise HostSilent: the storage does not answer.
+        """
 
-    async def write_out(self, file: str) -> bool:
-        """Have the kernel write what it holds back of a file to the storage; False if that does not come to an end."""
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
+        """The file system that a file lies on; None where it is no regular file, or cannot be told."""
+
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> Held | None:
+        """Open the files of an image, to be told whether what is written to them reaches the storage.
+
+        :return: None where they cannot be opened: then that cannot be told.
+        """
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """In which image of a chain the data lies, as the files are now.
+
+        :param base_depth: the place of the image that stays as the backing image; None where none does.
+        :raise HostSilent: the storage does not answer.
+        """
 
     async def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """What the files are, whatever they are called; those that the process does not have open are missing."""
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """What the kernel says of files, whether anybody on this host has them open; an answer for each."""
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        """What is known of files, by their name; one that is no longer what it was is missing."""
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Who has the files open, as far as it can be found; those that were never identified may be missing."""
 
 
 OpenLink = Callable[[str], AsyncContextManager[Link]]

@@ -15,11 +15,20 @@ from ._vm import Vm
 
 @dataclass(frozen=True)
 class Target:
-    """A selected disk of a VM; ``stays`` as ``base_place`` gives it."""
+    """A selected disk of a VM; ``base_index`` is the place of the image that stays as the backing image.
+
+    ``is_named``: the user named it outright, and not only with all others.
+    """
 
     vm: Vm
     disk: Disk
     base_index: int
+    is_named: bool = True
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names the disk among those of all VMs, for ever."""
+        return self.vm.identity.monitor, self.disk.key
 
     @property
     def label(self) -> str:
@@ -32,11 +41,10 @@ class Target:
         return self.vm.job_on(self.disk)
 
 
-def base_index_of(disk: Disk, base: str | None, file: str | None) -> int:
+def base_index_of(vm: Vm, disk: Disk, base: str | None) -> int:
     """Where the chain shall end: the place of the image that stays as the backing image.
 
-    :param file: the absolute path of ``base``.
     :return: the length of the chain without a base, or where the base is not in it.
     """
-    place = None if base is None else disk.find_base(base, file)
+    place = None if base is None else disk.find_base(base, vm.meaning(base))
     return len(disk.chain) if place is None else place

@@ -7,13 +7,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Collection, Mapping, Sequence
 
 from ._disk import Disk
+from ._files import FileId, Named
 from ._graph import Graph
 from ._job import Job
 from ._peer import Peer
+from ._reader import CHARDEVS, DISKS, EDGES, FDSETS, JOBS, Members, items_of, unfit
+
+_NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,12 @@ class Identity:
     qemu_version: str
     peer: Peer | None
     is_libvirts: bool
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The major and minor version of QEMU."""
+        major, minor, _micro = self.qemu_version.split(".")
+        return int(major), int(minor)
 
     @property
     def label(self) -> str:
@@ -56,34 +66,40 @@ class Identity:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them."""
+    """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them.
+
+    ``fdsets`` are the file descriptors of each set that was passed to QEMU, by its id, where an image uses one.
+    """
 
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
+    fdsets: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
-    @classmethod
-    def from_qmp(cls, status: Any, jobs: Any, graph: Any, blocks: Any) -> Sight:
-        """Read ``query-status``, ``query-block-jobs``, ``x-debug-query-block-graph`` and ``query-block``."""
-        nodes = Graph.from_qmp(graph)
-        return cls(
-            status=status["status"],
-            disks=tuple(Disk.from_qmp(entry, nodes) for entry in blocks),
-            jobs=tuple(Job.from_qmp(entry) for entry in jobs),
-            graph=nodes,
-        )
+    @property
+    def uses_fdsets(self) -> bool:
+        """Whether an image was given to QEMU as file descriptors, rather than by a name."""
+        return any(path.startswith("/dev/fdset/") for disk in self.disks for path in disk.chain_paths)
 
 
 @dataclass(frozen=True)
 class Vm:
-    """The VM, its disks and its block jobs; its images have the names by which this host knows them, too."""
+    """The VM, its disks and its block jobs; its images are bound to files.
+
+    ``meanings``: what is behind the names that the user gave, as this VM's QEMU and as this host finds them.
+    """
 
     identity: Identity
     status: str
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
+    meanings: Mapping[str, Named] = field(default_factory=dict)
+
+    def meaning(self, name: str) -> Named:
+        """What is behind a name that the user gave; nothing, where it is no file name."""
+        return self.meanings.get(name, Named())
 
     def job_on(self, disk: Disk) -> Job | None:
         """The stream that writes to ``disk``, or another job that uses its top image, whoever started it.
@@ -110,27 +126,78 @@ class Vm:
         return is_one_qemu and (who.name, who.uuid, self._files) == (whose.name, whose.uuid, other._files)
 
     @property
-    def _files(self) -> set[tuple[str, str | None]]:
-        return {(disk.key, (disk.top.file or disk.top.path) if disk.chain else None) for disk in self.disks}
+    def _files(self) -> set[tuple[str, FileId | str | None]]:
+        return {(disk.key, (disk.top.id or disk.top.absolute_path) if disk.chain else None) for disk in self.disks}
 
     def disk(self, key: str) -> Disk | None:
         """Find a disk again by its key."""
         return next((disk for disk in self.disks if disk.key == key), None)
 
 
-def read_identity(
-    monitor: str, peer: Peer | None, name: Any, uuid: Any, version: Any, chardevs: Any, *, blocks: Any
-) -> Identity:
-    """Read who the VM is, and from ``query-chardev`` and ``query-block`` whether libvirt manages it."""
-    number = version["qemu"]
-    zero = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
-    node_names = (entry["inserted"].get("node-name", "") for entry in blocks if "inserted" in entry)
-    return Identity(
-        monitor=monitor,
-        name=name.get("name"),
-        uuid=None if uuid["UUID"] == zero else uuid["UUID"],
-        qemu_version=f"{number['major']}.{number['minor']}.{number['micro']}",
-        peer=peer,
-        is_libvirts=any(chardev["label"] == "charmonitor" for chardev in chardevs)
-        or any(re.match(r"libvirt-\d+-format$", node) for node in node_names),
-    )
+def read_status(reply: Any) -> str:
+    """Read ``query-status``."""
+    return Members(reply, "query-status").text("status")
+
+
+def read_jobs(reply: Any) -> tuple[Job, ...]:
+    """Read ``query-block-jobs``."""
+    return tuple(Job.from_qmp(entry) for entry in items_of(reply, "query-block-jobs", JOBS))
+
+
+def read_disks(reply: Any, graph: Graph) -> tuple[Disk, ...]:
+    """Read ``query-block``."""
+    disks: list[Disk] = []
+    keys: set[str] = set()
+    parts = 0
+    for entry in items_of(reply, "query-block", DISKS):
+        disk = Disk.from_qmp(entry, graph)
+        if disk.key in keys and disk.chain:
+            raise unfit("query-block", f"two disks that are called {disk.key!r}")
+        # Each of many disks may stand on the same nodes, so the graph's own limit is none for all of them.
+        parts += sum(1 + len(image.nodes) for image in disk.chain)
+        if parts > EDGES:
+            raise unfit("query-block", f"more than {EDGES} images and nodes")
+        disks.append(disk)
+        keys.add(disk.key)
+    return tuple(disks)
+
+
+def read_name(reply: Any) -> str | None:
+    """Read ``query-name``; None where the VM was given no name."""
+    return Members(reply, "query-name").optional_text("name")
+
+
+def read_uuid(reply: Any) -> str | None:
+    """Read ``query-uuid``; None where the VM was given none."""
+    given = Members(reply, "query-uuid").text("UUID")
+    return None if given == _NO_UUID else given
+
+
+def read_version(reply: Any) -> str:
+    """Read ``query-version``."""
+    number = Members(reply, "query-version").members("qemu")
+    return f"{number.size('major')}.{number.size('minor')}.{number.size('micro')}"
+
+
+def read_chardevs(reply: Any) -> tuple[str, ...]:
+    """Read the names of the character devices from ``query-chardev``."""
+    return tuple(chardev.text("label") for chardev in items_of(reply, "query-chardev", CHARDEVS))
+
+
+def is_libvirts(chardevs: Collection[str], disks: Sequence[Disk]) -> bool:
+    """Whether libvirt manages the VM: it gives its monitor and its block nodes names of its own."""
+    node_names = [disk.node_name for disk in disks if disk.node_name is not None]
+    return "charmonitor" in chardevs or any(re.match(r"libvirt-\d+-format$", name) for name in node_names)
+
+
+def read_fdsets(reply: Any) -> dict[int, list[int]]:
+    """Read ``query-fdsets``: the numbers of the descriptors of each set, in QEMU's process."""
+    sets = items_of(reply, "query-fdsets", FDSETS)
+    return {each.size("fdset-id"): [entry.size("fd") for entry in each.items("fds", FDSETS)] for each in sets}
+
+
+def read_migration(reply: Any) -> str:
+    """Read ``query-migrate``: empty where the VM was never migrated and its state never saved."""
+    migration = Members(reply, "query-migrate")
+    status = migration.optional_text("status") or "none"
+    return "" if status == "none" else f"{status}-{migration.optional_size('total-time') or 0}"

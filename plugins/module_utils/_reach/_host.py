@@ -6,21 +6,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import glob
 import os
 import re
 import stat
-import struct
-from typing import Callable, Collection, Iterator, Mapping, Sequence, Tuple
+from typing import Callable, Collection, Mapping, Sequence, Tuple
 
 from .._model._address import UnixAddress
 from .._model._errors import HostSilent
-from .._model._files import FileId, FreeSpace, Traces
+from .._model._files import Bound, FreeSpace, Granted, KnownFile, Lease, Survey, Users
+from .._model._header import Reading
+from .._model._map import Layer, MapTotals, NoMap
+from ._descriptors import reopen, survey
+from ._header import read_header
+from ._lease import try_leases
+from ._map import read_map, user_of
 from ._threads import away
+from ._users import find_users
+from ._writeback import WriteBack
 
+# A look at files takes milliseconds, unless their storage hangs.
+_ANSWER_SECONDS = 30.0
+# A map takes milliseconds as well, unless an image has millions of fragments.
+_MAP_SECONDS = 120.0
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
 # A folder of sockets is in memory, and a listing of all sockets takes milliseconds.
@@ -41,62 +50,40 @@ class LinuxHost:
         """The sockets that a glob finds."""
         return await away(_expand, pattern, seconds=_FOLDER_SECONDS, what=f"the folder of {pattern}")
 
-    def working_directory(self, pid: int | None) -> str | None:
-        """Where a process resolves relative names."""
-        if pid is None:
-            return None
-        try:
-            return os.readlink(f"/proc/{pid}/cwd")
-        except OSError:
-            return None
+    async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
+        """What a process has open, and what file names mean to it and to this host."""
+        what = "what QEMU has open" if pid is None else f"the storage of what process {pid} has open"
+        return await away(survey, pid, names, fdsets, seconds=_ANSWER_SECONDS, what=what)
 
-    def real_path(self, path: str, directory: str | None) -> str | None:
-        """The absolute path without links."""
-        if directory is None and not os.path.isabs(path):
-            return None
-        return os.path.realpath(os.path.join(directory or "/", path))
+    async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
+        """What the headers of images say."""
+        return await away(_read_headers, pid, images, seconds=_ANSWER_SECONDS, what="the storage of the active images")
 
-    def header_backing(self, file: str) -> str | None:
-        """The backing image that a qcow2 header names; magic, version, the name's place and its length come first."""
-        try:
-            with open(file, "rb") as image:
-                magic, _version, place, length = struct.unpack(">4sIQI", image.read(20))
-                if magic != b"QFI\xfb":
-                    return None
-                image.seek(place)
-                return image.read(length if place else 0).decode(errors="surrogateescape")
-        except (OSError, ValueError, struct.error):
-            return None
-
-    def free_space(self, file: str) -> FreeSpace | None:
+    async def free_space(self, pid: int | None, bound: Bound) -> FreeSpace | None:
         """The file system of a regular file."""
-        status = _stat(file)
-        if status is None or not stat.S_ISREG(status.st_mode):
+        try:
+            return await away(_free_space, pid, bound, seconds=_ANSWER_SECONDS)
+        except HostSilent:
             return None
-        free = os.statvfs(file)
-        return FreeSpace(status.st_dev, free.f_bavail * free.f_frsize)
 
-    async def write_out(self, file: str) -> bool:
-        """Write out a regular file, in a process of its own: if the storage hangs, only that process hangs with it."""
-        status = _stat(file)
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return True
-        nothing = asyncio.subprocess.DEVNULL
+    async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> HeldFiles | None:
+        """Open the files of an image by QEMU's own descriptors."""
+        if pid is None or any(bound.inode is None for bound in files):
+            return None
         try:
-            process = await asyncio.create_subprocess_exec(
-                "sync", "--data", file, stdin=nothing, stdout=nothing, stderr=nothing
-            )
-        except OSError:  # there is no such program, and QEMU's flush has to do it all
-            return True
-        end = asyncio.ensure_future(process.wait())
+            return await away(HeldFiles, pid, files, name, seconds=_ANSWER_SECONDS)
+        except (OSError, HostSilent):
+            return None
+
+    async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
+        """Ask qemu-img, which runs as QEMU's own user."""
+        if pid is None:
+            return NoMap("the process behind this monitor is not known")
         try:
-            await asyncio.wait({end}, timeout=_WRITE_OUT_SECONDS)
-            return end.done()
-        finally:
-            if not end.done():
-                with contextlib.suppress(ProcessLookupError):  # it has just ended
-                    process.kill()
-                await asyncio.wait({end}, timeout=1)  # and no longer: where storage hangs, no signal reaches it
+            user = user_of(pid)
+        except OSError:
+            return NoMap("QEMU has ended")
+        return await read_map(pid, layers, base_depth=base_depth, user=user, seconds=_MAP_SECONDS)
 
     async def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
@@ -112,35 +99,69 @@ class LinuxHost:
             return ""
         return describe_socket(listing, address, _runs_block_stream)
 
-    def opened_files(self, pid: int | None, files: Collection[str]) -> Mapping[str, FileId]:
-        """The identity of files. A name alone proves little: another file may have it by now."""
-        named = {file: each for file in files for each in [_file_id(file)] if each is not None}
-        if pid is None or not os.access(f"/proc/{pid}/fd", os.R_OK):
-            return named  # only root may look
-        opened = set(_opened_by(pid))
-        return {file: each for file, each in named.items() if each in opened}
+    async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
+        """Ask the kernel whether the files are open anywhere."""
+        try:
+            return await away(try_leases, files, seconds=_ANSWER_SECONDS)
+        except HostSilent as error:
+            return {file: Lease(Granted.UNKNOWN, why=str(error)) for file in files}
 
-    def traces(self, files: Mapping[str, FileId]) -> Mapping[str, Traces]:
-        """Who has the files open, in one walk through /proc. Only root sees what other users' processes have open."""
-        present = {file: each for file, each in files.items() if _file_id(file) == each}
-        if not present:
+    async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
+        """Find who has the files open, in one walk through /proc."""
+        try:
+            return await away(find_users, files, seconds=_ANSWER_SECONDS)
+        except HostSilent:
             return {}
-        processes: dict[FileId, dict[int, str]] = {each: {} for each in present.values()}
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-            for each in processes.keys() & set(_opened_by(pid)):
-                processes[each][pid] = _process_name(pid)
-        sees_all = os.geteuid() == 0
-        loops = dict(_loop_devices())
-        mounts = _mounts()
-        return {
-            file: Traces(
-                is_regular=os.path.isfile(file),
-                file_system=next((kind for point, kind in mounts if _is_below(file, point)), "unknown"),
-                processes=processes[each] if sees_all else None,
-                devices=[loop for loop, held in loops.items() if held == each],
-            )
-            for file, each in present.items()
-        }
+
+
+class HeldFiles:
+    """The files of an image, open since before a stream began; see ``_seams.Held``."""
+
+    def __init__(self, pid: int, files: Sequence[Bound], name: str):
+        self._files = [WriteBack.open(pid, bound, name) for bound in files]
+
+    async def flush(self) -> None:
+        """Have the kernel bring all that was written to the storage."""
+        for file in self._files:
+            await file.flush(_WRITE_OUT_SECONDS)
+
+    def forget(self) -> None:
+        """Have the kernel drop what it keeps in its memory of the files."""
+        for file in self._files:
+            file.forget_cache()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files:
+            file.close()
+
+
+def _read_headers(pid: int | None, images: Sequence[tuple[Bound, str]]) -> list[Reading]:
+    return [read_header(pid, bound, format) for bound, format in images]
+
+
+def _free_space(pid: int | None, bound: Bound) -> FreeSpace | None:
+    """By QEMU's own descriptor, or else by the name: nothing is decided by it but whether there is room."""
+    try:
+        if pid is None or bound.inode is None:
+            return None if bound.file is None else _room_at(bound.file)
+        descriptor = reopen(pid, bound)
+    except OSError:
+        return None
+    try:
+        with contextlib.suppress(OSError):
+            return _room_at(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _room_at(file: int | str) -> FreeSpace | None:
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    free = os.statvfs(file)
+    return FreeSpace(status.st_dev, free.f_bavail * free.f_frsize)
 
 
 def _expand(pattern: str) -> Sequence[str] | None:
@@ -175,56 +196,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def _file_id(path: str) -> FileId | None:
-    status = _stat(path)
-    return None if status is None else FileId(status.st_dev, status.st_ino)
-
-
-def _opened_by(pid: int) -> Iterator[FileId]:
-    """Every open file of a process; nothing where it ended meanwhile, or may not be looked at."""
-    try:
-        descriptors = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return
-    for descriptor in descriptors:
-        each = _file_id(f"/proc/{pid}/fd/{descriptor}")
-        if each is not None:
-            yield each
-
-
-def _process_name(pid: int) -> str:
-    return _read(f"/proc/{pid}/comm").strip() or "a process"
-
-
-def _loop_devices() -> Iterator[tuple[str, FileId]]:
-    """The loop devices and their files: the kernel has them open, no process does.
-
-    LOOP_GET_STATUS64 answers with the file's device and inode first. The name in /sys leads nowhere where the device
-    was attached in another mount namespace.
-    """
-    for path in glob.glob("/dev/loop[0-9]*"):
-        with contextlib.suppress(OSError), open(path, "rb") as device:
-            status = fcntl.ioctl(device, 0x4C05, bytes(232))
-            yield os.path.basename(path), FileId(*struct.unpack("QQ", status[:16]))
-
-
-def _mounts() -> list[tuple[str, str]]:
-    """The mount points and the types of their file systems, those further down first.
-
-    A line of mountinfo is ``36 35 98:0 / /mnt/parent rw - ext4 /dev/root rw``, with octal escapes for blanks.
-    """
-    lines = [line.split(" ") for line in _read("/proc/self/mountinfo").splitlines()]
-    unescaped = ((re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), words[4]), words) for words in lines)
-    found = [(point, words[words.index("-") + 1]) for point, words in unescaped]
-    found.reverse()  # of two mounts on one point the later one is seen
-    return sorted(found, key=lambda mount: len(mount[0]), reverse=True)
-
-
-def _is_below(file: str, point: str) -> bool:
-    return file == point or file.startswith(point.rstrip("/") + "/")
-
-
-def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] = lambda pid: False) -> str:
+def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] = lambda _pid: False) -> str:
     """Find in the output of ``ss -xanpH`` who owns a UNIX socket and which client it serves.
 
     A line is: ``u_str ESTAB 0 0 PATH INODE * PEER users:(("NAME",pid=PID,fd=FD))``. A server's end bears the path, the

@@ -10,30 +10,44 @@ Two of them are debug interfaces, because nothing else tells or does it:
   ``query-named-block-nodes`` would tell, but kills QEMU 7.2 while any stream is concluded and not dismissed, and holds
   QEMU for seconds on deep chains. Should it go: ``query-block`` of QEMU 11.1 has ``children`` for the first question,
   and job ids made from the disk answer the second for streams of ours.
-- ``qemu-io NODE flush`` through ``human-monitor-command``: no QMP command flushes an image. Should it go: a `stop`
-  flushes every disk, and holds the guest meanwhile.
+- ``qemu-io NODE flush`` through ``human-monitor-command``: no QMP command flushes an image that a job works on. Should
+  it go: a ``stop`` flushes every disk, and holds the guest meanwhile.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from typing import Any, AsyncIterator, Callable, Iterator, Mapping, TypeVar
+from dataclasses import replace
+from typing import Any, AsyncIterator, Iterator, Mapping
 
-from .._model._errors import CommandRefused, MonitorUnusable, QmpError
+from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
+from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
 from .._model._peer import Owner
+from .._model._reader import text_of
 from .._model._seams import Connection, RawEvents
-from .._model._vm import Identity, Sight, read_identity
+from .._model._vm import (
+    Identity,
+    Sight,
+    is_libvirts,
+    read_chardevs,
+    read_disks,
+    read_fdsets,
+    read_jobs,
+    read_migration,
+    read_name,
+    read_status,
+    read_uuid,
+    read_version,
+)
 from ._qmp import open_connection
 
-T = TypeVar("T")
-
-_IDENTITY = ("query-name", "query-uuid", "query-version", "query-chardev")
+# What QEMU knows of a VM, and qemu-storage-daemon does not.
 _OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
-# The chains come last. A job that ends in between is then seen beside the chain that it left, and never the other way
-# round: an old chain without its job would be streamed again.
-_STATE = ("query-status", "query-block-jobs", "x-debug-query-block-graph", "query-block")
+# A name that no node can have.
+_NO_NODE = "/no such node/"
+# What QEMU says of a snapshot whose flush failed: before 10.0, and since.
+_FLUSH_FAILED = ("An IO error has occurred", "Write to node")
 
 
 class QemuEvents:
@@ -45,7 +59,7 @@ class QemuEvents:
     async def next(self, timeout: float) -> JobEvent | None:
         """The next event within ``timeout`` seconds, or None."""
         event = await self._events.next(timeout)
-        return None if event is None else read_reply(lambda: JobEvent.from_qmp(event))
+        return None if event is None else JobEvent.from_qmp(event)
 
 
 class QemuLink:
@@ -58,25 +72,48 @@ class QemuLink:
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
+    # One answer at a time is read, and let go: a guest that owns its QEMU can make each as large as is taken at all.
+
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
         try:
-            replies = await self._ask(*_IDENTITY, *_STATE)
+            return await self._identify()
         except CommandRefused as error:
             raise _no_vm(error) from error
-        who, state = replies[: len(_IDENTITY)], replies[len(_IDENTITY) :]
-        identity = read_reply(lambda: read_identity(self.address, self.peer, *who, blocks=state[-1]))
-        return identity, read_reply(lambda: Sight.from_qmp(*state))
+
+    async def _identify(self) -> tuple[Identity, Sight]:
+        name = read_name(await self._ask("query-name"))
+        uuid = read_uuid(await self._ask("query-uuid"))
+        version = read_version(await self._ask("query-version"))
+        chardevs = read_chardevs(await self._ask("query-chardev"))
+        sight = await self.look()
+        managed = is_libvirts(chardevs, sight.disks)
+        return Identity(self.address, name, uuid, version, self.peer, managed), sight
 
     async def look(self) -> Sight:
         """The disks and jobs of the VM as they are now."""
-        state = await self._ask(*_STATE)
-        return read_reply(lambda: Sight.from_qmp(*state))
+        with contextlib.suppress(AnswersDiffer):
+            return await self._look()
+        return await self._look()
+
+    async def _look(self) -> Sight:
+        status = read_status(await self._ask("query-status"))
+        # The chains come last. A job that ends in between is then seen beside the chain that it left, and never the
+        # other way round: an old chain without its job would be streamed again.
+        jobs = await self.jobs()
+        graph = Graph.from_qmp(await self._ask("x-debug-query-block-graph"))
+        sight = Sight(status, read_disks(await self._ask("query-block"), graph), jobs, graph)
+        if not sight.uses_fdsets:
+            return sight
+        return replace(sight, fdsets=read_fdsets(await self._ask("query-fdsets")))
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone."""
-        (entries,) = await self._ask("query-block-jobs")
-        return read_reply(lambda: tuple(Job.from_qmp(entry) for entry in entries))
+        return read_jobs(await self._ask("query-block-jobs"))
+
+    async def last_migration(self) -> str:
+        """What tells the last migration from others: QEMU keeps its total time until the next one begins."""
+        return read_migration(await self._ask("query-migrate"))
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QemuEvents]:
@@ -84,9 +121,8 @@ class QemuLink:
         with self._connection.listen(job_id) as events:
             yield QemuEvents(events)
 
-    async def _ask(self, *commands: str) -> list[Any]:
-        """Send queries in one go; QEMU answers them one after the other."""
-        return list(await asyncio.gather(*(self._connection.execute(command) for command in commands)))
+    async def _ask(self, command: str) -> Any:
+        return await self._connection.execute(command)
 
     # -- Acting --------------------------------------------------------------------------------------------------------
 
@@ -104,6 +140,8 @@ class QemuLink:
         }
         if stream.base_node is not None:
             arguments["base-node"] = stream.base_node
+        if stream.backing_file is not None:
+            arguments["backing-file"] = stream.backing_file
         if stream.speed is not None:
             arguments["speed"] = stream.speed
         await self._tell("block-stream", arguments)
@@ -135,10 +173,22 @@ class QemuLink:
     async def flush(self, node: str) -> None:
         """Have QEMU write out what it holds of an image.
 
-        The human monitor answers with nothing, or with a text if the node is unknown. It does not tell an I/O error.
+        A snapshot begins with a flush, and fails if that does; onto a node that does not exist it ends right after it.
+        A node that a job works on cannot have one. The human monitor flushes it, and answers with nothing, or with a
+        text if the node is unknown: it does not tell an I/O error.
         """
+        try:
+            await self._tell("blockdev-snapshot", {"node": node, "overlay": _NO_NODE})
+        except CommandRefused as error:
+            if _NO_NODE in error.reason:
+                return
+            if any(words in error.reason for words in _FLUSH_FAILED):
+                raise WriteBackFailed(
+                    f"QEMU cannot flush the image: an Input/output error, or no space left ({error.reason})"
+                ) from error
         line = f"qemu-io {node} flush"
-        text = str(await self._connection.execute("human-monitor-command", {"command-line": line})).strip()
+        reply = await self._connection.execute("human-monitor-command", {"command-line": line})
+        text = text_of(reply, line).strip()
         if text:
             raise CommandRefused(line, text)
 
@@ -164,13 +214,3 @@ def _no_vm(error: CommandRefused) -> QmpError:
     return MonitorUnusable(
         f"this is no VM: it does not know {error.command}, as qemu-storage-daemon does not. Leave it out of monitors"
     )
-
-
-def read_reply(read: Callable[[], T]) -> T:
-    """Turn a reply that lacks what every QEMU sends into an error that says so."""
-    try:
-        return read()
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise MonitorUnusable(
-            f"the answers lack what every QEMU since 4.0 sends ({type(error).__name__}: {error})"
-        ) from error

@@ -5,7 +5,7 @@
 """The QMP connection: the only place that knows the qemu.qmp library. Every wait has a deadline.
 
 What qemu.qmp leaves to its users is done here: a connection attempt never times out by itself, a listener never learns
-that QEMU died, and ``disconnect()`` raises the reason for which the session ended.
+that QEMU died, and who waits for an answer never learns that it could not be read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,37 @@ from .._model._peer import Owner, Peer
 from ._peer import is_accepted, made_by, served_by
 from ._threads import away
 
+# asyncio warns on stderr when a peer dies while it is spoken to. Whoever needs the connection is told by an exception.
+logging.getLogger("asyncio").addHandler(logging.NullHandler())
+
+# QEMU answers within milliseconds unless it hangs. A flush waits for the storage, with all that the guest has written.
+_REPLY_SECONDS = {"human-monitor-command": 600.0}
+_USUAL_REPLY_SECONDS = 30.0
+
+# How long to stay outside a queue that is full before the next try.
+_QUEUE_SECONDS = 0.1
+
+# What the host itself may take, beside what a monitor may take.
+_LEAST_HOST_SECONDS = 1.0
+
+_LOST = (
+    "QEMU died, quit, or closed the monitor. If it lives, its jobs go on; if not, what was copied is kept. Run the "
+    "task again when the VM is up"
+)
+
+# The most that one message may be, and one line. `query-block` takes 105 KiB for a disk whose chain is 200 deep (QEMU
+# 7.2; a third more on 11.1): so this is 30 such disks, or 120 whose chains are 50 deep. What Python makes of a line
+# takes up to 25 times as much memory, and a peer that lies makes use of that.
+_MOST_REPLY = 4 * 2**20
+
+# What a stream needs to know. BLOCK_JOB_ERROR comes for every failing chunk, so of a kind not yet read one is kept.
+_JOB_EVENTS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
+
+
+class _TooLong(ValueError):
+    """A message of many lines that are too much together."""
+
+
 QEMU_QMP_IMPORT_ERROR: str | None
 try:
     from qemu.qmp import (
@@ -44,42 +75,59 @@ except ImportError:
 else:
     QEMU_QMP_IMPORT_ERROR = None
 
-# asyncio warns on stderr when a peer dies while it is spoken to. Whoever needs the connection is told by an exception.
-logging.getLogger("asyncio").addHandler(logging.NullHandler())
+    class _Client(QMPClient):
+        """A client that reads ``-qmp-pretty``, too, and knows why it stopped to understand its peer.
 
-# QEMU answers within milliseconds unless it hangs. A flush waits for the storage, with all that the guest has written.
-_REPLY_SECONDS = {"human-monitor-command": 600.0}
-_USUAL_REPLY_SECONDS = 30.0
+        The library says that the session ended.
+        """
 
-# As qemu.qmp limits a line.
-_LONGEST_MESSAGE = 10 * 2**20
+        def __init__(self) -> None:
+            super().__init__(readbuflen=_MOST_REPLY)
+            self.events.event_filter = lambda event: False  # else it keeps every event for ever
+            self.complaint = ""
 
-# How long to stay outside a queue that is full before the next try.
-_QUEUE_SECONDS = 0.1
+        async def _do_recv(self) -> Message:
+            try:
+                message = Message(await self._read_text(), eager=True)
+                _check_routing(message)
+            except (QMPError, RecursionError, ValueError) as error:
+                self.complaint = _complaint(error)
+                raise
+            return message
 
-# What the host itself may take, beside what a monitor may take.
-_LEAST_HOST_SECONDS = 1.0
+        async def _read_text(self) -> bytes:
+            """The text of a message: a line, or from a line that is a brace to the next line that begins with one."""
+            text = await self._readline()
+            if text.strip() != b"{":
+                return text
+            lines, size = [text], len(text)
+            while not lines[-1].startswith(b"}"):
+                lines.append(await self._readline())
+                size += len(lines[-1])
+                if size > _MOST_REPLY:
+                    raise _TooLong
+            return b"".join(lines)
 
-_LOST = (
-    "QEMU died, quit, or closed the monitor. If it lives, its jobs go on; if not, what was copied is kept. Run the "
-    "task again when the VM is up"
-)
-
-# What a stream needs to know. BLOCK_JOB_ERROR comes for every failing chunk, so of a kind not yet read one is kept.
-_JOB_EVENTS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
+        def ended(self, when: str) -> MonitorError:
+            """The error for a session that is no more."""
+            if self.complaint:
+                return MonitorUnusable(f"what answers at this monitor does not speak as QEMU does: {self.complaint}")
+            return MonitorLost(f"the connection ended{when}: {_LOST}")
 
 
 class QmpEvents:
     """The events of one job, from the moment of ``QmpConnection.listen``."""
 
-    def __init__(self, client: QMPClient, job_id: str):
+    def __init__(self, client: _Client, job_id: str):
         self._client = client
         self._job_id = job_id
         self._unread: set[str] = set()
         self.listener = EventListener(_JOB_EVENTS, self._accept)
 
     def _accept(self, event: Mapping[str, Any]) -> bool:
-        details = event.get("data", {})
+        details = event.get("data")
+        if not isinstance(details, dict):
+            return False
         new = self._job_id in (details.get("device"), details.get("id")) and event["event"] not in self._unread
         if new:
             self._unread.add(event["event"])
@@ -97,9 +145,9 @@ class QmpEvents:
                 await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if heard.done():
                 self._unread.discard(heard.result()["event"])
-                return heard.result()
+                return dict(heard.result())
             if self._client.runstate is not Runstate.RUNNING:
-                raise MonitorLost(f"the connection ended: {_LOST}")
+                raise self._client.ended("")
             return None
         finally:
             for wait in waits:
@@ -109,7 +157,7 @@ class QmpEvents:
 class QmpConnection:
     """An open monitor; see ``_seams.Connection``."""
 
-    def __init__(self, client: QMPClient, address: str, peer: Peer | None):
+    def __init__(self, client: _Client, address: str, peer: Peer | None):
         self._client = client
         self.address = address
         self.peer = peer
@@ -126,9 +174,9 @@ class QmpConnection:
         except asyncio.TimeoutError as error:
             raise MonitorSilent(f"no answer to {command} within {seconds:g} s: QEMU hangs, or is stopped") from error
         except (ExecInterruptedError, StateError) as error:
-            raise MonitorLost(f"the connection ended at {command}: {_LOST}") from error
+            raise self._client.ended(f" at {command}") from error
         except QMPError as error:
-            raise MonitorUnusable(f"the answer to {command} is not QMP: {error}") from error
+            raise MonitorUnusable(f"the answer to {command} is neither a result nor an error of QEMU") from error
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QmpEvents]:
@@ -146,7 +194,7 @@ async def open_connection(address: str, timeout: float, owner: Owner | None = No
     :param owner: the user who must run the QEMU behind it.
     :raise MonitorError: the leaf says why there is no session.
     """
-    client = _make_client()
+    client = _Client()
     place = read_address(address)
     try:
         peer: Peer | None = None
@@ -156,7 +204,7 @@ async def open_connection(address: str, timeout: float, owner: Owner | None = No
             else:
                 peer = await _connect_unix(client, place, timeout, owner)
         except ConnectError as error:
-            raise _no_greeting(error) from error
+            raise _no_greeting(error, client.complaint) from error
         except AssertionError as error:  # qemu.qmp's way to say that the session was over as soon as it began
             raise MonitorLost("the connection ended right after the greeting: QEMU died or quit") from error
         except OSError as error:
@@ -167,28 +215,6 @@ async def open_connection(address: str, timeout: float, owner: Owner | None = No
             # It raises why the session ended; whoever needed the session has been told already.
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(client.disconnect(), timeout)
-
-
-def _make_client() -> QMPClient:
-    """A client of qemu.qmp that reads ``-qmp-pretty``, too, and keeps no events."""
-
-    class Client(QMPClient):
-        async def _do_recv(self) -> Message:
-            """Read one message: a line, or from a line that is a brace to the next line that is one."""
-            text = await self._readline()
-            if text.strip() != b"{":
-                return Message(text, eager=True)
-            lines, size = [text], len(text)
-            while not lines[-1].startswith(b"}"):
-                lines.append(await self._readline())
-                size += len(lines[-1])
-                if size > _LONGEST_MESSAGE:
-                    raise ValueError(f"a message of more than {_LONGEST_MESSAGE} bytes")
-            return Message(b"".join(lines), eager=True)
-
-    client = Client()
-    client.events.event_filter = lambda event: False  # else it keeps every event for ever
-    return client
 
 
 _BUSY = (
@@ -202,7 +228,7 @@ _MUTE = (
 _BUSY_OR_MUTE = f"{_BUSY}. A guest agent's socket is silent, too"
 
 
-async def _connect_tcp(client: QMPClient, place: TcpAddress, timeout: float, owner: Owner | None) -> None:
+async def _connect_tcp(client: _Client, place: TcpAddress, timeout: float, owner: Owner | None) -> None:
     """Connect and shake hands; nobody can tell who is at the other end."""
     _hold_to(owner, None)
     # qemu.qmp wraps every error of a connection; only it knows how to open a TCP one for every Python.
@@ -214,7 +240,7 @@ async def _connect_tcp(client: QMPClient, place: TcpAddress, timeout: float, own
         raise (error.exc if isinstance(error.exc, OSError) else error) from error
 
 
-async def _connect_unix(client: QMPClient, place: UnixAddress, timeout: float, owner: Owner | None) -> Peer:
+async def _connect_unix(client: _Client, place: UnixAddress, timeout: float, owner: Owner | None) -> Peer:
     """Connect and shake hands; return who serves."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -286,7 +312,7 @@ def _unconnected(error: OSError) -> MonitorError:
     return MonitorUnusable(f"cannot connect: {error.strerror or error}{remedy if error.errno == errno.EACCES else ''}")
 
 
-def _no_greeting(error: ConnectError) -> MonitorError:
+def _no_greeting(error: ConnectError, complaint: str) -> MonitorError:
     if isinstance(error.exc, (EOFError, ConnectionError)):
         return MonitorLost("the connection ended before the greeting: QEMU is quitting, or this is not a QMP monitor")
     if "monitor - type 'help'" in str(error.exc):
@@ -294,5 +320,31 @@ def _no_greeting(error: ConnectError) -> MonitorError:
             "this is QEMU's human monitor (HMP). Name the socket of -qmp, or of a -mon with mode=control"
         )
     return MonitorUnusable(
-        f"what answers there does not speak QMP ({error.exc}). Is it a human monitor, a console or a guest agent?"
+        f"what answers there does not speak QMP ({complaint or error.error_message}). Is it a human monitor, a console "
+        "or a guest agent?"
     )
+
+
+def _check_routing(message: Message) -> None:
+    """Refuse what the library would stumble over when it looks for whom a message is.
+
+    :raise ValueError: its event has no name, or its id is none.
+    """
+    if "event" in message and not isinstance(message["event"], str):
+        raise ValueError("an event without a name")
+    if not isinstance(message.get("id", ""), (str, int)):
+        raise ValueError("an answer to nobody")
+
+
+def _complaint(error: Exception) -> str:
+    """Why a line is none of QMP; nothing where its end is missing, because QEMU died in the middle of it.
+
+    What it holds is not repeated: it may be as large as a line can be.
+    """
+    if not getattr(error, "raw", b"\n").endswith(b"\n"):
+        return ""
+    if isinstance(error, _TooLong) or isinstance(error.__context__, asyncio.LimitOverrunError):
+        return f"it sends a message of more than {_MOST_REPLY // 2**20} MiB"
+    if isinstance(error, RecursionError):
+        return "it sends a line that is nested too deep"
+    return "it sends a line that is no message of QMP"

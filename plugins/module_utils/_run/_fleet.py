@@ -129,8 +129,15 @@ class _Fleet:
                 reason = f"it shares a backing node with disk {holder.disk.label}, whose job is still there"
                 self._outcomes[id(target)] = _not_begun(target, self._request, reason)
                 continue
-            outcome = self._outcomes[id(target)] = await self._take_turn(target)
+            outcome = self._outcomes[id(target)] = await self._take_turn_by_itself(target)
             holder = holder or (target if outcome.job is not None else None)
+
+    async def _take_turn_by_itself(self, target: Target) -> Outcome:
+        """What nobody foresaw, for one disk, must not take the streams and the results of all others with it."""
+        (end,) = await asyncio.gather(self._take_turn(target), return_exceptions=True)
+        if isinstance(end, BaseException):
+            return untouched(target, self._request, Failure.of_defect(end, target.label))
+        return end
 
     async def _take_turn(self, target: Target) -> Outcome:
         kind = turn(target, self._request)
@@ -140,12 +147,14 @@ class _Fleet:
             reason = "its turn did not come before wait_timeout was over"
             return _not_begun(target, self._request, reason)
         began = asyncio.get_running_loop().time()
-        outcome = await self._see_through(target)
-        outcome = replace(outcome, seconds=asyncio.get_running_loop().time() - began)
-        # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back the others.
-        if outcome.job is None or outcome.job.paused or outcome.error is not None:
-            await self._slots.give_back()
-        return outcome
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._see_through(target)
+            return replace(outcome, seconds=asyncio.get_running_loop().time() - began)
+        finally:
+            # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back others.
+            if outcome is None or outcome.job is None or outcome.job.paused or outcome.error is not None:
+                await self._slots.give_back()
 
     async def _see_through(self, target: Target) -> Outcome:
         """One long visit to the monitor; or short ones, with a ``poll_interval``, until the job is done with."""

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Sequence
+from dataclasses import dataclass, replace
+from typing import Mapping, Sequence
 
+from .._decide._bind import bind
 from .._decide._doubles import tell_apart
+from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
 from .._model._address import read_address
-from .._model._disk import Disk, Resolve, compare_header, is_local
+from .._model._disk import Disk
 from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
 from .._model._seams import Host, Link, OpenLink
 from .._model._vm import Identity, Sight, Vm
@@ -23,15 +25,20 @@ _VISITS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Sighting:
-    """All that the monitors showed: ``skipped`` tells of VMs that are off, doubles, and who cannot be told apart."""
+    """All that the monitors showed.
+
+    ``skipped`` tells of VMs that are off, doubles, and who cannot be told apart; ``off`` are the sockets that nobody
+    serves.
+    """
 
     vms: tuple[Vm, ...]
     skipped: tuple[str, ...]
     failures: tuple[Failure, ...]
+    off: tuple[str, ...] = ()
 
 
-async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> Sighting:
-    """Visit every monitor once, and leave it free again."""
+async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
+    """Visit every monitor once, and leave it free again; ``names`` as in ``identify``."""
     skipped: list[str] = []
     wanted: dict[str, bool] = {}
     failures: list[Failure] = []
@@ -45,63 +52,77 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host) -> S
             skipped.append(f"{place} matches no socket")
         for address in [str(place)] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
+    sighting = await visit_all(wanted, open_link, host, names)
+    return replace(sighting, skipped=(*skipped, *sighting.skipped), failures=(*failures, *sighting.failures))
+
+
+async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
+    """Visit these monitors; the value says whether it was named outright, so that a VM that is off is a failure."""
+    skipped: list[str] = []
+    failures: list[Failure] = []
+    off: list[str] = []
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
     async def visit(address: str) -> Vm:
         async with turnstile, open_link(address) as link:
-            return await identify(link, host)
+            return await identify(link, host, names)
 
     seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
     vms: list[Vm] = []
     for (address, named_outright), outcome in zip(wanted.items(), seen):
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
+            off.append(address)
         elif isinstance(outcome, QmpError):
             failures.append(await explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
-            raise outcome
+            failures.append(Failure.of_defect(outcome, address))
         else:
             vms.append(outcome)
     kept, notes = tell_apart(vms)
-    return Sighting(kept, (*skipped, *notes), tuple(failures))
+    return Sighting(kept, (*skipped, *notes), tuple(failures), tuple(off))
 
 
 async def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
     words = await host.who_serves(address) if isinstance(error, MonitorSilent) else ""
-    return Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
+    failure = Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
+    return replace(failure, monitor=address)
 
 
-async def identify(link: Link, host: Host) -> Vm:
-    """Read who the VM is, and look at it."""
+async def identify(link: Link, host: Host, names: Sequence[str] = ()) -> Vm:
+    """Read who the VM is, and look at it.
+
+    :param names: what the user calls disks and images; some may be file names, and the VM may know them otherwise.
+    """
     identity, sight = await link.identify()
-    return _locate(identity, sight, host)
+    return await _locate(identity, sight, host, names)
 
 
-async def look(link: Link, identity: Identity, host: Host) -> Vm:
+async def look(link: Link, identity: Identity, host: Host, names: Sequence[str] = ()) -> Vm:
     """Look at the disks and jobs of a VM as they are now."""
-    return _locate(identity, await link.look(), host)
+    return await _locate(identity, await link.look(), host, names)
 
 
-def _locate(identity: Identity, sight: Sight, host: Host) -> Vm:
-    """Find the files of the images, and hold each disk's chain against what its top's header says."""
-    resolve = resolver(identity, host)
-    disks = [disk.located(resolve) for disk in sight.disks]
+async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[str]) -> Vm:
+    """Bind the images to files, and hold what QEMU says of each disk against the header of its active image."""
+    survey = await host.survey(identity.pid, [*reported_names(sight.disks), *names], sight.fdsets)
+    disks = bind_disks(sight.disks, survey)
     return Vm(
         identity=identity,
         status=sight.status,
-        disks=tuple(compare_header(disk, _header_of(disk, host), resolve) for disk in disks),
+        disks=await _hold_against_headers(disks, identity, host),
         jobs=sight.jobs,
         graph=sight.graph,
+        meanings={name: survey.names[name] for name in names if name in survey.names},
     )
 
 
-def _header_of(disk: Disk, host: Host) -> str | None:
-    is_readable = bool(disk.chain) and disk.top.format == "qcow2" and disk.top.file is not None
-    return host.header_backing(disk.top.file or "") if is_readable else None
-
-
-def resolver(identity: Identity, host: Host) -> Resolve:
-    """File names as this VM's QEMU finds them: relative to its own working directory."""
-    directory = host.working_directory(identity.pid)
-    return lambda path: host.real_path(path, directory) if is_local(path) else None
+async def _hold_against_headers(disks: Sequence[Disk], identity: Identity, host: Host) -> tuple[Disk, ...]:
+    tops = [disk.top for disk in disks if disk.chain]
+    answers = iter(await host.headers(identity.pid, [(top.bound, top.format) for top in tops]))
+    readings = [(disk, next(answers)) for disk in disks if disk.chain]
+    named = [name for disk, reading in readings for name in names_in_header(disk, reading)]
+    found = bind([named], await host.survey(identity.pid, named, {})) if named else {}
+    held = iter([hold_against_header(disk, reading, found) for disk, reading in readings])
+    return tuple(next(held) if disk.chain else disk for disk in disks)

@@ -6,7 +6,8 @@
 
 What makes it safe is an order, and every part of it is needed: a stream waits at ``pending`` when all is copied and its
 backing link is still there; then QEMU flushes the top image, so that a crash finds the copied clusters; then the job is
-finalized, which removes the link; then the chain is read again, and the header is flushed.
+finalized, which removes the link; then the chain is read again, and the header is flushed. Before the job is finalized
+the map of the chain proves that everything is copied, and every flush is one whose failure would be known.
 """
 
 from __future__ import annotations
@@ -16,27 +17,53 @@ import contextlib
 from dataclasses import replace
 from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
 
-from .._decide._endings import ended_unheard, failed_ending, failed_wait, no_room, refused
+from .._decide._backing import as_qemu_opens, choose_name, names_for_base
+from .._decide._copied import layers_of, left_below
+from .._decide._endings import (
+    ended_unheard,
+    failed_ending,
+    failed_wait,
+    guest_errors,
+    never_copied,
+    no_name_for_base,
+    no_room,
+    not_copied,
+    not_now,
+    not_on_storage,
+    not_proven,
+    refused,
+)
 from .._decide._outcome import Outcome, untouched
 from .._decide._plan import After, Step, WaitEnd, after_wait, is_done, metadata_size, next_step, releasable
+from .._decide._select import refused_state
+from .._model._disk import is_local
 from .._model._errors import (
     CommandRefused,
     DiskGone,
+    HostSilent,
     JobHangs,
     MonitorUnusable,
     QmpError,
     StreamFailed,
+    WriteBackFailed,
 )
-from .._model._job import Job, Stream, is_our_id, job_id_for
-from .._model._request import Request
-from .._model._seams import Host, Link
+from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
+from .._model._map import MapTotals, NoMap
+from .._model._request import Request, Waiting
+from .._model._seams import Held, Host, Link
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
-from ._observe import explain, identify, look, resolver
+from ._observe import explain, identify, look
 from ._watch import JobWatch
 
 # Every step leads on; a peer that keeps leading us in circles is no QEMU.
 _MOST_STEPS = 40
+
+# A job that has not copied everything is given up, and streamed again: the VM's state may have been saved meanwhile.
+_MOST_RESTARTS = 3
+
+# A stream that has nothing left to copy passes over a disk in so long, unless it has millions of clusters.
+_BRIEF_SECONDS = 30.0
 
 # How long a stream is left alone before its image is written out again: hardly, while there is much to write.
 _SOON_SECONDS = 0.05
@@ -79,13 +106,14 @@ class _Visit:
         self._deadline = deadline
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
+        self._held: Held | None = None
         self._now = replace(untouched(target, request), cursor=request.waiting.cursor)
 
     async def run(self, earlier: Outcome | None) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
         if earlier is not None:
             # A stream that an earlier visit left is not started anew: if it is gone, and its work not done, it failed.
-            self._now = replace(earlier, cursor=self._request.waiting.cursor, has_streamed=True)
+            self._now = replace(earlier, cursor=self._request.waiting.cursor, has_streamed=True, watched="")
         try:
             await self._arrive(is_first=earlier is None)
         except QmpError as error:
@@ -115,7 +143,9 @@ class _Visit:
             step = next_step(now.disk, now.job, self._request, now.base_index, is_stopping=now.is_stopping)
             if step is Step.DONE:
                 return
-            self._now = now.did(step)
+            self._refuse_states()
+            if step is not Step.START or not now.restarts:
+                self._now = now.did(step)
             after = await take[step]()
             await self._look()
             if after is After.LEAVE:
@@ -127,6 +157,7 @@ class _Visit:
     async def _settle(self) -> None:
         """Make sure of a disk that is populated, and have QEMU close what its chain has lost."""
         if self._now.job is None and is_done(self._now.disk, self._now.base_index):
+            self._refuse_states()
             # Whoever streamed this disk, now or before: "populated" means that a crash cannot undo it.
             await self._flush()
         await self._release()
@@ -146,6 +177,7 @@ class _Visit:
         elif isinstance(error, StreamFailed) and not isinstance(error, JobHangs) and self._watches:
             # Where the storage hangs, a flush would wait for it as the job does, and the whole VM for the flush.
             with contextlib.suppress(QmpError):
+                self._refuse_states()
                 await self._flush()  # so that a crash does not cost what was copied
         # It may be the monitor that failed. Then no job is known of.
         self._now = replace(self._now, vm=replace(self._now.vm, jobs=()))
@@ -171,18 +203,21 @@ class _Visit:
 
     async def _arrive(self, *, is_first: bool) -> None:
         """See whether this is still the VM that was planned for, and the disk as it is now."""
-        vm = await identify(self._link, self._host)
+        vm = await identify(self._link, self._host, self._names)
         successor = self._now.vm.identity.successor(vm.identity)
         if successor is not None:
             raise MonitorUnusable(f"{successor}. Run the task again")
         self._see(vm)
         if is_first:
-            files = {image.file for image in self._now.disk.chain[1:] if image.file is not None}
-            ids = self._host.opened_files(vm.identity.pid, files)
-            self._now = replace(self._now, before=self._now.disk, left=(), left_ids=ids)
+            self._now = replace(self._now, before=self._now.disk, left=())
+        top = self._now.disk.top
+        files = [top.bound] if top.data is None else [top.bound, top.data]
+        self._held = await self._host.hold(vm.identity.pid, files, top.path)
+        if self._held is not None:
+            self._listeners.callback(self._held.close)
 
     async def _look(self) -> None:
-        self._see(await look(self._link, self._now.vm.identity, self._host))
+        self._see(await look(self._link, self._now.vm.identity, self._host, self._names))
 
     def _see(self, vm: Vm) -> None:
         disk = vm.disk(self._target.disk.key)
@@ -190,10 +225,15 @@ class _Visit:
             self._now = replace(self._now, vm=vm)
             raise DiskGone("the disk is gone: it was unplugged, or its medium was ejected")
         base = self._request.base
-        base_index = base_index_of(disk, base, resolver(vm.identity, self._host)(base) if base else None)
+        base_index = base_index_of(vm, disk, base)
         if base is not None and base_index == len(disk.chain) > 1:
             raise StreamFailed(f"base {base!r} is no longer in the backing chain: {', '.join(disk.chain_paths)}")
         self._now = self._now.seen(vm, disk, base_index)
+
+    @property
+    def _names(self) -> list[str]:
+        """What the user gave that may be a file name."""
+        return [] if self._request.base is None else [self._request.base]
 
     @property
     def _top(self) -> str:
@@ -214,18 +254,53 @@ class _Visit:
         disk = self._now.disk
         if self._now.has_streamed:
             raise ended_unheard(disk)
+        # All that QEMU has written so far is on the storage, or it would tell; from here on the held files do.
+        await self._flush()
+        if self._held is not None:
+            self._held.forget()
         self._now = replace(self._now, has_streamed=True)
         has_base = self._now.base_index < len(disk.chain)
+        taken = [job.id for job in self._now.vm.jobs]
         stream = Stream(
-            job_id=job_id_for(disk, [job.id for job in self._now.vm.jobs]),
+            job_id=job_id_for(disk, taken, await self._link.last_migration()),
             node=self._top,
             base_node=disk.chain[self._now.base_index].node_name if has_base else None,
+            backing_file=await self._name_for_base() if has_base else None,
             speed=self._request.speed,
             on_error=self._request.on_error,
         )
         self._watch(stream.job_id)
-        await self._link.start(stream)
+        if self._held is not None:
+            self._now = replace(self._now, watched=stream.job_id)
+        try:
+            await self._link.start(stream)
+        except CommandRefused:
+            await self._look()
+            if self._now.job is None:
+                raise
+            self._now = replace(self._now, watched="")
+            return After.GO_ON  # somebody else was faster: it is joined
         return await self._wait(stream.job_id)
+
+    def _refuse_states(self) -> None:
+        """Neither start nor end a job where QEMU copies nothing, or dies of it."""
+        reason = refused_state(self._now.vm, self._now.disk)
+        if reason is not None:
+            raise not_now(reason, self._now.job)
+
+    async def _name_for_base(self) -> str | None:
+        """What the header shall call the base; None leaves that to QEMU, for what is no file."""
+        now = self._now
+        base = now.disk.chain[now.base_index]
+        names = names_for_base(now.disk, now.base_index)
+        if not is_local(base.path) or (names and base.bound.inode is None):
+            return names[0] if names else None
+        opened = [as_qemu_opens(now.disk, name) for name in names]
+        survey = await self._host.survey(now.vm.identity.pid, opened, {})
+        name = choose_name(now.disk, now.base_index, names, survey.names)
+        if name is None:
+            raise no_name_for_base(now.disk, self._request.base or "")
+        return name
 
     async def _follow(self) -> After:
         return await self._wait(self._job.id)
@@ -240,14 +315,53 @@ class _Visit:
         return After.GO_ON
 
     async def _finalize(self) -> After:
-        job, top = self._job, self._now.disk.top
-        free_space = None if top.file is None else self._host.free_space(top.file)
-        if free_space is not None and free_space.free < metadata_size(self._now.disk):
-            raise no_room(self._now.disk, job)
+        job, disk, pid = self._job, self._now.disk, self._now.vm.identity.pid
+        if disk.io_status != "ok":
+            raise guest_errors(disk, job)
+        free_space = await self._host.free_space(pid, disk.top.data or disk.top.bound)
+        if free_space is not None and free_space.free < metadata_size(disk):
+            raise no_room(disk, job)
         await self._flush()
+        doubt = await self._doubt_of(job)
+        if doubt is not None:
+            self._note(doubt)
+            return await self._stream_again(job)
+        if job.id != self._now.watched and not self._now.restarts:
+            # Nobody was told whether all that it wrote reached the storage. Without a job QEMU tells; then another one
+            # finds everything copied, and ends at once.
+            return await self._stream_again(job)
         await self._unless_over(self._link.finish(job.id))
         await self._watch(job.id).end()
         await self._check_ending(job.id)
+        return After.GO_ON
+
+    async def _doubt_of(self, job: Job) -> str | None:
+        """Why a job that says that it has copied everything may not have done so; None where it is proven.
+
+        The map of the chain proves it. Where there is none, the job is taken at its word, unless the VM's state was
+        saved meanwhile, or the VM migrated: QEMU's job goes on then and copies nothing.
+        """
+        now = self._now
+        base_depth = now.base_index if now.base_index < len(now.disk.chain) else None
+        totals = await self._host.read_map(now.vm.identity.pid, layers_of(now.disk), base_depth)
+        left = None if isinstance(totals, NoMap) else left_below(totals, base_depth)
+        if left == 0:
+            self._now = replace(now, proof="map")
+            return None
+        if left is not None and isinstance(totals, MapTotals) and totals.opaque is None:
+            return not_copied(left, now.disk)
+        if was_migrated_since(job.id, await self._link.last_migration()):
+            return not_proven(job)
+        self._now = replace(now, proof="job")
+        return None
+
+    async def _stream_again(self, job: Job) -> After:
+        """Give up a job at its end; what it has copied is passed over by the next one."""
+        if self._now.restarts >= _MOST_RESTARTS:
+            raise never_copied(self._now.disk)
+        await self._unless_over(self._link.cancel(job.id))
+        await self._watch(job.id).end()
+        self._now = replace(self._now, has_streamed=False, restarts=self._now.restarts + 1)
         return After.GO_ON
 
     async def _dismiss(self) -> After:
@@ -283,11 +397,26 @@ class _Visit:
                 raise
 
     async def _flush(self) -> None:
-        """Have QEMU write out the image. Until it answers the guest stands still, so the kernel writes out first."""
-        file = self._now.disk.top.file
-        if file is not None and self._watches and not await self._host.write_out(file):
-            raise JobHangs(f"what was copied cannot be written out: the storage of {file} does not answer")
-        await self._link.flush(self._top)
+        """Have QEMU write out the image, and know that the storage took it.
+
+        Until QEMU answers the guest stands still, so the kernel writes out before. Beside a job QEMU does not tell
+        whether its flush failed; the kernel tells it to whoever has had the file open since before.
+        """
+        try:
+            await self._write_out()
+            await self._link.flush(self._top)
+            await self._write_out()
+        except WriteBackFailed as error:
+            failure = not_on_storage(error, self._now.job)
+            self._now = replace(self._now, unflushed=str(error))
+            raise failure from error
+
+    async def _write_out(self) -> None:
+        try:
+            if self._held is not None:
+                await self._held.flush()
+        except HostSilent as error:
+            raise JobHangs(f"what was copied cannot be written out: {error}") from error
 
     async def _release(self) -> None:
         """Delete the explicitly named nodes that only this chain used, so that QEMU closes their files."""
@@ -317,9 +446,11 @@ class _Visit:
         return self._watches[job_id]
 
     async def _wait(self, job_id: str) -> After:
-        watch, waiting = self._watch(job_id), self._request.waiting
+        watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
+        if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
+            waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
         async with self._written_out_meanwhile():
-            end = await watch.wait(waiting, self._deadline)
+            end = await watch.wait(waiting, deadline)
         position = f"job {job_id} has begun"
         if watch.last_seen is not None:
             self._now = replace(self._now, cursor=watch.last_seen.offset)
@@ -346,13 +477,15 @@ class _Visit:
                 await writing
 
     async def _keep_written_out(self) -> None:
-        file, pause = self._now.disk.top.file, _SOON_SECONDS
-        while file is not None:
-            await asyncio.sleep(pause)
-            began = asyncio.get_running_loop().time()
-            await self._host.write_out(file)
-            has_much = asyncio.get_running_loop().time() - began >= _SOON_SECONDS
-            pause = _SOON_SECONDS if has_much else _LATER_SECONDS
+        pause = _SOON_SECONDS
+        # An error stays known, and is told when the image is flushed.
+        with contextlib.suppress(HostSilent, WriteBackFailed):
+            while self._held is not None:
+                await asyncio.sleep(pause)
+                began = asyncio.get_running_loop().time()
+                await self._held.flush()
+                has_much = asyncio.get_running_loop().time() - began >= _SOON_SECONDS
+                pause = _SOON_SECONDS if has_much else _LATER_SECONDS
 
     async def _check_ending(self, job_id: str) -> None:
         """The job is gone. A failure is told by its event only; without one, the chain tells whether it succeeded."""
@@ -363,3 +496,5 @@ class _Visit:
         failure = failed_ending(ending, job_id, self._now.disk, self._now.cursor, is_wanted=is_wanted)
         if failure is not None:
             raise failure
+        if ending is not None and not ending.cancelled and self._now.proof is None:
+            self._now = replace(self._now, proof="job")

@@ -6,93 +6,165 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Iterable, Mapping, Sequence
 
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
-from .._decide._schedule import refuse_crowded
-from .._decide._select import refuse_unfit, select
-from .._decide._verdict import Verdict, judge
+from .._decide._schedule import leave_out_crowded
+from .._decide._second_look import confirm, is_claim
+from .._decide._select import Selected, leave_out_unfit, select, select_bound
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
-from .._model._files import FreeSpace
-from .._model._request import Request
+from .._model._files import FreeSpace, FreeSpaces
+from .._model._request import BoundVms, Request, Selection
 from .._model._seams import Host, OpenLink
 from .._model._target import Target
 from .._model._vm import Vm
 from ._fleet import reconcile_all
-from ._observe import Sighting, observe, resolver
+from ._observe import Sighting, observe, visit_all
+from ._release import judge_all
 
 
-async def inform(monitors: Sequence[str], names: Sequence[str] | None, open_link: OpenLink, host: Host) -> Informed:
-    """Show the VMs behind monitors and their disks, or those that ``names`` selects."""
-    sighting = await observe(monitors, open_link, host)
-    failures = sighting.failures
-    disks = tuple((vm, disk) for vm in sighting.vms for disk in vm.disks)
-    if names is not None and (sighting.vms or not failures):
+async def inform(monitors: Sequence[str], selection: Selection, open_link: OpenLink, host: Host) -> Informed:
+    """Show the VMs behind monitors and their disks, those that are selected."""
+    sighting = await observe(monitors, open_link, host, _names_in(selection, None))
+    failures, selected = sighting.failures, Selected(sighting.vms, (), ())
+    if sighting.vms or not failures:
         try:
-            disks = tuple((t.vm, t.disk) for t in select(sighting.vms, names, None, _resolve_for(host)))
+            selected = select(sighting.vms, selection, None)
         except WrongRequest as error:
-            failures = (*failures, Failure.of(error, str(error)))
-            disks = ()
-    free_spaces = _free_spaces([disk for _vm, disk in disks], host)
-    return Informed(sighting.vms, disks, sighting.skipped, failures, free_spaces)
+            failures = (*failures, *Failure.each_of(error))
+    disks = tuple((target.vm, target.disk) for target in selected.targets)
+    return Informed(
+        vms=selected.vms,
+        disks=disks,
+        skipped=(*sighting.skipped, *selected.warnings),
+        failures=failures,
+        free_spaces=await _free_spaces(disks, host),
+    )
 
 
-async def populate(
+def _names_in(selection: Selection, base: str | None) -> list[str]:
+    """What the user gave that may be a file name."""
+    return [*(selection.disks or ()), *selection.exclude, *([base] if base else [])]
+
+
+async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out of this process
     monitors: Sequence[str],
-    names: Sequence[str],
+    selection: Selection,
     request: Request,
     open_link: OpenLink,
     host: Host,
     *,
     is_check: bool,
+    bound: BoundVms | None = None,
 ) -> Populated:
     """Do what is asked for with the disks: nothing is started unless all of it can be right.
 
     :param is_check: only tell what would be done.
+    :param bound: the VMs and disks that an earlier look has selected, in place of ``monitors`` and ``selection``.
     """
-    sighting = await observe(monitors, open_link, host)
+    if bound is not None:
+        return await _populate_bound(bound, request, open_link, host, is_check=is_check)
+    sighting = await observe(monitors, open_link, host, _names_in(selection, request.base))
     if sighting.failures and not sighting.vms:
-        return _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
+        return await _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
     targets: Sequence[Target] = ()
     try:
-        targets = select(sighting.vms, names, request.base, _resolve_for(host))
-        refuse_unfit(targets, request.base)
+        selected = select(sighting.vms, selection, request.base)
+        targets = selected.targets
+        fit, left_out = leave_out_unfit(targets, request.base)
+        sighting = replace(sighting, skipped=(*sighting.skipped, *selected.warnings, *left_out))
+        targets = fit
+        crowded: Mapping[tuple[str, str], str] = {}
         if request.state == "populated" and request.check_space:
-            refuse_crowded(targets, _free_spaces([target.disk for target in targets], host))
+            fit, crowded = leave_out_crowded(fit, await _free_spaces([(each.vm, each.disk) for each in fit], host))
     except WrongRequest as error:
-        failures = (*sighting.failures, Failure.of(error, str(error)))
-        return _judged(sighting, [untouched(target, request) for target in targets], failures, host)
+        failures = (*sighting.failures, *Failure.each_of(error))
+        return await _judged(sighting, [untouched(target, request) for target in targets], failures, host)
+    outcomes, sighting = await _act(sighting, fit, request, open_link, host, is_check=is_check)
+    by_key = {target.key: outcome for target, outcome in zip(fit, outcomes)}
+    for target in targets:
+        if target.key in crowded:
+            by_key[target.key] = _not_begun(target, crowded[target.key], request)
+    return await _judged(sighting, [by_key[target.key] for target in targets], sighting.failures, host)
+
+
+def _not_begun(target: Target, reason: str, request: Request) -> Outcome:
+    """A disk whose stream was not begun, which is an error of this disk."""
+    return untouched(target, request, Failure(WrongRequest.__name__, f"{target.label}: not started: {reason}"))
+
+
+async def _populate_bound(
+    bound: BoundVms, request: Request, open_link: OpenLink, host: Host, *, is_check: bool
+) -> Populated:
+    """Go on with what an earlier look has found fit; what stands in the way by now is told by each disk's own visit."""
+    sighting = await visit_all(
+        {vm.monitor: True for vm in bound}, open_link, host, [request.base] if request.base else []
+    )
+    targets, failures = select_bound(sighting.vms, bound, request.base)
+    outcomes, sighting = await _act(sighting, targets, request, open_link, host, is_check=is_check)
+    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host)
+
+
+async def _act(
+    sighting: Sighting,
+    targets: Sequence[Target],
+    request: Request,
+    open_link: OpenLink,
+    host: Host,
+    *,
+    is_check: bool,
+) -> tuple[Sequence[Outcome], Sighting]:
+    """The outcomes, and the VMs as they are then."""
     if is_check:
-        outcomes = [forecast(target, request) for target in targets]
-    else:
-        outcomes = await reconcile_all(targets, request, open_link, host)
-    return _judged(sighting, outcomes, sighting.failures, host)
+        return [forecast(target, request) for target in targets], sighting
+    outcomes = await reconcile_all(targets, request, open_link, host)
+    if request.state != "populated":
+        return outcomes, sighting
+    claims = [is_claim(target, outcome) for target, outcome in zip(targets, outcomes)]
+    return await _ask_again(sighting, outcomes, claims, request.base, open_link, host)
 
 
-def _judged(sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host) -> Populated:
+async def _ask_again(
+    sighting: Sighting,
+    outcomes: Sequence[Outcome],
+    claims: Sequence[bool],
+    base: str | None,
+    open_link: OpenLink,
+    host: Host,
+) -> tuple[Sequence[Outcome], Sighting]:
+    """Look once more at the VMs of those disks that are said to be populated now, by connections of their own."""
+    monitors = {outcome.vm.identity.monitor: True for outcome, claims_it in zip(outcomes, claims) if claims_it}
+    again = await visit_all(monitors, open_link, host, [base] if base else [])
+    confirmed = [
+        confirm(outcome, again.vms, again.failures, base) if claims_it else outcome
+        for outcome, claims_it in zip(outcomes, claims)
+    ]
+    now = {vm.identity.monitor: vm for vm in again.vms}
+    return confirmed, replace(sighting, vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
+
+
+async def _judged(
+    sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host
+) -> Populated:
     """Say of each image that left a chain whether it is free."""
-    ids = {file: each for outcome in outcomes for file, each in outcome.left_ids.items()}
-    traces = host.traces({image.file: ids[image.file] for o in outcomes for image in o.left if image.file in ids})
-
-    def verdicts(outcome: Outcome) -> tuple[Verdict, ...]:
-        is_finished = outcome.is_finished
-        return tuple(judge(i, traces.get(i.file or ""), sighting.vms, is_finished=is_finished) for i in outcome.left)
-
     return Populated(
+        vms=sighting.vms,
         outcomes=tuple(outcomes),
-        verdicts=tuple(verdicts(outcome) for outcome in outcomes),
+        verdicts=tuple(tuple(each) for each in await judge_all(outcomes, sighting.vms, host, sighting.off)),
         skipped=sighting.skipped,
         failures=tuple(failures),
-        free_spaces=_free_spaces([outcome.disk for outcome in outcomes], host),
+        free_spaces=await _free_spaces([(outcome.vm, outcome.disk) for outcome in outcomes], host),
     )
 
 
-def _resolve_for(host: Host) -> Callable[[Vm, str], str | None]:
-    return lambda vm, name: resolver(vm.identity, host)(name)
-
-
-def _free_spaces(disks: Sequence[Disk], host: Host) -> Mapping[str, FreeSpace | None]:
-    files = {disk.top.file for disk in disks if disk.chain and disk.top.file is not None}
-    return {file: host.free_space(file) for file in files}
+async def _free_spaces(vms_and_disks: Iterable[tuple[Vm, Disk]], host: Host) -> FreeSpaces:
+    """The file systems that the active images write to, by VM and disk."""
+    spaces: dict[tuple[str, str], FreeSpace | None] = {}
+    for vm, disk in vms_and_disks:
+        if disk.chain:
+            written = disk.top.data or disk.top.bound
+            spaces[vm.identity.monitor, disk.key] = await host.free_space(vm.identity.pid, written)
+    return spaces

@@ -37,7 +37,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core carrie
     def v2_runner_on_ok(self, result: Any) -> None:
         self._result(result)
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:  # noqa: ARG002  # Ansible's name
         self._result(result)
 
     def v2_runner_on_skipped(self, result: Any) -> None:

@@ -1,21 +1,24 @@
 # Copyright (c) 2026, the virtops.qmp authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The role's options are written in three places: meta/argument_specs.yml, defaults/main.yml, and the modules' own."""
+"""The role's options are written in three places: meta/argument_specs.yml, defaults/main.yml, and the module's own."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.virtops.qmp.plugins.doc_fragments.monitor import ModuleDocFragment
-from ansible_collections.virtops.qmp.plugins.modules import block_stream
+from ansible_collections.virtops.qmp.plugins.module_utils._options import STREAM_OPTIONS
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "populate"
-# What the role is for is not left to its user: it populates, and waits.
-NOT_OFFERED = {"state", "wait", "increment", "cursor"}
+# What the role is for is not left to its user, it populates, and waits; and what the task tells itself is its own.
+NOT_OFFERED = {"state", "wait", "increment", "cursor", "bound"}
+HANDED_ON = sorted(set(STREAM_OPTIONS) - NOT_OFFERED)
+# A variable of a role cannot be left out: these are so by their defaults.
+LEFT_OUT: dict[str, Any] = {"vms": [], "exclude": []}
 
 
 def options() -> dict[str, dict[str, Any]]:
@@ -24,9 +27,9 @@ def options() -> dict[str, dict[str, Any]]:
     return found
 
 
-def module_options() -> dict[str, dict[str, Any]]:
-    pages = (ModuleDocFragment.DOCUMENTATION, block_stream.DOCUMENTATION)
-    return {name: each for page in pages for name, each in yaml.safe_load(page)["options"].items()}
+def tasks() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
+    return found
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -36,20 +39,39 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_option_is_read() -> None:
-    """An option that is documented is used by the tasks or by what they decide from."""
-    text = "".join((ROLE / path).read_text() for path in ("tasks/main.yml", "vars/main.yml"))
-    assert [name for name in options() if name not in text.replace(f"{name}_", "")] == []
+    """An option that is documented is used by the tasks."""
+    text = (ROLE / "tasks" / "main.yml").read_text()
+    assert [name for name in options() if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_every_option_of_the_module_is_offered() -> None:
     """Each option of block_stream is one of the role, but for those that would make it another role."""
     offered = {name.removeprefix("populate_") for name in options()}
-    assert set(module_options()) - offered == NOT_OFFERED
+    assert set(STREAM_OPTIONS) - offered == NOT_OFFERED
 
 
-@pytest.mark.parametrize("name", sorted(set(module_options()) - NOT_OFFERED))
+@pytest.mark.parametrize("name", HANDED_ON)
 def test_options_are_those_of_the_module(name: str) -> None:
     """An option that is handed on takes what the module takes, and has the same default."""
-    members = ("type", "elements", "choices", *(["default"] if name != "disks" else []))
-    ours, theirs = options()[f"populate_{name}"], module_options()[name]
+    members = ["type", "elements", "choices"]
+    if name != "disks":  # the module has none, so that nobody populates all by mistake; the role is for all
+        members.append("default")
+    ours, theirs = options()[f"populate_{name}"], STREAM_OPTIONS[name]
+    if name in LEFT_OUT:
+        theirs = {**theirs, "default": LEFT_OUT[name]}
     assert [ours.get(member) for member in members] == [theirs.get(member) for member in members]
+
+
+def test_every_option_is_handed_on_to_the_option_of_its_name() -> None:
+    """The one task that works gets each option by its own name, and none is mixed up."""
+    (work,) = (task["virtops.qmp.block_stream"] for task in tasks() if "virtops.qmp.block_stream" in task)
+    assert sorted(work) == HANDED_ON
+    for name, value in work.items():
+        assert re.fullmatch(rf"{{{{ populate_{name}( \| default\(omit\))? }}}}", value)
+        has_default = "default" in options()[f"populate_{name}"] or options()[f"populate_{name}"].get("required")
+        assert ("omit" in value) is not bool(has_default)
+
+
+def test_the_role_works_once() -> None:
+    """There is one task that asks the VMs, so that a run of the role costs little more than that of the module."""
+    assert sum(name.startswith("virtops.qmp.block_stream") for task in tasks() for name in task) == 1

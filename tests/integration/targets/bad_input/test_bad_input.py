@@ -113,7 +113,7 @@ ROWS = [
     Row("unknown disk", disk("nosuch"), ("'nosuch'", *ALL_NAMES)),
     Row("unknown disk beside a good one", {"disks": ["vda", "nosuch"]}, ("'nosuch'", *ALL_NAMES)),
     Row("unknown disk beside all", {"disks": ["*", "nosuch"]}, ("'nosuch'", *ALL_NAMES)),
-    Row("no name", disk(""), ("''", *ALL_NAMES)),
+    Row("no name", disk(""), ("disks is empty", "'*'")),
     Row("path of a backing image", disk("{folder}/a-base.qcow2"), ("a-base.qcow2", "a-top.qcow2", "vda")),
     Row("path of nothing", disk("/nosuch/top.qcow2"), ("/nosuch/top.qcow2", "a-top.qcow2")),
     Row("job id", disk("populate-vda"), ("populate-vda", "vda")),
@@ -182,7 +182,7 @@ ROWS = [
     Row("port beyond the last", {**disk("vda"), "monitors": ["127.0.0.1:70000"]}, ("127.0.0.1:70000", "65535")),
     Row("no host of this name", {**disk("vda"), "monitors": ["nosuch.invalid:4444"]}, ("nosuch.invalid:4444",)),
     Row("no monitors", {**disk("vda"), "monitors": []}, ("monitors is empty", "glob")),
-    Row("no path", {**disk("vda"), "monitors": [""]}, ("names no socket",)),
+    Row("no path", {**disk("vda"), "monitors": [""]}, ("monitors is empty", "glob")),
 ]
 
 

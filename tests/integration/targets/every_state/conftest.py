@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def disk(folder: Path, boot: Boot) -> Scene:
-    """`vda` over two layers."""
-    chain = images.chain(folder, layers=2)
-    return Scene(boot(*disks.drive(chain.top, id="drive0", qdev="vda")), chain)
-
-
-@pytest.fixture
 def unreadable(folder: Path, boot: Boot) -> Callable[..., Scene]:
     """`vda` over a base of which one sector cannot be read: `once`, or for ever."""
 

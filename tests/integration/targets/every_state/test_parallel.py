@@ -55,6 +55,20 @@ def test_never_more_than_asked(boot: Boot, folder: Path, parallel: int) -> None:
     assert most_at_once(vms) == parallel
 
 
+def test_disks_in_parallel(folder: Path, boot: Boot) -> None:
+    """Four disks over one base *file*, all at once: each has its own nodes, and each ends whole."""
+    base = images.chain(folder, layers=0)
+    tops = [images.create(folder / f"{number}.qcow2", backing=base.base) for number in range(4)]
+    words = [word for n, top in enumerate(tops) for word in disks.drive(top, id=f"drive{n}", qdev=f"vd{n}")]
+    vm = boot(*words)
+    result = product.module("block_stream", monitors=[vm.monitor], disks=["*"], parallel=4, speed="16M")
+    assert (result.failed, result["finished"]) == (False, True), result
+    vm.kill()
+    base.base.unlink()
+    for top in tops:
+        assert images.differences(base.expected, images.content(top)) == []
+
+
 def test_streams_that_run_already_count(boot: Boot, folder: Path) -> None:
     """With one place, taken by a stream that runs, no other is started, however long the task waits."""
     vms = [two_disks(boot, folder, name) for name in ("web1", "web2")]

@@ -52,7 +52,7 @@ def test_check_mode_shows_the_figures_of_what_fits(crowded: Scene, small: host.F
     assert small.free >= space["free"] - space["needed"]
 
 
-def test_who_knows_better_goes_on(crowded: Scene, small: host.FileSystem) -> None:
+def test_who_knows_better_goes_on(crowded: Scene) -> None:
     """`check_space: false` starts the stream, and QEMU says when the file system is full."""
     result = crowded.stream(check_space=False)
     assert result.failed
@@ -60,13 +60,13 @@ def test_who_knows_better_goes_on(crowded: Scene, small: host.FileSystem) -> Non
     assert job_events(crowded.vm) != []
 
 
-def test_a_base_that_stays_needs_no_room(folder: Path, small: host.FileSystem, crowded: Scene) -> None:
+def test_a_base_that_stays_needs_no_room(crowded: Scene) -> None:
     """Only what is dropped counts: with `base` as the image right below there is nothing to copy, and no refusal."""
     result = crowded.stream(base=str(crowded.chain.base))
     assert (result.failed, result["changed"], result["finished"]) == (False, False, True), result
 
 
-def test_a_stream_that_runs_is_not_refused(crowded: Scene, small: host.FileSystem) -> None:
+def test_a_stream_that_runs_is_not_refused(crowded: Scene) -> None:
     """A job that is there already is joined, whatever the figures say."""
     crowded.start(check_space=False)
     result = crowded.stream(wait=False)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from faults.guest import Guest, monitor_words
-from faults.model import Model
-from lab import Scene, disks, images, product, wait_until
+from campaign.guest import Guest, monitor_words
+from campaign.model import Model
+from lab import Scene, disks, images, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,18 +43,6 @@ class Busy(Scene):
     def guest_while_writes_fail(self) -> contextlib.AbstractContextManager[Guest | None]:
         """The same, but none on QEMU 5.2: it hangs if a job fails at a write while its human monitor writes."""
         return contextlib.nullcontext() if self.vm.version < (6, 0) else self.guest()
-
-    def begin(self, **options: object) -> product.Running:
-        """A task that waits for a stream of which QEMU has copied one step, and copies hardly more by itself."""
-        arguments = {"monitors": [self.vm.monitor], "disks": ["vda"], "speed": "1", **options}
-        task = product.Running("block_stream", arguments)
-        wait_until(lambda: any(job["offset"] for job in self.vm.jobs().values()), "the stream copies")
-        return task
-
-    def unleash(self) -> None:
-        """Let the stream run as fast as it can."""
-        (job,) = self.vm.jobs()
-        self.vm.command("block-job-set-speed", device=job, speed=0)
 
     def assert_nothing_is_lost(self) -> None:
         """QEMU killed, everything below the top taken away: every byte that the guest may count on is there."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
-from faults.control import unflushed_stream
-from faults.rounds import SAID, Round, play
+from campaign.control import unflushed_stream
+from campaign.rounds import SAID, Round, play
 
 SEED = 1
 KILLS = [*(("qemu", moment) for moment in SAID), ("module", "pending"), ("controller", "pending")]

@@ -51,7 +51,7 @@ def test_the_socket_is_removed_while_the_task_waits(disk: Busy) -> None:
     with disk.guest():
         task = disk.begin()
         Path(disk.vm.monitor).unlink()
-        disk.unleash()
+        disk.vm.hasten()
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_nothing_is_lost()
@@ -108,7 +108,7 @@ def test_the_disk_is_unplugged_and_plugged_in_again(busy: Callable[..., Busy], f
         task = disk.begin()
     disk.vm.command("device_del", id="vda")
     disk.vm.wait_event("DEVICE_DELETED", device="vda")
-    disk.unleash()
+    disk.vm.hasten()
     assert_failed(task.result(), "the disk is gone", "was cancelled")
     assert disk.vm.jobs() == {}
     disk.vm.command("device_add", driver="scsi-hd", id="vda", drive="top")
@@ -181,7 +181,7 @@ def test_a_flood_of_events(busy: Callable[..., Busy], folder: Path, act: Callabl
         assert seconds < events * 1e-3, f"{seconds} s"
         assert memory < 16 * images.MiB, f"{memory} bytes"
         disk.vm.command("job-resume", id=job)
-        disk.unleash()
+        disk.vm.hasten()
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_nothing_is_lost()
@@ -223,7 +223,7 @@ def test_somebody_else_works_on_the_disk(disk: Busy, folder: Path, command: str,
         task = disk.begin()
         with pytest.raises(MonitorError, match=r"busy|in use|root block node"):
             disk.vm.command(command, **values)
-        disk.unleash()
+        disk.vm.hasten()
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
         assert disk.vm.jobs() == {}

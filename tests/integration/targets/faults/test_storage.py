@@ -32,7 +32,7 @@ def server(folder: Path) -> Iterator[NbdServer]:
 @pytest.fixture
 def remote(folder: Path, server: NbdServer) -> images.Chain:
     """A chain whose base is behind NBD."""
-    return images.chain(folder, base_format="raw", serve=lambda image: server.start().address)
+    return images.chain(folder, base_format="raw", serve=lambda _image: server.start().address)
 
 
 def test_the_server_of_the_base_dies_and_comes_back(
@@ -43,7 +43,7 @@ def test_the_server_of_the_base_dies_and_comes_back(
     with disk.guest():
         task = disk.begin()
         server.kill()
-        disk.unleash()
+        disk.vm.hasten()
         assert_failed(task.result(), "Input/output error", "still needs its backing images")
         assert_idle(disk)
     disk.vm.kill()
@@ -71,7 +71,7 @@ def test_a_node_that_reconnects_needs_no_restart(
     with disk.guest():
         task = disk.begin()
         server.kill()
-        disk.unleash()
+        disk.vm.hasten()
         server.start()
         result = task.result()
         assert (result.failed, result["finished"]) == (False, True), result
@@ -86,7 +86,7 @@ def test_the_server_of_the_base_stops_answering_for_a_while(
     with disk.guest():
         task = disk.begin(wait_timeout=1)
         os.kill(server.pid, signal.SIGSTOP)
-        disk.unleash()
+        disk.vm.hasten()
         assert_failed(task.result(), "not populated when wait_timeout was over", "goes on in QEMU")
         assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("running", False)
         told = disk.stream(wait=False)
@@ -112,7 +112,7 @@ def test_the_server_of_the_base_stops_answering_for_ever(
     os.kill(server.pid, signal.SIGSTOP)
     with Proxy(disk.vm.monitor, folder / "proxy.qmp", listen) as proxy:
         with disk.guest() as guest:
-            disk.unleash()
+            disk.vm.hasten()
             task = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"], "state": "aborted"})
             assert told.wait(20), "the job was not cancelled"
             writes = guest.writes
@@ -136,7 +136,7 @@ def test_a_job_that_hangs_is_told_after_a_minute(
     disk = busy(remote)
     disk.start()
     os.kill(server.pid, signal.SIGSTOP)
-    disk.unleash()
+    disk.vm.hasten()
     told = disk.stream(state="aborted", timeout=100)
     assert_failed(told, "does not end within 60 s", "Does the storage of its images answer?")
     assert (disk.info()["job"]["status"], disk.info()["populated"]) == ("running", False)
@@ -174,15 +174,15 @@ def test_the_file_system_of_the_top_fills_up(
     disk.assert_nothing_is_lost()
 
 
-@pytest.fixture
-def needs_loop_devices() -> None:
+def need_loop_devices() -> None:
     if not host.has_loop_devices():
         pytest.skip("this host gives us no loop devices")
 
 
 @pytest.fixture
-def fragile(folder: Path, needs_loop_devices: None) -> Iterator[host.Ext4]:
+def fragile(folder: Path) -> Iterator[host.Ext4]:
     """A file system that can be made to meet an error."""
+    need_loop_devices()
     with host.ext4(folder / "ext4", 64 * images.MiB) as mounted:
         if not mounted.can_fail:
             pytest.skip("this kernel's ext4 cannot be told to meet an error")
@@ -203,7 +203,7 @@ def test_the_file_system_of_the_top_turns_read_only(
     with disk.guest():
         task = disk.begin()
     fragile.fail()  # no write succeeds any more, so there is no guest
-    disk.unleash()
+    disk.vm.hasten()
     assert_failed(task.result(), "Read-only file system", "still needs its backing images")
     assert_idle(disk)
     assert_failed(disk.stream(), "Read-only file system")
@@ -223,8 +223,9 @@ def test_the_file_system_of_the_top_turns_read_only(
 
 
 @pytest.fixture
-def on_a_device(folder: Path, needs_loop_devices: None) -> Iterator[images.Chain]:
+def on_a_device(folder: Path) -> Iterator[images.Chain]:
     """A chain whose top is on a block device, with room to grow, as on a logical volume."""
+    need_loop_devices()
     chain = images.chain(folder)
     os.truncate(chain.top, 64 * images.MiB)
     with host.loop_device(chain.top) as device:
@@ -241,7 +242,7 @@ def test_the_device_of_the_top_turns_read_only(
     with disk.guest():
         task = disk.begin()
     host.set_read_only(device, read_only=True)  # no write succeeds, so there is no guest
-    disk.unleash()
+    disk.vm.hasten()
     assert_failed(task.result(), "Operation not permitted", "still needs its backing images")
     assert_idle(disk)
     host.set_read_only(device, read_only=False)

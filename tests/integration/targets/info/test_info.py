@@ -237,7 +237,7 @@ def test_check_mode_answers_alike(vm: Vm) -> None:
     assert checked == real
 
 
-def test_it_leaves_no_trace(vm: Vm, chain: images.Chain) -> None:
+def test_it_leaves_no_trace(vm: Vm) -> None:
     """Asking starts no job, opens no file and sends no command that could hold QEMU up."""
     files = vm.open_files()
     info(vm)

@@ -9,14 +9,14 @@ import os
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import Monitor, Vm, disks, images, peers, product
+from lab import Monitor, Vm, disks, images, peers, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Boot = Callable[..., Vm]
 
@@ -26,7 +26,7 @@ MODULES = [
 ]
 
 
-def fails_in_time(module: str, seconds: float, **arguments: object) -> str:
+def fails_in_time(module: str, seconds: float, **arguments: Any) -> str:
     """Run a module that has to fail, with `connect_timeout` of `seconds`, and return its message."""
     began = time.monotonic()
     result = product.module(module, connect_timeout=seconds, timeout=20, **arguments)
@@ -53,9 +53,7 @@ def vm(folder: Path, boot: Boot) -> Vm:
     ],
 )
 @pytest.mark.parametrize(("module", "arguments"), MODULES)
-def test_what_is_no_monitor(
-    module: str, arguments: dict[str, object], kind: str, words: list[str], folder: Path
-) -> None:
+def test_what_is_no_monitor(module: str, arguments: dict[str, Any], kind: str, words: list[str], folder: Path) -> None:
     """A path or port that leads to no monitor is named with the reason, at once."""
     (folder / "directory").mkdir()
     (folder / "file").write_text("")
@@ -68,6 +66,11 @@ def test_what_is_no_monitor(
         assert word in message
 
 
+def greets_and_sticks(client: socket.socket) -> None:
+    client.sendall(peers.GREETING + b"\r\n")
+    peers.silence(client)
+
+
 @pytest.mark.parametrize(
     ("talk", "seconds"),
     [
@@ -76,15 +79,15 @@ def test_what_is_no_monitor(
         pytest.param(peers.says(b"HTTP/1.1 400 Bad Request"), 5, id="no JSON"),
         pytest.param(peers.says(b'{"hello": "world"}'), 5, id="no greeting"),
         pytest.param(peers.says(b"[1, 2]"), 5, id="no object"),
-        pytest.param(lambda client: None, 5, id="hangs up at once"),
+        pytest.param(peers.says(), 5, id="hangs up at once"),
         pytest.param(peers.says(peers.GREETING), 5, id="dies after the greeting"),
         pytest.param(peers.says(peers.GREETING, b'{"return": {}, "id": 0}'), 5, id="dies in the negotiation"),
-        pytest.param(lambda client: (client.sendall(peers.GREETING + b"\r\n"), peers.silence(client)), 1, id="stuck"),
+        pytest.param(greets_and_sticks, 1, id="stuck"),
     ],
 )
 @pytest.mark.parametrize(("module", "arguments"), MODULES)
 def test_what_speaks_no_qmp(
-    module: str, arguments: dict[str, object], talk: Callable[[socket.socket], None], seconds: float, folder: Path
+    module: str, arguments: dict[str, Any], talk: Callable[[socket.socket], None], seconds: float, folder: Path
 ) -> None:
     """Something else behind the socket, or something that dies, is named within the time-out."""
     with peers.Peer(folder / "peer.qmp", talk) as peer:
@@ -93,7 +96,7 @@ def test_what_speaks_no_qmp(
 
 
 @pytest.mark.parametrize(("module", "arguments"), MODULES)
-def test_a_busy_monitor_names_who_holds_it(module: str, arguments: dict[str, object], vm: Vm, folder: Path) -> None:
+def test_a_busy_monitor_names_who_holds_it(module: str, arguments: dict[str, Any], vm: Vm, folder: Path) -> None:
     """The error of a busy monitor tells the pid of QEMU and of its client; once free, the monitor serves at once."""
     holder = Monitor(folder / "web01.qmp")
     message = fails_in_time(module, 1, monitors=[vm.monitor], **arguments)
@@ -111,7 +114,8 @@ def test_a_full_queue_is_a_busy_monitor(vm: Vm, folder: Path) -> None:
         client.setblocking(False)
         client.connect_ex(vm.monitor)
     message = fails_in_time("block_stream_info", 1, monitors=[vm.monitor])
-    for client in (holder, *waiting):
+    holder.close()
+    for client in waiting:
         client.close()
     assert "one client" in message
     assert "Invalid argument" not in message
@@ -129,14 +133,13 @@ def test_a_monitor_that_becomes_free_in_time_serves(vm: Vm, folder: Path) -> Non
 
 def wait_for_second_client(vm: Vm) -> None:
     """Until a client waits in the queue of the product's monitor: its connections are lines of /proc/net/unix."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with open("/proc/net/unix", encoding="utf-8") as table:
-            # The socket that listens, the served connection, and one that waits to be accepted.
-            if sum(line.rstrip().endswith(vm.monitor) for line in table) >= 3:
-                return
-        time.sleep(0.01)
-    raise AssertionError("no second client came")
+
+    def is_there() -> bool:
+        # The socket that listens, the served connection, and one that waits to be accepted.
+        lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()
+        return sum(line.endswith(vm.monitor) for line in lines) >= 3
+
+    wait_until(is_there, "a second client waits")
 
 
 @pytest.fixture
@@ -148,7 +151,7 @@ def stopped(vm: Vm) -> Iterator[Vm]:
 
 
 @pytest.mark.parametrize(("module", "arguments"), MODULES)
-def test_a_stopped_qemu(module: str, arguments: dict[str, object], stopped: Vm) -> None:
+def test_a_stopped_qemu(module: str, arguments: dict[str, Any], stopped: Vm) -> None:
     """A QEMU that does not run says nothing; the error comes within the time-out and names its pid."""
     message = fails_in_time(module, 1, monitors=[stopped.monitor], **arguments)
     assert stopped.monitor in message
@@ -173,7 +176,8 @@ def test_a_glob_that_finds_nothing(folder: Path) -> None:
     assert str(folder / "*.qmp") in result.get("msg", "") + str(result.get("warnings", ""))
 
 
-def test_a_glob_skips_what_is_off(vm: Vm, folder: Path) -> None:
+@pytest.mark.usefixtures("vm")
+def test_a_glob_skips_what_is_off(folder: Path) -> None:
     """A socket that a glob found and nobody serves is told and skipped; the VM beside it is done."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(folder / "off.qmp"))

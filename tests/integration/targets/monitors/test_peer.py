@@ -201,7 +201,7 @@ def test_a_monitor_that_is_not_the_owners(vm: Vm, over_tcp: bool) -> None:
 
 
 @needs_root
-def test_a_qemu_that_gave_up_roots_rights(folder: Path, boot: Boot) -> None:
+def test_a_qemu_that_gave_up_roots_rights(boot: Boot) -> None:
     """A QEMU that root started and that runs as another user is that user's, and not root's."""
     nobody = pwd.getpwnam("nobody")
     has_runas = "-runas" in run([tool("QEMU_SYSTEM", "qemu-system-x86_64"), "-help"])

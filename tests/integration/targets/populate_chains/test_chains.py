@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import NbdServer, Vm, disks, images, product
+from lab import NbdServer, Scene, Vm, disks, images, product
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +43,9 @@ SHAPES = [
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A VM with the disk `vda` of one shape, and an empty CD-ROM and a read-only disk beside it."""
+class Shaped(Scene):
+    """The disk `vda` of one shape, and an empty CD-ROM and a read-only disk beside it."""
 
-    vm: Vm
-    chain: images.Chain
     read_only: images.Chain
     server: NbdServer | None
 
@@ -59,11 +57,11 @@ class Scene:
     def assert_untouched(self) -> None:
         """No job, and the chain as it was made."""
         assert self.vm.jobs() == {}
-        assert self.vm.inserted("vda")["backing_file_depth"] == len(self.chain.images) - 1
+        assert self.depth == len(self.chain.images) - 1
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: shape.id)
-def scene(request: pytest.FixtureRequest, folder: Path, boot: Boot) -> Iterator[Scene]:
+def scene(request: pytest.FixtureRequest, folder: Path, boot: Boot) -> Iterator[Shaped]:
     shape: Shape = request.param
     servers: list[NbdServer] = []
     with ExitStack() as stack:
@@ -91,15 +89,15 @@ def scene(request: pytest.FixtureRequest, folder: Path, boot: Boot) -> Iterator[
         words += disks.drive(read_only.top, id="golden", qdev="vdb", read_only="on")
         words += disks.empty_cdrom()
         vm = boot(*words, cwd=folder if shape.relative else None)
-        yield Scene(vm, chain, read_only, servers[0] if servers else None)
+        yield Shaped(vm, chain, read_only, servers[0] if servers else None)
 
 
-def test_survives_a_kill_right_after_the_task(scene: Scene) -> None:
+def test_survives_a_kill_right_after_the_task(scene: Shaped) -> None:
     """When the task has returned, a SIGKILL loses nothing and the top needs no other image."""
     before = scene.vm.content("vda")
     assert images.differences(scene.chain.expected, before) == []
 
-    result = product.module("block_stream", monitors=[scene.vm.monitor], disks=["vda"])
+    result = scene.stream()
     scene.vm.kill()
     assert not result.failed, result
     scene.take_away_what_is_below()
@@ -107,10 +105,10 @@ def test_survives_a_kill_right_after_the_task(scene: Scene) -> None:
     assert images.differences(before, images.content(scene.chain.top)) == []
 
 
-def test_check_run_and_second_run(scene: Scene) -> None:
+def test_check_run_and_second_run(scene: Shaped) -> None:
     """Check mode tells the change and makes none; the run makes it; a second run, checked or real, changes nothing."""
     vm = scene.vm
-    arguments = {"monitors": [vm.monitor], "disks": ["*"]}
+    arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["*"]}
     before = vm.content("vda")
 
     plan = product.module("block_stream", check=True, diff=True, **arguments)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, images, product
@@ -41,7 +41,7 @@ def test_a_whole_host_by_a_glob(boot: Boot, folder: Path, parallel: int) -> None
     vms = [two_disks(boot, folder, f"web{number}", number) for number in range(3)]
     off, untouched = two_disks(boot, folder, "off", 9)
     off.kill()
-    arguments = {"monitors": [str(folder / "*.qmp")], "disks": ["*"], "parallel": parallel}
+    arguments: dict[str, Any] = {"monitors": [str(folder / "*.qmp")], "disks": ["*"], "parallel": parallel}
     result = product.module("block_stream", **arguments)
     assert (result.failed, result["changed"], result["finished"], len(result["disks"])) == (False, True, True, 6), (
         result
@@ -98,7 +98,7 @@ def test_a_vm_that_dies_while_we_wait(boot: Boot, folder: Path) -> None:
     dying, _chains = two_disks(boot, folder, "dying", 1)
     good, chains = two_disks(boot, folder, "good", 2)
     good_before = [good.content(disk) for disk in ("vda", "vdb")]
-    options = {"monitors": [dying.monitor], "disks": ["vda"], "speed": "1", "wait": False}
+    options: dict[str, Any] = {"monitors": [dying.monitor], "disks": ["vda"], "speed": "1", "wait": False}
     assert not product.module("block_stream", **options).failed
     waiter = product.Running("block_stream", {"monitors": [dying.monitor, good.monitor], "disks": ["*"], "parallel": 3})
     good.wait_event("BLOCK_JOB_COMPLETED")

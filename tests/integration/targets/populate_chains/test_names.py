@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, images, product
@@ -69,7 +69,6 @@ def test_two_names_of_one_disk_are_one_disk(vm: Vm) -> None:
         pytest.param("cd0", ["cd0", "medium"], id="empty drive"),
         pytest.param("disk-ro", ["disk-ro", "read-only"], id="read-only disk"),
         pytest.param("drive-ro", ["disk-ro", "read-only"], id="read-only disk by device name"),
-        pytest.param("", ["name"], id="empty name"),
     ],
 )
 def test_a_name_is_refused(vm: Vm, name: str, words: list[str]) -> None:
@@ -110,15 +109,18 @@ def test_an_ambiguous_name_is_refused(folder: Path, boot: Callable[..., Vm]) -> 
         pytest.param({"state": "done"}, ["state", "done"], id="unknown state"),
         pytest.param({"wait_timeout": -5}, ["wait_timeout", "-5"], id="negative time-out"),
         pytest.param({"disks": []}, ["disks"], id="no disk"),
+        pytest.param({"disks": ["", ""]}, ["disks is empty"], id="no disk, in empty strings"),
         pytest.param({"monitors": []}, ["monitors"], id="no monitor"),
         pytest.param({"parallel": 0}, ["parallel"], id="nothing in parallel"),
         pytest.param({"connect_timeout": 0}, ["connect_timeout"], id="no time to connect"),
     ],
 )
-def test_a_bad_option_starts_nothing(vm: Vm, folder: Path, options: dict[str, object], words: list[str]) -> None:
+def test_a_bad_option_starts_nothing(vm: Vm, folder: Path, options: dict[str, Any], words: list[str]) -> None:
     """A bad option is named with its value before anything is started."""
-    values = {key: value.format(folder=folder) if isinstance(value, str) else value for key, value in options.items()}
-    result = product.module("block_stream", **{"monitors": [vm.monitor], "disks": ["disk-a"], **values})
+    arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["disk-a"], **options}
+    if "base" in options:
+        arguments["base"] = options["base"].format(folder=folder)
+    result = product.module("block_stream", **arguments)
     assert result.failed
     for word in words:
         assert word in result["msg"]

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .conftest import Disk
-
     Boot = Callable[..., Vm]
 
 MOMENTS = [
@@ -34,7 +32,7 @@ MOMENTS = [
 ]
 
 
-def test_flushed_before_finalized(disk: Disk, folder: Path) -> None:
+def test_flushed_before_finalized(disk: Scene, folder: Path) -> None:
     """Pending, then a flush, then finalize; auto-dismiss is left alone; the query that kills QEMU 7.2 is never sent."""
     with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
         result = disk.stream(monitors=[proxy.path])
@@ -55,7 +53,7 @@ def test_flushed_before_finalized(disk: Disk, folder: Path) -> None:
     assert "filter-node-name" not in start["arguments"]
 
 
-def test_written_out_beside_qemu(disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_out_beside_qemu(disk: Scene, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host writes the image out while the stream runs, and once more before QEMU flushes, and the guest waits."""
     log, sync = folder / "log", folder / "bin" / "sync"
     sync.parent.mkdir()
@@ -77,7 +75,7 @@ def test_written_out_beside_qemu(disk: Disk, folder: Path, monkeypatch: pytest.M
     assert written_out not in told[flush:]
 
 
-def test_a_second_run_only_looks(disk: Disk, folder: Path) -> None:
+def test_a_second_run_only_looks(disk: Scene, folder: Path) -> None:
     """A run that finds everything done sends nothing that changes anything but a flush."""
     assert not disk.stream().failed
     with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
@@ -107,7 +105,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_qemu_killed_at_each_step(disk: Disk, folder: Path, boot: Boot, moment: str) -> None:
+def test_qemu_killed_at_each_step(disk: Scene, folder: Path, boot: Boot, moment: str) -> None:
     """QEMU killed at any step: the task fails soon, every byte is there, and after a restart the same task ends it."""
     trap = Trap(moment)
     with Proxy(disk.vm.monitor, folder / "proxy.qmp", trap) as proxy:
@@ -124,7 +122,7 @@ def test_qemu_killed_at_each_step(disk: Disk, folder: Path, boot: Boot, moment: 
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_the_module_killed_at_each_step(disk: Disk, folder: Path, moment: str) -> None:
+def test_the_module_killed_at_each_step(disk: Scene, folder: Path, moment: str) -> None:
     """The module killed at any step: QEMU goes on or waits, and the same task, run again, ends it."""
     trap = Trap(moment)
     with Proxy(disk.vm.monitor, folder / "proxy.qmp", trap) as proxy:

@@ -5,17 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from lab import images, product
-
-if TYPE_CHECKING:
-    from .conftest import Disk
+from lab import Scene, images
 
 
 @pytest.mark.parametrize("by", ["path", "node"])
-def test_base_stays_as_the_backing_image(disk: Disk, by: str) -> None:
+def test_base_stays_as_the_backing_image(disk: Scene, by: str) -> None:
     """With `base` only the images above it leave the chain; it holds after a kill, and a second run is done."""
     base = str(disk.chain.base) if by == "path" else base_node(disk)
     result = disk.stream(base=base)
@@ -29,13 +24,13 @@ def test_base_stays_as_the_backing_image(disk: Disk, by: str) -> None:
     assert images.differences(disk.chain.expected, images.content(disk.chain.top)) == []
 
 
-def base_node(disk: Disk) -> str:
+def base_node(disk: Scene) -> str:
     """The name of the format node that shows the base; this query is safe while no job is concluded."""
     nodes = disk.vm.command("query-named-block-nodes", flat=True)
-    return next(node["node-name"] for node in nodes if node["file"] == str(disk.chain.base) and node["drv"] == "qcow2")
+    return str(next(n["node-name"] for n in nodes if (n["file"], n["drv"]) == (str(disk.chain.base), "qcow2")))
 
 
-def test_base_then_everything(disk: Disk) -> None:
+def test_base_then_everything(disk: Scene) -> None:
     """A disk populated down to a base is populated fully by the next task, which asks for it."""
     assert not disk.stream(base=str(disk.chain.base)).failed
     result = disk.stream()
@@ -43,14 +38,14 @@ def test_base_then_everything(disk: Disk) -> None:
     disk.assert_safe_after_kill()
 
 
-def test_without_wait_the_job_goes_on_and_a_rerun_ends_it(disk: Disk) -> None:
+def test_without_wait_the_job_goes_on_and_a_rerun_ends_it(disk: Scene) -> None:
     """`wait: false` returns while QEMU copies; all copied, the job waits; the rerun finalizes it, safe after a kill."""
     # The limit holds QEMU after its first step: without it a fast one may have copied all before the first look.
     result = disk.stream(wait=False, speed="1")
     assert (result.failed, result["changed"], result["finished"]) == (False, True, False), result
     assert result["disks"][0]["action"] == "started"
     (job,) = disk.vm.jobs()
-    disk.vm.command("block-job-set-speed", device=job, speed=0)
+    disk.vm.hasten()
     disk.vm.wait_event("BLOCK_JOB_PENDING", id=job)
     assert disk.depth == 2
     again = disk.stream()
@@ -59,7 +54,7 @@ def test_without_wait_the_job_goes_on_and_a_rerun_ends_it(disk: Disk) -> None:
     disk.assert_safe_after_kill()
 
 
-def test_without_wait_twice(disk: Disk) -> None:
+def test_without_wait_twice(disk: Scene) -> None:
     """A second `wait: false` finds the job running, starts no other and changes nothing."""
     assert disk.stream(wait=False, speed="1")["changed"] is True
     before = list(disk.vm.jobs())
@@ -68,7 +63,7 @@ def test_without_wait_twice(disk: Disk) -> None:
     assert list(disk.vm.jobs()) == before
 
 
-def test_a_time_out_fails_and_leaves_the_job(disk: Disk) -> None:
+def test_a_time_out_fails_and_leaves_the_job(disk: Scene) -> None:
     """`wait_timeout` over: the task fails and names the disk, the job goes on, a rerun without the limit joins it."""
     result = disk.stream(speed="1", wait_timeout=1)
     assert result.failed
@@ -81,15 +76,13 @@ def test_a_time_out_fails_and_leaves_the_job(disk: Disk) -> None:
     disk.assert_safe_after_kill()
 
 
-def test_speed_is_set_kept_and_changed(disk: Disk) -> None:
+def test_speed_is_set_kept_and_changed(disk: Scene) -> None:
     """`speed` is QEMU's, live: the same value changes nothing, another one retunes the running job."""
     disk.stream(wait=False, speed="64K")
     assert [job["speed"] for job in disk.vm.jobs().values()] == [64 * 1024]
     same = disk.stream(wait=False, speed="64K")
     assert (same["changed"], same["disks"][0]["job"]["speed"]) == (False, 64 * 1024)
-    check = product.module(
-        "block_stream", check=True, monitors=[disk.vm.monitor], disks=["vda"], wait=False, speed="128K"
-    )
+    check = disk.stream(check=True, wait=False, speed="128K")
     assert check["changed"] is True
     assert [job["speed"] for job in disk.vm.jobs().values()] == [64 * 1024]
     other = disk.stream(wait=False, speed="128K")
@@ -100,11 +93,9 @@ def test_speed_is_set_kept_and_changed(disk: Disk) -> None:
     assert [job["speed"] for job in disk.vm.jobs().values()] == [128 * 1024]
 
 
-def test_a_killed_waiter_loses_nothing(disk: Disk) -> None:
+def test_a_killed_waiter_loses_nothing(disk: Scene) -> None:
     """The module killed in the middle of a stream leaves the job in QEMU, and the next run ends it."""
-    options = {"monitors": [disk.vm.monitor], "disks": ["vda"], "speed": "1"}
-    waiter = product.Running("block_stream", options)
-    disk.vm.wait_event("JOB_STATUS_CHANGE", status="running")
+    waiter = disk.begin()
     waiter.kill()
     assert [job["status"] for job in disk.vm.jobs().values()] == ["running"]
     result = disk.stream(speed="0")
@@ -112,10 +103,10 @@ def test_a_killed_waiter_loses_nothing(disk: Disk) -> None:
     disk.assert_safe_after_kill()
 
 
-def test_aborted_ends_a_running_job(disk: Disk) -> None:
+def test_aborted_ends_a_running_job(disk: Scene) -> None:
     """`state: aborted` ends the job and keeps the chain; check mode leaves the job; without a job nothing changes."""
     disk.stream(wait=False, speed="1")
-    check = product.module("block_stream", check=True, monitors=[disk.vm.monitor], disks=["vda"], state="aborted")
+    check = disk.stream(check=True, state="aborted")
     assert (check.failed, check["changed"], len(disk.vm.jobs())) == (False, True, 1), check
     result = disk.stream(state="aborted")
     assert (result.failed, result["changed"], result["disks"][0]["action"]) == (False, True, "stopped"), result
@@ -125,40 +116,18 @@ def test_aborted_ends_a_running_job(disk: Disk) -> None:
     assert images.differences(disk.chain.expected, disk.vm.content("vda")) == []
 
 
-def test_aborted_ends_a_pending_job_of_which_nothing_is_final(disk: Disk) -> None:
+def test_aborted_ends_a_pending_job_of_which_nothing_is_final(disk: Scene) -> None:
     """A job that has copied everything and waits can still be aborted, and its disk be populated after all."""
-    disk.stream(wait=False, speed="1")
-    (job,) = disk.vm.jobs()
-    disk.vm.command("block-job-set-speed", device=job, speed=0)
-    disk.vm.wait_event("BLOCK_JOB_PENDING", id=job)
+    disk.start_pending()
     result = disk.stream(state="aborted")
     assert (result["changed"], disk.vm.jobs(), disk.depth) == (True, {}, 2)
     assert not disk.stream().failed
     disk.assert_safe_after_kill()
 
 
-def test_a_disk_without_backing_image_is_done(disk: Disk) -> None:
+def test_a_disk_without_backing_image_is_done(disk: Scene) -> None:
     """A disk that stands on its own is reported populated and untouched, also when it is named outright."""
     assert not disk.stream().failed
     result = disk.stream()
     assert (result["changed"], result["finished"], result["disks"][0]["action"]) == (False, True, "none")
     assert (result["disks"][0]["populated"], result["disks"][0]["cursor"]) == (True, 16 * images.MiB)
-
-
-def test_guest_writes_while_the_task_runs(disk: Disk) -> None:
-    """What the guest writes during the stream, before and behind the cursor, is there after the task and a kill."""
-    options = {"monitors": [disk.vm.monitor], "disks": ["vda"], "speed": "1"}
-    waiter = product.Running("block_stream", options)
-    disk.vm.wait_event("JOB_STATUS_CHANGE", status="running")
-    model = bytearray(disk.chain.expected)
-    # In the first chunk, which is copied; inside data of the base that is not; in a hole; at the very end.
-    for number, offset in enumerate((4096, 5 * images.MiB + 512, 11 * images.MiB, 16 * images.MiB - 4096)):
-        disk.vm.guest_write("vda", offset, 4096, 0xA0 + number)
-        model[offset : offset + 4096] = bytes([0xA0 + number]) * 4096
-    (job,) = disk.vm.jobs()
-    disk.vm.command("block-job-set-speed", device=job, speed=0)
-    result = waiter.result()
-    disk.vm.kill()
-    assert (result.failed, result["finished"]) == (False, True), result
-    disk.chain.take_away()
-    assert images.differences(bytes(model), images.content(disk.chain.top)) == []

@@ -159,7 +159,7 @@ def test_cancel_of_a_paused_job(boot: Boot, folder: Path) -> None:
 def test_a_flush_waits_for_reads_that_hang(boot: Boot, folder: Path) -> None:
     """While the storage below leaves a stream without an answer, a flush does not end, and QEMU answers nobody."""
     server = NbdServer(folder / "base.raw", folder / "base.nbd")
-    chain = images.chain(folder, base_format="raw", serve=lambda image: server.start().address)
+    chain = images.chain(folder, base_format="raw", serve=lambda _image: server.start().address)
     with contextlib.ExitStack() as stack:
         stack.callback(server.kill)
         vm = boot(*disks.drive(chain.top, id="drive0", qdev="vda"))

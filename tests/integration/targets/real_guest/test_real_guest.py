@@ -49,7 +49,7 @@ def accel() -> str:
 
 
 @pytest.fixture
-def golden(folder: Path, accel: str) -> Golden:
+def golden(folder: Path, accel: str) -> Golden:  # noqa: ARG001  # skipped before 16 MiB are made for nothing
     """16 MiB of files that stay, and small ones to be overwritten, on a disk with room for much more."""
     if shutil.which("mke2fs", path=SBIN) is None:
         pytest.skip("there is no mke2fs to make the file system with (apt-get install e2fsprogs)")

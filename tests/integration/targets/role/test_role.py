@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lab import Vm, disks, images, product
 from lab.monitor import Monitor
+from lab.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,7 @@ def populate(folder: Path, *options: str, **variables: Any) -> dict[str, Any]:
 
 def result_of(run: product.AnsibleRun) -> dict[str, Any]:
     left: dict[str, Any] = run.result("virtops.qmp.populate : Leave the result")["ansible_facts"]["populate_result"]
+    assert set(left) == {"changed", "finished", "failures", "disks", "released", "free", "revoked"}
     assert (run.code == 0) == (left["failures"] == []), run.stdout + run.stderr
     return left
 
@@ -69,7 +70,7 @@ def table_of(run: product.AnsibleRun) -> list[list[str]]:
 def in_bytes(cell: str) -> float:
     """The figure in a cell such as "1.5 MiB/s"."""
     number, unit = cell.removesuffix("/s").split()
-    return float(number) * {"Bytes": 1, "KiB": images.KiB, "MiB": images.MiB}[unit]
+    return float(number) * {"B": 1, "KiB": images.KiB, "MiB": images.MiB}[unit]
 
 
 def test_every_disk_and_again(folder: Path, vms: list[Vm]) -> None:
@@ -90,12 +91,22 @@ def test_every_disk_and_again(folder: Path, vms: list[Vm]) -> None:
         pytest.param("/machine/peripheral/vdb/virtio-backend", [DONE, NEW, DONE, NEW], id="qdev"),
         pytest.param("drive-vda", [NEW, DONE, NEW, DONE], id="device"),
         pytest.param("FOLDER/web01-vda.qcow2", [NEW, DONE, DONE, DONE], id="path"),
+        pytest.param("FOLDER/web0?-vda.qcow2", [NEW, DONE, NEW, DONE], id="a pattern of paths"),
+        pytest.param("web02", [DONE, DONE, NEW, NEW], id="VM"),
     ],
 )
 def test_excluded_disks_stay_as_they_are(folder: Path, vms: list[Vm], exclude: str, expected: list[int]) -> None:
     """An excluded disk is left alone, by whichever name; a path means the disk of one VM only."""
     left = populate(folder, populate_exclude=[exclude.replace("FOLDER", str(folder))])
     assert (depths(vms), left["finished"]) == (expected, True)
+
+
+def test_only_some_vms(folder: Path, vms: list[Vm]) -> None:
+    """`populate_vms` leaves the other VMs alone; what fits no VM, or no disk, is a warning and no failure."""
+    run = play(folder, populate_vms=["*1", "db01"], populate_exclude=["", "scratch0"])
+    assert (depths(vms), result_of(run)["finished"]) == ([DONE, DONE, NEW, NEW], True)
+    warnings = "\n".join(run.result("virtops.qmp.populate : Populate the disks")["warnings"])
+    assert ("'db01' fits no VM" in warnings, "'scratch0' fits no disk and no VM" in warnings) == (True, True)
 
 
 @pytest.mark.parametrize("style", ["relative", "linked"])
@@ -122,8 +133,9 @@ def test_excluded_disks_of_namesakes(folder: Path, boot: Callable[..., Vm], styl
     [
         pytest.param({"populate_disks": ["vda", "vdc"]}, "vdc", id="disk"),
         pytest.param({"populate_disks": ["vda", "cd0"]}, "cd0", id="empty drive"),
-        pytest.param({"populate_exclude": ["vdb", "vdc"]}, "vdc", id="exclude"),
-        pytest.param({"populate_exclude": [""]}, "populate_exclude", id="empty exclude"),
+        pytest.param({"populate_disks": [""]}, "disks is empty", id="no disk"),
+        pytest.param({"populate_monitors": []}, "monitors is empty", id="no monitor"),
+        pytest.param({"populate_speed": "fast"}, "speed is 'fast'", id="an option"),
         pytest.param({"populate_base": "/no/such.qcow2"}, "/no/such.qcow2", id="base"),
     ],
 )
@@ -174,20 +186,40 @@ def test_base_stays(folder: Path, vms: list[Vm]) -> None:
     assert (left["changed"], left["finished"]) == (False, True)
 
 
-def test_rights_are_revoked_of_free_images_only(folder: Path, vms: list[Vm]) -> None:
+@pytest.mark.usefixtures("vms")
+def test_rights_are_revoked_of_free_images_only(folder: Path) -> None:
     """Of the released images, those that nothing needs lose their rights, and the shared one keeps them."""
     before = (folder / "golden.qcow2").stat().st_mode
     snapshot = folder / "web01-vda-snapshot.qcow2"
-    left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], populate_revoke={"mode": "0000"})
+    revoke = {"populate_revoke": {"mode": "0000"}, "populate_revoke_below": [str(folder)]}
+    left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], **revoke)
     assert (left["free"], left["revoked"]) == ([str(snapshot)], [str(snapshot)])
     assert (snapshot.stat().st_mode & 0o777, (folder / "golden.qcow2").stat().st_mode) == (0, before)
+
+
+@pytest.mark.usefixtures("vms")
+def test_rights_elsewhere_are_not_revoked(folder: Path) -> None:
+    """An image that lies in none of `populate_revoke_below` keeps its rights, though it is free."""
+    snapshot = folder / "web01-vda-snapshot.qcow2"
+    mode = snapshot.stat().st_mode
+    revoke = {"populate_revoke": {"mode": "0000"}, "populate_revoke_below": ["/no/such", f"{folder}/web01-vda"]}
+    left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], **revoke)
+    assert (left["free"], left["revoked"], snapshot.stat().st_mode) == ([str(snapshot)], [], mode)
+
+
+def test_nothing_is_revoked_without_bounds(folder: Path, vms: list[Vm]) -> None:
+    """`populate_revoke` alone fails before any disk is touched, and says what is missing."""
+    run = play(folder, populate_revoke={"mode": "0000"})
+    assert (run.code != 0, "populate_revoke needs populate_revoke_below" in run.stdout) == (True, True)
+    assert depths(vms) == [NEW] * 4
 
 
 def test_a_silent_vm(folder: Path, vms: list[Vm]) -> None:
     """A VM that does not answer stops no other; the role fails, and nothing is free, as it may need anything."""
     mode = (folder / "web01-vda-snapshot.qcow2").stat().st_mode
     os.kill(vms[1].pid, signal.SIGSTOP)
-    left = populate(folder, populate_connect_timeout=1, populate_revoke={"mode": "0000"})
+    revoke = {"populate_revoke": {"mode": "0000"}, "populate_revoke_below": [str(folder)]}
+    left = populate(folder, populate_connect_timeout=1, **revoke)
     assert depths(vms[:1]) == [DONE, DONE]
     assert "web02.qmp" in "\n".join(left["failures"])
     assert (left["free"], left["revoked"]) == ([], [])
@@ -203,28 +235,29 @@ def test_a_maintenance_window(folder: Path, vms: list[Vm]) -> None:
     assert (left["finished"], depths(vms)) == (True, [DONE] * 4)
 
 
-def test_a_claim_is_not_believed(folder: Path, vms: list[Vm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A block_stream that claims to have populated what it has not makes the role fail, for each such disk."""
-    claims = product.module("block_stream_info", monitors=[vm.monitor for vm in vms], disks=["*"])["disks"]
-    for disk in claims:
-        disk.update(
-            action="started", finished=True, populated=True, released=[], error=None, cursor=0, seconds=0, grew_by=0
-        )
-    liar = tmp_path / "ansible_collections" / "virtops" / "qmp"
-    (liar / "plugins" / "modules").mkdir(parents=True)
-    for path in (
-        "roles",
-        "playbooks",
-        "meta",
-        "galaxy.yml",
-        "plugins/module_utils",
-        "plugins/modules/block_stream_info.py",
-    ):
-        (liar / path).symlink_to(product.COLLECTION / path)
-    answer = json.dumps({"changed": True, "finished": True, "disks": claims})
-    (liar / "plugins" / "modules" / "block_stream.py").write_text(
-        f"#!/usr/bin/python\n# WANT_JSON\nprint({answer!r})\n"
+@pytest.mark.parametrize("what", ["snapshot", "death"])
+def test_a_claim_is_not_believed(folder: Path, vms: list[Vm], what: str) -> None:
+    """What QEMU, asked again, does not show, or cannot be asked for, makes the role fail, and no image is free."""
+    web01 = vms[0]
+    greetings: list[str] = []
+
+    def act(name: str) -> None:
+        """The first look, the streams, the second look: before this one somebody else acts."""
+        greetings.extend([name] if name == "greeting" else [])
+        if (name, len(greetings)) != ("greeting", 3):
+            return
+        if what == "death":
+            web01.kill()
+        else:
+            file = str(folder / "late.qcow2")
+            web01.command("blockdev-snapshot-sync", device="drive-vda", snapshot_file=file, format="qcow2")
+
+    with Proxy(web01.monitor, folder / "proxy", act) as proxy:
+        left = populate(folder, populate_monitors=[proxy.path], populate_disks=["vda"])
+    (message,) = left["failures"]
+    assert "web01: disk vda: said to be populated, but QEMU, asked again, does not" in message
+    assert (left["finished"], left["free"], left["disks"][0]["populated"]) == (
+        False,
+        [],
+        None if what == "death" else False,
     )
-    monkeypatch.setattr(product, "collections_path", lambda: tmp_path)
-    left = populate(folder)
-    assert (len(left["failures"]), left["finished"]) == (4, False)

@@ -9,13 +9,11 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import Vm, disks, images, product
-from lab.process import kill
+from lab import Vm, disks, images, kill, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,17 +39,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def eventually(what: str, look: Callable[[], Any], timeout: float = 30) -> Any:
-    """The first true thing that `look` sees."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"within {timeout:g} s: no {what}")
 
 
 class Task:
@@ -106,12 +93,14 @@ class Task:
 
     def kill_module(self) -> None:
         """SIGKILL for the module, or for that of the next slice if this one has just ended by itself."""
-        while self._process.poll() is None:
+
+        def is_over() -> bool:
             pid = self.module()
-            if pid is None:
-                time.sleep(0.01)
-            else:
+            if pid is not None:
                 kill(pid)
+            return self._process.poll() is not None
+
+        wait_until(is_over, "the end of the task")
 
     @property
     def lines(self) -> list[re.Match[str]]:
@@ -143,7 +132,7 @@ class Task:
         for pid in [*self._descendants(), self.pid] if self._process.poll() is None else []:
             kill(pid)
         self._process.wait()
-        eventually("end of the orphans", lambda: not any(is_alive(pid) for pid in self._orphans))
+        wait_until(lambda: not any(is_alive(pid) for pid in self._orphans), "end of the orphans")
 
 
 @pytest.fixture

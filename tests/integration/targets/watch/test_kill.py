@@ -11,9 +11,9 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Vm, images, product
+from lab import Vm, images, product, wait_until
 
-from .conftest import Task, eventually
+from .conftest import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def kill_in_the_middle(task: Task, vm: Vm, victim: str, cursor: int) -> None:
     """Kill once the stream has come so far; it goes no further, so that it still runs however long the kill takes."""
-    (job,) = eventually("stream", vm.jobs)
-    eventually(f"cursor at {cursor}", lambda: vm.jobs()[job]["offset"] >= cursor)
+    (job,) = wait_until(vm.jobs, "stream")
+    wait_until(lambda: vm.jobs()[job]["offset"] >= cursor, f"cursor at {cursor}")
     vm.command("block-job-set-speed", device=job, speed=1)
     if victim == "module":
         task.kill_module()
@@ -33,7 +33,7 @@ def kill_in_the_middle(task: Task, vm: Vm, victim: str, cursor: int) -> None:
 def kill_at_pending(task: Task, vm: Vm, victim: str) -> None:
     """Hold the module, let QEMU copy everything, and kill while the job waits to be finalized."""
     vm.wait_event("JOB_STATUS_CHANGE", status="running")
-    module = eventually("module", task.module)
+    module = wait_until(task.module, "module")
     os.kill(module, signal.SIGSTOP)
     vm.command("block-job-set-speed", device=next(iter(vm.jobs())), speed=0)
     vm.wait_event("BLOCK_JOB_PENDING")

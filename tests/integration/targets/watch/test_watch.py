@@ -11,19 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import NbdServer, Vm, disks, images, product
+from lab import NbdServer, Vm, disks, images, product, wait_until
 
-from .conftest import Task, eventually
+from .conftest import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-def hasten(vm: Vm) -> None:
-    """Take the speed limit from every job."""
-    for job in vm.jobs():
-        vm.command("block-job-set-speed", device=job, speed=0)
 
 
 def moments(vm: Vm, status: str) -> list[float]:
@@ -37,8 +31,8 @@ def moments(vm: Vm, status: str) -> list[float]:
 def test_lines_go_to_stderr_and_nothing_else_changes(watch: Callable[..., Task], vm: Vm, callback: str) -> None:
     """A line per slice, of at most 80 columns, whose bytes grow; what is on stdout is the callback's alone."""
     task = watch(vm, speed="192K", environ={"ANSIBLE_STDOUT_CALLBACK": callback, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1"})
-    eventually("third line", lambda: len(task.lines) >= 3)
-    hasten(vm)
+    wait_until(lambda: len(task.lines) >= 3, "third line")
+    vm.hasten()
     if callback == "minimal":
         word, result = task.end()
         assert (word, result["finished"]) == ("CHANGED", True)
@@ -57,8 +51,8 @@ def test_without_progress_nothing_is_printed(watch: Callable[..., Task], vm: Vm)
     vm.wait_event("JOB_STATUS_CHANGE", status="running")
     module = task.module()
     with pytest.raises(AssertionError):
-        eventually("another module", lambda: task.module() != module, timeout=3)
-    hasten(vm)
+        wait_until(lambda: task.module() != module, "another module", timeout=3)
+    vm.hasten()
     assert (task.end()[0], task.lines) == ("CHANGED", [])
 
 
@@ -66,7 +60,7 @@ def test_the_end_is_noticed_within_a_slice(watch: Callable[..., Task], vm: Vm) -
     """A slice ends with the job, not after its time."""
     task = watch(vm, speed="1", progress=3600)
     vm.wait_event("JOB_STATUS_CHANGE", status="running")
-    hasten(vm)
+    vm.hasten()
     task.end(timeout=30)
     (ended,) = moments(vm, "concluded")
     assert time.time() - ended < 15
@@ -107,12 +101,12 @@ def test_a_failing_disk_ends_no_other(watch: Callable[..., Task], folder: Path, 
     words += disks.blockdev("qcow2", "top", file={"driver": "file", "filename": str(bad.top)}, backing="bad")
     vm = boot(*words, *disks.frontend("virtio-blk-pci", "vdb", drive="top"), name="web01")
     task = watch(vm, speed="64K", parallel=2, progress=5)
-    job = eventually("stream of vdb", lambda: [job for job in vm.jobs() if "vdb" in job])[0]
+    job = wait_until(lambda: [job for job in vm.jobs() if "vdb" in job], "stream of vdb")[0]
     vm.command("block-job-set-speed", device=job, speed=0)
-    eventually("word of the failure", lambda: any("vdb  failed" in line[0] for line in task.lines))
+    wait_until(lambda: any("vdb  failed" in line[0] for line in task.lines), "word of the failure")
     seen = len(task.lines)
-    eventually("a line on the other after it", lambda: len(task.lines) > seen)
-    hasten(vm)
+    wait_until(lambda: len(task.lines) > seen, "a line on the other after it")
+    vm.hasten()
     word, result = task.end()
     assert (word, result["msg"].count("disk vdb")) == ("FAILED!", 1)
     assert {disk["qdev"].split("/")[3]: disk["finished"] for disk in result["disks"]} == {"vda": True, "vdb": False}
@@ -134,17 +128,17 @@ def test_a_pause_by_somebody_else_is_respected(watch: Callable[..., Task], vm: V
 def test_a_stream_that_was_cancelled_between_two_looks_is_told(watch: Callable[..., Task], vm: Vm) -> None:
     """Whoever cancels the stream while nobody looks is contradicted aloud."""
     task = watch(vm, speed="256K")
-    eventually("first line", lambda: task.lines)
+    wait_until(lambda: task.lines, "first line")
     worker = task.worker()
     os.kill(worker, signal.SIGSTOP)
     try:
-        eventually("end of the slice", lambda: not task.has_children(worker))
+        wait_until(lambda: not task.has_children(worker), "end of the slice")
         (job,) = vm.jobs()
         vm.command("job-cancel", id=job)
     finally:
         os.kill(worker, signal.SIGCONT)
-    eventually("a second stream", lambda: len(moments(vm, "created")) == 2)
-    hasten(vm)
+    wait_until(lambda: len(moments(vm, "created")) == 2, "a second stream")
+    vm.hasten()
     assert (task.end()[0], "was gone" in task.stderr) == ("CHANGED", True)
 
 
@@ -155,18 +149,18 @@ def test_slow_is_not_stalled_but_stalled_is(watch: Callable[..., Task], folder: 
         top = images.create(folder / "top.qcow2", 4 * images.MiB, backing=server.address, backing_format="raw")
         vm = boot(*disks.drive(top, id="drive0", qdev="vda"), name="web01")
         task = watch(vm, speed="64K", progress=2)
-        eventually("a second step", lambda: any(job["offset"] > 524288 for job in vm.jobs().values()))
+        wait_until(lambda: any(job["offset"] > 524288 for job in vm.jobs().values()), "a second step")
         os.kill(server.pid, signal.SIGSTOP)
         try:
             assert not any("stalled" in line[0] for line in task.lines)
-            eventually("a stall", lambda: any("stalled for" in line[0] for line in task.lines), timeout=60)
+            wait_until(lambda: any("stalled for" in line[0] for line in task.lines), "a stall", timeout=60)
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        hasten(vm)
+        vm.hasten()
         assert task.end()[0] == "CHANGED"
 
 
-def play(folder: Path, vm: Vm, **options: Any) -> product.AnsibleRun:
+def play(vm: Vm, **options: Any) -> product.AnsibleRun:
     """A play over two hosts whose task is delegated, looped, and watched each second."""
     text = """
 - hosts: all
@@ -190,7 +184,7 @@ def test_loops_until_and_delegation(folder: Path, boot: Callable[..., Vm]) -> No
     pairs = zip(chains, ("vda", "vdb"), strict=True)
     words = [word for chain, qdev in pairs for word in disks.drive(chain.top, id=f"drive-{qdev}", qdev=qdev)]
     vm = boot(*words, name="web01")
-    run = play(folder, vm)
+    run = play(vm)
     assert run.code == 0, run.stdout + run.stderr
     assert [each["finished"] for each in run.result("populate", "hv1")["results"]] == [True, True]
     assert any(line.startswith("hv1 web01 vda  ") for line in run.stderr.splitlines()), run.stderr

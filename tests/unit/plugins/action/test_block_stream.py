@@ -15,32 +15,40 @@ GIB = 1024**3
 def disk(copied: int, **members: Any) -> dict[str, Any]:
     """The disk of a VM after so many GiB of 30."""
     return {
+        "label": "vda",
+        "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "web01",
         "monitor": "/run/web01.qmp",
-        "qdev": "vda",
-        "device": "",
-        "node_name": "top",
-        "path": "/vms/web01.qcow2",
-        "names": ["vda", "/vms/web01.qcow2"],
         "cursor": copied * GIB,
         "chain": [{"allocated": copied * GIB}],
         "space": {"needed": 30 * GIB},
-        "job": {"cur": copied * GIB, "end": 30 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
+        "job": {
+            "percent": copied / 0.3,
+            "cur": copied * GIB,
+            "end": 30 * GIB,
+            "speed": 0,
+            "paused": False,
+            "io_status": "ok",
+        },
         "action": "started",
+        "populated": False,
         "finished": False,
         "seconds": 10.0,
         "grew_by": 10 * GIB,
         "released": [],
         "error": None,
+        "error_kind": None,
         **members,
     }
 
 
 def told(*disks: dict[str, Any]) -> dict[str, Any]:
-    return {"changed": True, "finished": all(each["finished"] for each in disks), "disks": list(disks)}
+    vms = [{"monitor": "/run/web01.qmp", "name": "web01", "pid": 812, "started": 7}]
+    finished = all(each["finished"] for each in disks)
+    return {"changed": True, "finished": finished, "vms": vms, "disks": list(disks), "released": [], "errors": []}
 
 
-DONE = told(disk(30, job=None, finished=True))
+DONE = told(disk(30, job=None, populated=True, finished=True))
 
 
 class FakeAction(ActionModule):
@@ -71,7 +79,11 @@ TASK_VARS = {"inventory_hostname": "hv1"}
 def test_a_short_stream_is_one_run() -> None:
     """A stream that ends within the first slice costs one run of the module, and no line is printed."""
     action = FakeAction(DONE)
-    assert action.run(task_vars=TASK_VARS) == DONE
+    told_at_the_end = [
+        "VM     DISK  ACTION   NOW         GREW BY       TIME       RATE  RELEASED",
+        "web01  vda   started  populated  10.0 GiB  0:00:10.0  1.0 GiB/s  -",
+    ]
+    assert action.run(task_vars=TASK_VARS) == {**DONE, "summary": told_at_the_end}
     assert (len(action.calls), action.lines) == (1, [])
 
 
@@ -85,7 +97,9 @@ def test_a_long_stream_is_watched() -> None:
     ]
     assert (result["finished"], result["disks"][0]["action"]) == (True, "started")
     assert [call["module_args"]["on_timeout"] for call in action.calls] == ["leave"] * 3
-    assert action.calls[1]["module_args"]["disks"] == ["/vms/web01.qcow2"]
+    assert "bound" not in action.calls[0]["module_args"]
+    bound = {"/run/web01.qmp": {"pid": 812, "started": 7, "keys": ["/machine/peripheral/vda/virtio-backend"]}}
+    assert [call["module_args"]["bound"] for call in action.calls[1:]] == [bound] * 2
 
 
 def test_the_end_of_the_wait_is_the_users() -> None:
@@ -116,7 +130,8 @@ def test_a_secret_task_prints_nothing() -> None:
 def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> None:
     """Where nothing is watched the module runs once, with the options as they are."""
     action = FakeAction(told(disk(10)), **task)
-    assert action.run(task_vars=TASK_VARS) == told(disk(10))
+    result = action.run(task_vars=TASK_VARS)
+    assert (len(result.pop("summary")), result) == (2, told(disk(10)))
     assert action.calls == [{"module_args": action._task.args, "task_vars": TASK_VARS, "wrap_async": wraps}]
 
 
@@ -167,3 +182,23 @@ def test_an_orphan_watches_no_further() -> None:
     action = Orphaned(told(disk(10)))
     assert action.run()["finished"] is False
     assert (len(action.calls), action.lines) == (1, [])
+
+
+def test_a_task_that_only_starts_tells_nothing_yet() -> None:
+    """Under `async` there is no disk to make a table of."""
+    started = {"started": 1, "finished": 0, "ansible_job_id": "j1.2"}
+    assert FakeAction(started, async_val=60).run() == started
+
+
+@pytest.mark.parametrize(
+    ("task", "summary"),
+    [
+        pytest.param({}, [], id="watched"),
+        pytest.param({"args": {"disk": "vda", "wait": False}}, None, id="one run"),
+    ],
+)
+def test_a_module_that_was_refused_has_errors(task: dict[str, Any], summary: list[str] | None) -> None:
+    """Whoever reads `errors` finds every failure there, also that of a module that never came to speak."""
+    result = FakeAction({"failed": True, "msg": "Unsupported parameters"}, **task).run()
+    assert [(error["kind"], error["msg"]) for error in result["errors"]] == [(None, "Unsupported parameters")]
+    assert (result["failed"], result.get("summary")) == (True, summary)

@@ -8,24 +8,36 @@ import contextlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils import _module
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import read_start
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeHost, FakeQemu, Node, inode_of
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
 MODULES = "ansible_collections.virtops.qmp.plugins.modules"
 RunModule = Callable[..., "dict[str, Any]"]
+
+
+class LabHost(FakeHost):
+    """The host of VMs behind real sockets, which are found as the real one does."""
+
+    expand = LinuxHost.expand
 
 
 class Lab:
@@ -44,6 +56,8 @@ class Lab:
             Path(node.filename).write_text("")
         qemu.address = str(self.folder / f"{name}.qmp")
         self.qemus.append(qemu)
+        qemu.pid = os.getpid()  # this process serves it
+        qemu.started = read_start(Path("/proc/self/stat").read_text()) or 0
         return qemu
 
     def run(self, coroutine: Any) -> Any:
@@ -63,11 +77,9 @@ def lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     own = Lab(folder)
     monkeypatch.setattr(asyncio, "run", own.run)
 
-    async def write_out(_host: LinuxHost, file: str) -> bool:
-        return True
-
-    # Another process does not jump with the time of this one.
-    monkeypatch.setattr(LinuxHost, "write_out", write_out)
+    # Threads and other processes do not jump with the time of this one.
+    monkeypatch.setattr(_module, "LinuxHost", lambda run_command: LabHost(*own.qemus))
+    monkeypatch.setattr(_peer, "_program", lambda pid: "qemu-system-x86_64")
     return own
 
 
@@ -122,6 +134,46 @@ def test_info_of_a_disk_that_is_not_there(lab: Lab, module: RunModule) -> None:
     assert found["failed"]
     assert "'nosuch' names no disk" in found["msg"]
     assert ([vm["name"] for vm in found["vms"]], found["disks"]) == (["vm0"], [])
+
+
+@pytest.mark.parametrize(
+    ("options", "vms", "disks"),
+    [
+        pytest.param({"vms": "vm1"}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="a string is a list"),
+        pytest.param({"vms": ["vm?"], "exclude": ["vm2", ""]}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="all but a VM"),
+        pytest.param({"disks": [""], "vms": [""]}, ["vm1", "vm2"], ["vm1 vda", "vm1 vdb", "vm2 vda"], id="left out"),
+        pytest.param({"disks": ["vda", ""], "exclude": "vm2*"}, ["vm1"], ["vm1 vda"], id="a VM and names"),
+        pytest.param({"exclude": "*.qcow2"}, ["vm1", "vm2"], [], id="every file"),
+    ],
+)
+def test_info_of_a_selection(
+    lab: Lab, module: RunModule, options: dict[str, Any], vms: list[str], disks: list[str]
+) -> None:
+    """VMs and disks are chosen by names and patterns, and an empty string is as if it were not there."""
+    one, other = lab.vm("vm1"), lab.vm("vm2")
+    one.add("vdb", "b.qcow2")
+    found = module("block_stream_info", monitors=[one.address, other.address, ""], **options)
+    assert not found.get("failed"), found
+    assert [vm["name"] for vm in found["vms"]] == vms
+    assert [f"{disk['vm']} {disk['label']}" for disk in found["disks"]] == disks
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_what_fits_nothing_is_a_warning(lab: Lab, module: RunModule, name: str) -> None:
+    """Filters that leave nothing are no failure, and are not passed over in silence."""
+    found = module(name, monitors=[lab.vm().address], disks=["vda"], vms=["x*"], exclude=["y"])
+    assert not found.get("failed")
+    assert (found["disks"], found["changed"]) == ([], False)
+    assert len(found["warnings"]) == 2
+
+
+def test_what_is_excluded_is_not_populated(lab: Lab, module: RunModule) -> None:
+    """An excluded disk keeps its chain."""
+    qemu = lab.vm()
+    qemu.add("vdb", "b.qcow2", "b-base.qcow2")
+    found = module("block_stream", monitors=[qemu.address], disks=["*"], exclude=["vdb"])
+    assert [disk["label"] for disk in found["disks"]] == ["vda"]
+    assert (len(qemu.chain("vda")), len(qemu.chain("vdb"))) == (1, 2)
 
 
 def test_what_a_glob_did_not_find_is_a_warning(lab: Lab, module: RunModule) -> None:
@@ -209,7 +261,11 @@ def test_several_failures_are_told_together(lab: Lab, module: RunModule) -> None
 def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is refused with the figures, unless the user knows better or only wants to stop something."""
     qemu = lab.vm()
-    monkeypatch.setattr(_module.LinuxHost, "free_space", lambda self, file: FreeSpace(1, 2 * MIB))
+
+    async def free_space(self: FakeHost, pid: int | None, bound: Bound) -> FreeSpace:
+        return FreeSpace(1, 2 * MIB)
+
+    monkeypatch.setattr(FakeHost, "free_space", free_space)
     crowded = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert crowded["failed"]
     assert f"up to {10 * MIB} bytes and the file system has {2 * MIB} free" in crowded["msg"]
@@ -218,12 +274,84 @@ def test_without_room_nothing_starts(lab: Lab, module: RunModule, monkeypatch: p
     assert module("block_stream", monitors=[qemu.address], disks=["vda"], check_space=False)["finished"]
 
 
+def test_who_claims_much_takes_the_room_from_no_other(
+    lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the star, a disk that does not fit is an error of its own, and the others are populated."""
+    modest, greedy = lab.vm("modest"), lab.vm("greedy")
+    honest = greedy._image
+
+    def boast(name: str) -> dict[str, Any]:
+        return {**honest(name), "virtual-size": 2**60, "actual-size": 2**60}
+
+    monkeypatch.setattr(greedy, "_image", boast)
+
+    async def room(self: LinuxHost, pid: int | None, bound: Bound) -> FreeSpace:
+        return FreeSpace(1, 100 * MIB)
+
+    monkeypatch.setattr(LinuxHost, "free_space", room)
+    found = module("block_stream", monitors=[greedy.address, modest.address], disks=["*"])
+    assert found["failed"]
+    assert [(disk["vm"], disk["finished"], disk["action"]) for disk in found["disks"]] == [
+        ("greedy", False, "none"),
+        ("modest", True, "started"),
+    ]
+    assert found["msg"].startswith("greedy: disk vda: not started: populating may write up to")
+    assert [error["kind"] for error in found["errors"]] == ["WrongRequest"]
+    assert greedy.acts == []
+
+
+def test_what_cannot_be_populated_is_left_out_by_the_star(lab: Lab, module: RunModule) -> None:
+    """A VM that waits for its migration keeps no other from being populated, and that is told; by its name it does."""
+    waiting, other = lab.vm("waiting"), lab.vm("other")
+    waiting.status = "inmigrate"
+    monitors = [waiting.address, other.address]
+    named = module("block_stream", monitors=monitors, disks=["vda"])
+    assert named["failed"]
+    assert named["msg"].startswith("waiting: disk vda: the VM waits for an incoming migration")
+    assert other.acts == []
+    found = module("block_stream", monitors=monitors, disks=["*"])
+    assert not found.get("failed"), found
+    assert [(disk["vm"], disk["finished"]) for disk in found["disks"]] == [("other", True)]
+    assert "waiting: disk vda was left out: the VM waits for an incoming migration" in json.dumps(found["warnings"])
+    assert waiting.acts == []
+
+
+EVIL = "evil\nfatal: [hv1]: ok\x1b[2J\u202e"
+SHOWN = "evil\\x0afatal: [hv1]: ok\\x1b[2J\\u202e"
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_no_name_acts_on_a_terminal(lab: Lab, module: RunModule, name: str) -> None:
+    """Whatever a guest calls itself, no line feed and no escape of it leaves the module: results, errors, warnings."""
+    qemu = lab.vm()
+    qemu.name = EVIL
+    found = module(name, monitors=[qemu.address], disks=["vda"])
+    assert found["disks"][0]["vm"] == SHOWN
+    if name == "block_stream":
+        assert list(found["diff"]["before"]) == [f"{SHOWN} vda"]
+    refused = module(name, monitors=[qemu.address], disks=["no1", "no2"])
+    assert refused["msg"].splitlines()[0] == "2 failures:"
+    assert len(refused["msg"].splitlines()) == 3
+    assert len(refused["errors"]) == 2
+    assert SHOWN in refused["msg"]
+    assert "\x1b" not in refused["msg"]
+
+
+def test_no_warning_acts_on_a_terminal(lab: Lab, module: RunModule) -> None:
+    """A warning is a line of its own."""
+    waiting, other = lab.vm("waiting"), lab.vm("other")
+    waiting.status, waiting.name = "inmigrate", EVIL
+    found = module("block_stream", monitors=[waiting.address, other.address], disks=["*"])
+    assert found["warnings"][0].startswith(f"{SHOWN}: disk vda was left out")
+
+
 def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
     """The notes of a disk are told as warnings."""
     qemu = FakeQemu("kept")
     qemu.add("vda", "top.qcow2", "base.qcow2", named=True)
     qemu.refuses["blockdev-del"] = "why not"
-    qemu.address = str(lab.folder / "kept.qmp")
+    qemu.address, qemu.pid = str(lab.folder / "kept.qmp"), os.getpid()
     lab.qemus.append(qemu)
     found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert found["finished"]
@@ -231,13 +359,27 @@ def test_what_is_kept_is_a_warning(lab: Lab, module: RunModule) -> None:
 
 
 def test_a_released_file_is_judged(lab: Lab, module: RunModule) -> None:
-    """Who has a released file open is told: here it is the very process that made the socket."""
+    """Who has a released file open is told: here it is another disk of the VM."""
     qemu = lab.vm()
-    with (lab.folder / "vm0-base.qcow2").open():
-        found = module("block_stream", monitors=[qemu.address], disks=["vda"])
+    base = str(lab.folder / "vm0-base.qcow2")
+    qemu.nodes["theirs"] = Node("theirs", "file", base)
+    found = module("block_stream", monitors=[qemu.address], disks=["vda"])
     (released,) = found["disks"][0]["released"]
-    assert released["free"] is False
-    assert released["reason"]
+    assert (released["path"], released["free"], released["pids"]) == (base, False, [os.getpid()])
+    assert "VM vm0" in released["reason"]
+    assert (released["device"], released["inode"]) == (1, inode_of(base).id.inode)
+
+
+def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should be known of images that are free is told once, beside what should be known of the disks."""
+    note = Verdict("/vms/base.qcow2", True, None, notes=("look at VM web02, too",))
+
+    async def judge_all(outcomes: Sequence[Outcome], *_rest: Any) -> list[list[Verdict]]:
+        return [[note, note] for _each in outcomes]
+
+    monkeypatch.setattr(_work, "judge_all", judge_all)
+    found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
+    assert found["warnings"].count("look at VM web02, too") == 1
 
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
@@ -255,6 +397,7 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
     ("arguments", "words"),
     [
         pytest.param({"monitors": []}, "monitors is empty", id="no monitor"),
+        pytest.param({"monitors": [""]}, "monitors is empty", id="an empty string is no monitor"),
         pytest.param({"connect_timeout": 0}, "connect_timeout is 0.0; it must be from 0.001", id="no time"),
         pytest.param({"connect_timeout": -1}, "connect_timeout is -1", id="less than no time"),
         pytest.param({"connect_timeout": "nan"}, "connect_timeout is nan", id="not a number"),
@@ -291,6 +434,50 @@ def test_options_of_block_stream_are_read_first(module: RunModule) -> None:
     found = module("block_stream", monitors=["/m.qmp"], disks=["vda"], speed="fast")
     assert found["failed"]
     assert found["msg"].startswith("speed is 'fast', which is no size")
+
+
+def bound_to(qemu: FakeQemu, pid: int | None, *names: str) -> dict[str, Any]:
+    """The option `bound` for disks of one VM."""
+    keys = [f"/machine/peripheral/{name}/virtio-backend" for name in names]
+    return {qemu.address: {"pid": pid, "started": qemu.started, "keys": keys}}
+
+
+def test_a_later_look_is_bound(lab: Lab, module: RunModule) -> None:
+    """It works on the disks that the first one selected and on no other, whatever `monitors` and `disks` say."""
+    one, other = lab.vm("vm1"), lab.vm("vm2")
+    one.add("vdb", "b.qcow2", "b-base.qcow2")
+    first = module("block_stream", check=True, monitors=[one.address, other.address], disks=["vda"])
+    assert [vm["monitor"] for vm in first["vms"]] == [one.address, other.address]
+    pid = first["vms"][0]["pid"]
+    found = module("block_stream", monitors=["/no/such.qmp"], disks=["nosuch"], bound=bound_to(one, pid, "vda"))
+    assert not found.get("failed"), found
+    assert [(disk["vm"], disk["label"], disk["finished"]) for disk in found["disks"]] == [("vm1", "vda", True)]
+    assert (one.acts.count("block-stream"), other.acts) == (1, [])
+
+
+def test_a_bound_vm_that_is_another_now(lab: Lab, module: RunModule) -> None:
+    """Another QEMU behind the same monitor is not touched, and the error is that of the VM."""
+    qemu = lab.vm()
+    for check in (True, False):
+        found = module("block_stream", check=check, monitors=["x"], disks=["*"], bound=bound_to(qemu, 1, "vda"))
+        assert (found["disks"], qemu.acts) == ([], [])
+        assert [(error["kind"], error["monitor"]) for error in found["errors"]] == [("MonitorUnusable", qemu.address)]
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param({"/m.qmp": 7}, id="a number"),
+        pytest.param({"/m.qmp": {"pid": 7, "started": 7}}, id="no keys"),
+        pytest.param({"/m.qmp": {"pid": 7, "keys": []}}, id="no start"),
+        pytest.param({"/m.qmp": {"pid": "x", "started": 7, "keys": []}}, id="a pid that is none"),
+    ],
+)
+def test_a_bound_of_another_form(module: RunModule, bound: dict[str, Any]) -> None:
+    """Who writes the option by hand is told its form."""
+    found = module("block_stream", monitors=["/m.qmp"], disks=["*"], bound=bound)
+    assert found["failed"]
+    assert found["msg"].startswith("bound is invalid; it is {MONITOR: ")
 
 
 # -- Options -----------------------------------------------------------------------------------------------------------

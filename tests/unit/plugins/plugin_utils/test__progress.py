@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._progress import (
     Figures,
     Look,
     Progress,
+    _fit,
     beginning,
     ending_line,
     extend,
@@ -32,12 +34,10 @@ def look(time: float, cursor: int, allocated: int | None, **members: Any) -> Loo
 def disk(**members: Any) -> dict[str, Any]:
     """A disk as the module tells of it, while it is streamed."""
     return {
+        "label": "vda",
+        "key": members.get("label", "vda"),
         "vm": "web01",
         "monitor": "/run/web01.qmp",
-        "qdev": "/machine/peripheral/vda/virtio-backend",
-        "device": "drive0",
-        "node_name": "#block146",
-        "path": "/vms/web01.qcow2",
         "chain": [{"allocated": 0}],
         "space": {"needed": 30 * GIB},
         "job": {"cur": 0, "end": 32 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
@@ -231,29 +231,41 @@ def test_a_line_as_people_read_it(looks: list[Look], expected: str) -> None:
     assert line(looks) == expected
 
 
-@pytest.mark.parametrize(
-    ("names", "label"),
-    [
-        pytest.param({}, "vda", id="qdev id"),
-        pytest.param({"qdev": "scsi0-0"}, "scsi0-0", id="a SCSI device reports the id itself"),
-        pytest.param({"qdev": "/machine/peripheral-anon/device[0]"}, "drive0", id="device"),
-        pytest.param({"qdev": "", "device": "", "node_name": "top"}, "top", id="node"),
-        pytest.param({"qdev": "", "device": ""}, "/vms/web01.qcow2", id="path"),
-    ],
-)
-def test_the_name_that_a_person_gave(names: dict[str, str], label: str) -> None:
-    """A disk is called by the shortest name that somebody chose for it."""
-    assert line([dense(0, 0)], **names).startswith(f"hv1 web01 {label}  ")
-
-
 def test_long_names_are_cut_at_their_front() -> None:
     """A line fits 80 columns, and the ends of the names, which tell them apart, stay."""
     looks = [dense(0, 0), dense(24, 12.31 * GIB)]
-    found = line(looks, host="hypervisor-17.example.org", vm="/run/vms/customer-4711/web01.qmp", qdev="virtio-disk-12")
+    found = line(looks, host="hypervisor-17.example.org", vm="/run/vms/customer-4711/web01.qmp", label="virtio-disk-12")
     assert len(found) == WIDTH
     assert found.startswith("~")
     assert "web01.qmp" in found
     assert found.endswith("  41%  12.3 of 30.0 GiB  525 MiB/s  0:00:34 left")
+
+
+@pytest.mark.parametrize(
+    ("vm", "shown"),
+    [
+        pytest.param("a\nb", r"a\x0ab", id="a line feed"),
+        pytest.param("\x1b[31m", r"\x1b[31m", id="an escape"),
+        pytest.param("\u202e", r"\u202e", id="an override"),
+    ],
+)
+def test_no_name_acts_on_a_terminal(vm: str, shown: str) -> None:
+    """A line is one line, whatever a guest calls itself."""
+    assert line([dense(0, 0)], vm=vm).startswith(f"hv1 {shown} vda  ")
+    assert ending_line("hv1", disk(vm=vm, finished=True)) == f"hv1 {shown} vda  populated"
+
+
+def test_names_of_any_length_take_no_time() -> None:
+    """Three names of a million characters are cut to a line at once."""
+    began = time.process_time()
+    found = line([dense(0, 0)], host="h" * 1_000_000, vm="\x1b" * 1_000_000, qdev="d" * 1_000_000)
+    assert len(found) == WIDTH
+    assert time.process_time() - began < 0.5
+
+
+def test_names_give_way_to_figures() -> None:
+    """Where the figures alone are as long as a line they are told, and the names are marks."""
+    assert _fit(["host", "vm", "disk"], "x" * WIDTH) == f"~ ~ ~  {'x' * WIDTH}"
 
 
 @pytest.mark.parametrize(
@@ -291,13 +303,15 @@ def test_the_beginning_of_a_stream(members: dict[str, Any], seen: Look, expected
 def test_lines_of_a_slice() -> None:
     """A line on each running stream and on each that ended, none on a disk that waits or to which nothing was done."""
     running = disk()
-    waiting = disk(qdev="vdb", job=None, action="none")
-    untouched = disk(qdev="vdc", job=None, action="none", finished=True)
-    ended = disk(qdev="vdd", job=None, finished=True)
+    waiting = disk(label="vdb", job=None, action="none")
+    untouched = disk(label="vdc", job=None, action="none", finished=True)
+    ended = disk(label="vdd", job=None, finished=True)
+    lost = disk(label="vde", job=None, action="none", error="its VM does not answer")
     progress = Progress("hv1")
-    assert progress.lines([running, waiting, untouched, ended], [running, waiting], 0.0) == [
+    assert progress.lines([running, waiting, untouched, ended, lost], [running, waiting], 0.0) == [
         "hv1 web01 vda   0%  0.0 of 30.0 GiB",
         "hv1 web01 vdd  populated",
+        "hv1 web01 vde  failed",
     ]
     later = disk(job={**running["job"], "cur": 10 * GIB}, chain=[{"allocated": 10 * GIB}])
     assert progress.lines([later], [later], 10.0) == ["hv1 web01 vda  33%  10.0 of 30.0 GiB  1.0 GiB/s  0:00:20 left"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._slices import (
     Slice,
     Watch,
     as_asked,
+    bind,
     call_arguments,
     merge,
     next_cursor,
@@ -29,13 +31,10 @@ AN_HOUR = Watch(10, 3600, "fail")
 def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]:
     """A disk as the module tells of it, while it is streamed."""
     return {
+        "label": name,
+        "key": f"/machine/peripheral/{name}/virtio-backend",
         "vm": vm,
         "monitor": f"/run/{vm}.qmp",
-        "qdev": f"/machine/peripheral/{name}/virtio-backend",
-        "device": "",
-        "node_name": "node",
-        "path": f"/vms/{vm}-{name}.qcow2",
-        "names": [name, members.get("path", f"/vms/{vm}-{name}.qcow2")],
         "chain": [{"allocated": 1000}],
         "cursor": 512,
         "job": RUNNING,
@@ -45,12 +44,22 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
         "grew_by": 100,
         "released": [],
         "error": None,
+        "error_kind": None,
         **members,
     }
 
 
-def told(*disks: dict[str, Any], **members: Any) -> dict[str, Any]:
-    return {"changed": True, "finished": False, "disks": list(disks), "warnings": [], **members}
+def failure(msg: str = "bad", kind: str | None = "StreamFailed", **about: Any) -> dict[str, Any]:
+    """An element of `errors`, which is about nothing in particular."""
+    return {"kind": kind, "msg": msg, "vm": None, "disk": None, "monitor": None, "key": None, **about}
+
+
+def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **members: Any) -> dict[str, Any]:
+    """What a slice tells; the pid of a VM is the length of its name."""
+    names = dict.fromkeys(disk["vm"] for disk in disks)
+    vms = [{"monitor": f"/run/{name}.qmp", "pid": len(name), "started": 7} for name in names]
+    values = {"changed": True, "finished": False, "vms": vms, "disks": list(disks), "errors": list(errors)}
+    return {**values, "warnings": [], **({"failed": True} if errors else {}), **members}
 
 
 @pytest.mark.parametrize(
@@ -113,28 +122,22 @@ def test_the_first_slice_is_called_as_the_user_wrote_it() -> None:
     assert call_arguments(arguments, ON, None) == {**arguments, "wait_timeout": 10, "on_timeout": "leave"}
 
 
-def test_later_slices_name_the_disks_that_are_watched() -> None:
-    """Each by a name that no other disk of any VM has, through its own monitor, each monitor once."""
-    watched = [
-        disk("vda"),
-        disk("vdb"),
-        disk("vda", "db01"),
-        disk("vdc", "db01", path="vdc.qcow2"),
-        disk("", "db01", path="nbd://host/x", qdev="", device="drive0"),
-        disk("", "db01", path="json:{}", qdev="", device=""),
-    ]
-    call = call_arguments({"monitor": "/run/*.qmp", "disk": "*", "speed": "1M"}, ON, watched)
-    assert call == {
-        "monitors": ["/run/web01.qmp", "/run/db01.qmp"],
-        "disks": [
-            "/vms/web01-vda.qcow2",
-            "/vms/web01-vdb.qcow2",
-            "/vms/db01-vda.qcow2",
-            "/machine/peripheral/vdc/virtio-backend",
-            "drive0",
-            "node",
-        ],
-        "speed": "1M",
+def test_later_slices_are_bound() -> None:
+    """They name the watched disks by their keys, each of the very QEMU that was seen; the user's options stay."""
+    watched = [disk("vda"), disk("vdb"), disk("vda", "database")]
+    bound = bind(told(*watched, disk("vdc")), watched)
+    assert bound == {
+        "/run/web01.qmp": {
+            "pid": 5,
+            "started": 7,
+            "keys": ["/machine/peripheral/vda/virtio-backend", "/machine/peripheral/vdb/virtio-backend"],
+        },
+        "/run/database.qmp": {"pid": 8, "started": 7, "keys": ["/machine/peripheral/vda/virtio-backend"]},
+    }
+    arguments = {"monitor": "/run/*.qmp", "disk": "*", "speed": "1M"}
+    assert call_arguments(arguments, ON, bound) == {
+        **arguments,
+        "bound": bound,
         "wait_timeout": 10,
         "on_timeout": "leave",
     }
@@ -146,30 +149,58 @@ def test_later_slices_name_the_disks_that_are_watched() -> None:
         pytest.param(told(disk()), ["vda"], id="running"),
         pytest.param(told(disk(), disk("vdb", job=None, action="none")), ["vda", "vdb"], id="waits for its turn"),
         pytest.param(told(disk(), disk("vdb", job=None, finished=True)), ["vda"], id="finished"),
-        pytest.param(told(disk(), disk("vdb", job=None, error="why"), failed=True), ["vda"], id="failed"),
+        pytest.param(told(disk(), disk("vdb", job=None, error="why"), errors=[failure()]), ["vda"], id="failed"),
         pytest.param(told(disk(job=None, action="stopped")), [], id="stopped at the end of its increment"),
-        pytest.param(told(disk(action="none"), failed=True), [], id="refused, though a stream runs"),
-        pytest.param(told(disk(), failed=True), ["vda"], id="a monitor failed, another VM goes on"),
-        pytest.param(told(failed=True), [], id="no disk at all"),
+        pytest.param(
+            told(disk(action="none"), errors=[failure(kind="WrongRequest")]), [], id="refused, though one runs"
+        ),
+        pytest.param(told(disk(action="none"), errors=[failure()]), ["vda"], id="a monitor failed, another VM waits"),
+        pytest.param(told(errors=[failure()]), [], id="no disk at all"),
     ],
 )
 def test_what_is_watched_further(slice_: dict[str, Any], expected: list[str]) -> None:
     """Neither what is through nor what failed is touched again, and a refusal ends all of it."""
-    assert [each["qdev"].split("/")[3] for each in still_watched(slice_)] == expected
+    assert [each["label"] for each in still_watched(slice_)] == expected
 
 
 def test_a_module_that_did_not_speak() -> None:
     """The module was killed: its failure stands, and there is nothing to go on with."""
-    settled = settle({"failed": True, "msg": "MODULE FAILURE", "exception": "trace"}, None, ON, FOREVER)
-    assert (settled["msg"], settled["exception"], still_watched(settled)) == ("MODULE FAILURE", "trace", [])
+    settled = settle({"failed": True, "msg": "MODULE FAILURE", "exception": "trace"}, None, ON)
+    assert (settled["errors"], settled["exception"]) == ([failure("MODULE FAILURE", None)], "trace")
+    assert still_watched(settled) == []
+    assert settle({"failed": True}, None, ON)["errors"] == [failure("the module failed", None)]
 
 
-def test_a_time_out_is_told_in_the_words_of_the_task() -> None:
-    """The user's own wait_timeout is named, not what the last slice had left of it."""
-    said = "web01: disk vda: not populated within 7 s (wait_timeout). The job goes on"
-    settled = settle(told(disk(error=said), failed=True, msg=said, exception="a copy"), [disk()], LAST, AN_HOUR)
-    whole = said.replace("7 s", "3600 s")
-    assert (settled["msg"], settled["disks"][0]["error"], "exception" in settled) == (whole, whole, False)
+def test_the_modules_copy_of_its_message_goes() -> None:
+    """Ansible would show it in place of the message of the whole wait."""
+    assert "exception" not in settle(told(disk(), errors=[failure()], exception="a copy"), None, ON)
+
+
+GONE = failure(
+    "web01: disk vdb is gone", "DiskGone", monitor="/run/web01.qmp", key="/machine/peripheral/vdb/virtio-backend"
+)
+SILENT = failure("/run/web01.qmp: no greeting", "MonitorSilent", monitor="/run/web01.qmp")
+
+
+@pytest.mark.parametrize(
+    ("slice_", "errors"),
+    [
+        pytest.param(told(disk("vda"), errors=[GONE]), [None, "DiskGone"], id="one disk is gone"),
+        pytest.param(told(errors=[SILENT]), ["MonitorSilent", "MonitorSilent"], id="the VM does not answer"),
+        pytest.param(told(disk("vda"), disk("vdb"), errors=[SILENT]), [None, None], id="both are told"),
+        pytest.param(told(errors=[failure()]), [None, None], id="nothing is told of them"),
+    ],
+)
+def test_a_disk_that_is_lost_has_failed(slice_: dict[str, Any], errors: list[str | None]) -> None:
+    """Where a later slice tells nothing of a disk but why, that is the disk's error, and what was done stays told."""
+    first = told(disk("vda", action="started"), disk("vdb", action="started"))
+    second = settle(slice_, first["disks"], ON)
+    disks = merge(first, second)["disks"]
+    assert [each["error_kind"] for each in disks] == errors
+    assert [each["action"] for each in disks] == ["started", "started"]
+    lost = [each for each in disks if each["error"] is not None]
+    assert [(each["job"], each["grew_by"], each["finished"]) for each in lost] == [(None, None, False)] * len(lost)
+    assert [each["label"] for each in still_watched(second) if each["error"]] == []
 
 
 @pytest.mark.parametrize(
@@ -187,8 +218,8 @@ def test_what_somebody_else_did_meanwhile_is_told(
     before: list[dict[str, Any]] | None, now: dict[str, Any], part: Slice, is_told: bool
 ) -> None:
     """A stream that was gone or held between two slices does not go on in silence."""
-    warnings = settle(told(now), before, part, FOREVER)["warnings"]
-    assert [("/vms/web01-vda.qcow2" in text) for text in warnings] == [True] * is_told
+    warnings = settle(told(now), before, part)["warnings"]
+    assert [text.startswith("web01: disk vda: ") for text in warnings] == [True] * is_told
 
 
 @pytest.mark.parametrize(
@@ -203,12 +234,12 @@ def test_what_somebody_else_did_meanwhile_is_told(
 )
 def test_a_pause_by_somebody_else_is_respected(members: dict[str, Any], part: Slice, messages: int) -> None:
     """The next slice would resume the stream, so there is none for this disk, and the task says why."""
-    settled = settle(told(disk(**members)), [disk()], part, AN_HOUR)
-    assert settled.get("failed", False) is bool(messages)
-    assert settled.get("msg", "").count("paused") == messages
+    settled = settle(told(disk(**members)), [disk()], part)
+    assert ["paused" in error["msg"] for error in settled["errors"]] == [True] * messages
+    assert [error["kind"] for error in settled["errors"]] == ["StreamFailed"] * messages
     assert bool(still_watched(settled)) is (not messages and members.get("error") is None)
-    both = settle(told(disk(**members), failed=True, msg="another disk"), [disk()], part, AN_HOUR)
-    assert len(both["msg"].splitlines()) == 1 + messages
+    both = settle(told(disk(**members), errors=[failure("another disk")]), [disk()], part)
+    assert len(both["errors"]) == 1 + messages
 
 
 def test_slices_make_one_result() -> None:
@@ -239,14 +270,15 @@ def test_slices_make_one_result() -> None:
 
 
 def test_a_failure_of_any_slice_fails_the_task_once() -> None:
-    """Every message is told once, in order, and `finished` is false however the others ended."""
-    first = told(disk("vda", job=None, error="bad"), disk("vdb"), failed=True, msg="bad")
+    """Every failure is told once, in order, and `finished` is false however the others ended."""
+    first = told(disk("vda", job=None, error="bad"), disk("vdb"), errors=[failure("bad")])
     second = told(disk("vdb", job=None, finished=True), finished=True, failed=False)
-    assert merge(first, second)["failed"] is True
-    third = told(disk("vdb", job=None, finished=True), failed=True, msg="worse")
-    merged = merge(merge(first, second), third)
-    assert (merged["failed"], merged["finished"], merged["msg"]) == (True, False, "bad\nworse")
-    assert merge(first, first)["msg"] == "bad"
+    assert as_asked(merge(first, second), AN_HOUR)["failed"] is True
+    third = told(disk("vdb", job=None, finished=True), errors=[failure("worse")])
+    merged = as_asked(merge(merge(first, second), third), AN_HOUR)
+    assert (merged["failed"], merged["finished"], merged["msg"]) == (True, False, "2 failures:\n- bad\n- worse")
+    assert [error["msg"] for error in merged["errors"]] == ["bad", "worse"]
+    assert as_asked(merge(first, first), AN_HOUR)["msg"] == "bad"
 
 
 def test_one_slice_is_told_as_it_is() -> None:
@@ -254,6 +286,43 @@ def test_one_slice_is_told_as_it_is() -> None:
     result = told(disk(finished=True))
     assert as_asked(result, FOREVER) == {name: value for name, value in result.items() if name != "warnings"}
     assert as_asked({**result, "warnings": ["one"]}, FOREVER)["warnings"] == ["one"]
+
+
+def gave_up(free: bool | None, **members: Any) -> dict[str, Any]:
+    """A disk that gave up the golden image."""
+    done = {"job": None, "finished": True}
+    return disk(**{**done, "released": [{"path": "/golden", "free": free, "reason": None}], **members})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "free"),
+    [
+        pytest.param(told(gave_up(False)), told(gave_up(True, name="vdb")), True, id="the last one lets it go"),
+        pytest.param(told(gave_up(True)), told(gave_up(False, name="vdb")), False, id="the last one does not"),
+        pytest.param(told(gave_up(True)), told(disk("vdb")), True, id="it is not spoken of any more"),
+        pytest.param(
+            told(gave_up(False, finished=False, error="why"), errors=[failure()]),
+            told(gave_up(True, name="vdb")),
+            False,
+            id="a disk that gave it up has failed",
+        ),
+        pytest.param(
+            told(gave_up(False)),
+            told(gave_up(True, name="vdb", finished=False)),
+            False,
+            id="the last one is not populated",
+        ),
+        pytest.param(
+            told(disk("vda"), errors=[failure(kind="MonitorSilent", monitor="/run/db01.qmp")]),
+            told(gave_up(True)),
+            None,
+            id="a VM did not answer the first slice",
+        ),
+    ],
+)
+def test_released_images_are_told_once(first: dict[str, Any], second: dict[str, Any], free: bool | None) -> None:
+    """Over all slices an image is free only if every disk that gave it up and every VM allows it."""
+    assert [image["free"] for image in merge(first, second)["released"]] == [free]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._doubles import tell_apart
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
-from ansible_collections.virtops.qmp.tests.unit.builders import EMPTY, disk, identity, image, qemu_process, vm
+from ansible_collections.virtops.qmp.tests.unit.builders import EMPTY, bound_to, disk, identity, image, qemu_process, vm
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import inode_of
 
 UUID = "5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11"
 
@@ -20,6 +22,8 @@ def seen_at(monitor: str, *disks: Any, **members: Any) -> Vm:
 
 
 OTHER_DISK = disk(image("other"), image("base"))
+RENAMED_OVER = disk(image(bound=replace(bound_to("/vms/top.qcow2"), inode=inode_of("/vms/other.qcow2"))), "base")
+RENAMED = disk(image(bound=replace(bound_to("/vms/top.qcow2"), file="/vms/new-name.qcow2")), "base")
 LAUNCHER = qemu_process(812, program="launcher", serves=False)
 
 
@@ -53,6 +57,7 @@ def test_tell_apart(both: dict[str, Any], second: dict[str, Any], kept: int, not
     "disks",
     [
         pytest.param((OTHER_DISK, EMPTY), id="another file"),
+        pytest.param((RENAMED_OVER, EMPTY), id="another file of the same name"),
         pytest.param((disk(),), id="a disk less"),
         pytest.param((disk(qdev="vdb"), EMPTY), id="another device"),
         pytest.param((disk(image("top", file=None, path="nbd://host/top")), EMPTY), id="no file"),
@@ -63,6 +68,12 @@ def test_a_vm_of_other_disks_is_another_vm(disks: tuple[Any, ...]) -> None:
     vms, notes = tell_apart([seen_at("/a.qmp"), seen_at("/b.qmp", *disks)])
     assert len(vms) == 2
     assert "/a.qmp and /b.qmp answer with the same name and UUID (vm0, no UUID)" in notes[0]
+
+
+def test_a_file_is_known_by_more_than_its_name() -> None:
+    """An image that is renamed between two looks is still the same image, and its VM the same VM."""
+    vms, notes = tell_apart([seen_at("/a.qmp"), seen_at("/b.qmp", RENAMED, EMPTY)])
+    assert ([each.identity.monitor for each in vms], notes) == (["/a.qmp"], ("/b.qmp is another monitor of vm0",))
 
 
 def test_the_third_of_three() -> None:

@@ -64,7 +64,7 @@ def test_an_outcome_begins_with_nothing_done() -> None:
     """An outcome is one of no action, no note and no error unless somebody says otherwise."""
     subject = target()
     outcome = Outcome(subject.vm, subject.disk, subject.base_index, subject.disk)
-    assert (outcome.action, outcome.notes, outcome.error, outcome.left, outcome.left_ids) == ("none", (), None, (), {})
+    assert (outcome.action, outcome.notes, outcome.error, outcome.left) == ("none", (), None, ())
 
 
 def test_what_failed_is_not_finished() -> None:

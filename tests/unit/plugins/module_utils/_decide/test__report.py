@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, untouched
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import (
+    Populated,
     diff_of,
     disk_to_result,
+    failure_to_result,
     has_changed,
+    in_one_message,
     outcome_to_result,
     vm_to_result,
 )
@@ -41,6 +44,7 @@ def test_a_vm() -> None:
         "status": "paused",
         "qemu_version": "7.2.22",
         "pid": 100,
+        "started": 7,
         "uid": 64055,
     }
 
@@ -48,14 +52,16 @@ def test_a_vm() -> None:
 def test_a_vm_over_tcp() -> None:
     """Who runs a VM that is reached over TCP is not known."""
     told = vm_to_result(vm(identity=identity(pid=None)))
-    assert (told["pid"], told["uid"]) == (None, None)
+    assert (told["pid"], told["started"], told["uid"]) == (None, None, None)
 
 
 def test_a_disk() -> None:
     """A disk is told with its chain, its space and its job."""
-    subject = disk(image(nodes=("top",)), "base", device="drive0")
+    subject = disk(image(nodes=("top",), path="top.qcow2"), "base", device="drive0")
     running = vm(subject, jobs=(job(offset=1, len=3, speed=9),))
-    assert disk_to_result(running, subject, {"/vms/top.qcow2": FreeSpace(1, 77)}) == {
+    assert disk_to_result(running, subject, {("/vms/vm0.qmp", subject.key): FreeSpace(1, 77)}) == {
+        "label": "vda",
+        "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "vm0",
         "monitor": "/vms/vm0.qmp",
         "names": list(subject.names),
@@ -63,14 +69,30 @@ def test_a_disk() -> None:
         "qdev": "/machine/peripheral/vda/virtio-backend",
         "node_name": "top",
         "path": "/vms/top.qcow2",
+        "filename": "top.qcow2",
         "format": "qcow2",
         "virtual_size": 1000,
         "read_only": False,
         "populated": False,
+        "reason": "it still needs /vms/base.qcow2",
+        "snapshots": 0,
+        "same_file": True,
         "stale_header": None,
         "chain": [
-            {"node_name": "top", "path": "/vms/top.qcow2", "format": "qcow2", "allocated": 100},
-            {"node_name": "base", "path": "/vms/base.qcow2", "format": "qcow2", "allocated": 100},
+            {
+                "node_name": "top",
+                "path": "/vms/top.qcow2",
+                "filename": "top.qcow2",
+                "format": "qcow2",
+                "allocated": 100,
+            },
+            {
+                "node_name": "base",
+                "path": "/vms/base.qcow2",
+                "filename": "/vms/base.qcow2",
+                "format": "qcow2",
+                "allocated": 100,
+            },
         ],
         "space": {"needed": 100, "free": 77},
         "job": {
@@ -91,7 +113,8 @@ def test_a_disk() -> None:
 def test_an_empty_drive() -> None:
     """A drive without a medium has no path, no chain and no job."""
     found = disk_to_result(vm(EMPTY), EMPTY, {})
-    assert (found["path"], found["format"], found["chain"], found["job"]) == (None, None, [], None)
+    assert (found["path"], found["filename"], found["format"]) == (None, None, None)
+    assert (found["chain"], found["job"]) == ([], None)
     assert (found["virtual_size"], found["populated"], found["space"]) == (0, False, {"needed": 0, "free": None})
 
 
@@ -123,8 +146,8 @@ def outcome(**members: Any) -> Outcome:
 def test_an_outcome() -> None:
     """What was done is told beside the disk as it is now."""
     verdicts = [
-        Verdict("/vms/base.qcow2", (), None),
-        Verdict("/vms/mid.qcow2", (7, 8), "it is still open in x (pid 7)"),
+        Verdict("/vms/base.qcow2", True, None, pids=(), device=1, inode=2),
+        Verdict("/vms/mid.qcow2", False, "it is still open in x (pid 7)", pids=(7, 8), device=1, inode=3),
         Verdict("nbd://host/x", None, "only its server can know"),
     ]
     found = outcome_to_result(outcome(action="started", cursor=5, error=Failure("StreamFailed", "why")), {}, verdicts)
@@ -137,10 +160,57 @@ def test_an_outcome() -> None:
         "vm": "vm0",
     }
     assert found["released"] == [
-        {"path": "/vms/base.qcow2", "free": True, "pids": [], "reason": None},
-        {"path": "/vms/mid.qcow2", "free": False, "pids": [7, 8], "reason": "it is still open in x (pid 7)"},
-        {"path": "nbd://host/x", "free": False, "pids": None, "reason": "only its server can know"},
+        {"path": "/vms/base.qcow2", "free": True, "reason": None, "pids": [], "device": 1, "inode": 2},
+        {
+            "path": "/vms/mid.qcow2",
+            "free": False,
+            "reason": "it is still open in x (pid 7)",
+            "pids": [7, 8],
+            "device": 1,
+            "inode": 3,
+        },
+        {
+            "path": "nbd://host/x",
+            "free": None,
+            "reason": "only its server can know",
+            "pids": None,
+            "device": None,
+            "inode": None,
+        },
     ]
+
+
+def test_an_error_tells_what_it_is_about() -> None:
+    """Nobody has to read the message to know the VM and the disk; what an error is not about is null."""
+    failed = outcome(error=Failure("StreamFailed", "why", "/vms/vm0.qmp"))
+    silent = Failure("MonitorSilent", "no greeting", "/vms/vm1.qmp")
+    told = Populated((failed.vm,), (failed,), ((),), (), (silent,), {}).to_result()
+    nothing = {"vm": None, "disk": None, "key": None}
+    assert told["errors"] == [
+        {"kind": "MonitorSilent", "msg": "no greeting", "monitor": "/vms/vm1.qmp", **nothing},
+        {
+            "kind": "StreamFailed",
+            "msg": "why",
+            "vm": "vm0",
+            "disk": "vda",
+            "monitor": "/vms/vm0.qmp",
+            "key": "/machine/peripheral/vda/virtio-backend",
+        },
+    ]
+    assert failure_to_result(Failure("X", "y")) == {"kind": "X", "msg": "y", "monitor": None, **nothing}
+    assert [each["monitor"] for each in told["vms"]] == ["/vms/vm0.qmp"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        pytest.param(["why"], "why", id="one is told as it is"),
+        pytest.param(["why", "how"], "2 failures:\n- why\n- how", id="several are counted, each in a line"),
+    ],
+)
+def test_failures_in_one_message(messages: list[str], message: str) -> None:
+    """All failures are in the message of the task."""
+    assert in_one_message(messages) == message
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._decide._schedule import Turn, lanes, refuse_crowded, turn
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._schedule import (
+    Turn,
+    lanes,
+    leave_out_crowded,
+    turn,
+)
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace, FreeSpaces
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.tests.unit.builders import (
@@ -104,8 +110,13 @@ def crowd(*disks: Disk, running: Job | None = None) -> list[Target]:
     return [Target(owner, each, len(each.chain)) for each in disks]
 
 
-def free_space(free: int, *numbers: int, device: int = 1) -> dict[str, FreeSpace]:
-    return {f"/vms/top{number}.qcow2": FreeSpace(device, free) for number in numbers}
+def starry(targets: Sequence[Target]) -> list[Target]:
+    """The same disks, chosen by the star only."""
+    return [replace(each, is_named=False) for each in targets]
+
+
+def free_space(free: int, *numbers: int, device: int = 1) -> FreeSpaces:
+    return {("/vms/vm0.qmp", f"vd{number}"): FreeSpace(device, free) for number in numbers}
 
 
 @pytest.mark.parametrize(
@@ -125,9 +136,11 @@ def free_space(free: int, *numbers: int, device: int = 1) -> dict[str, FreeSpace
         pytest.param([], {}, id="no disk"),
     ],
 )
-def test_there_is_room(targets: list[Target], free_spaces: Mapping[str, FreeSpace | None]) -> None:
-    """What fits, or cannot be judged, is not refused."""
-    refuse_crowded(targets, free_spaces)
+def test_there_is_room(targets: list[Target], free_spaces: FreeSpaces) -> None:
+    """What fits, or cannot be judged, is not refused, whether it was named outright or not."""
+    assert leave_out_crowded(targets, free_spaces) == (tuple(targets), {})
+    starred = starry(targets)
+    assert leave_out_crowded(starred, free_spaces) == (tuple(starred), {})
 
 
 @pytest.mark.parametrize(
@@ -159,12 +172,80 @@ def test_there_is_room(targets: list[Target], free_spaces: Mapping[str, FreeSpac
         ),
     ],
 )
-def test_there_is_no_room(targets: list[Target], free_spaces: Mapping[str, FreeSpace | None], lines: list[str]) -> None:
+def test_there_is_no_room(targets: list[Target], free_spaces: FreeSpaces, lines: list[str]) -> None:
     """All that would start counts together, by file system, and the figures are told."""
     with pytest.raises(WrongRequest) as refusal:
-        refuse_crowded(targets, free_spaces)
+        leave_out_crowded(targets, free_spaces)
     found = str(refusal.value).splitlines()
     assert len(found) == len(lines)
     for line, words in zip(found, lines):  # noqa: B905  # Python 3.8
         assert words in line
         assert "check_space" in line
+
+
+def claiming(number: int, size: int, *, is_named: bool = False) -> Target:
+    """A disk that may need so many bytes."""
+    layers = [image(f"{name}{number}", virtual_size=size, allocated=size) for name in ("top", "base")]
+    subject = disk(*layers, qdev=f"vd{number}")
+    return Target(vm(subject), subject, 2, is_named=is_named)
+
+
+@pytest.mark.parametrize(
+    ("targets", "free", "fit", "words"),
+    [
+        pytest.param([claiming(1, 60), claiming(2, 40)], 100, ["vd1", "vd2"], {}, id="all of it fits"),
+        pytest.param(
+            [claiming(1, 2**60), claiming(2, 40), claiming(3, 60)],
+            100,
+            ["vd2", "vd3"],
+            {"vd1": "up to 1152921504606846976 bytes and the file system has 0 free (beside the other disks"},
+            id="one claims 2^60",
+        ),
+        pytest.param(
+            [claiming(1, 100), claiming(2, 40), claiming(3, 60)],
+            100,
+            ["vd2", "vd3"],
+            {"vd1": "up to 100 bytes and the file system has 0 free"},
+            id="one claims just what there is: those that need less come first",
+        ),
+        pytest.param(
+            [claiming(1, 50), claiming(2, 50), claiming(3, 50)],
+            100,
+            ["vd1", "vd2"],
+            {"vd3": "up to 50 bytes and the file system has 0 free"},
+            id="equal claims, in the order of the disks",
+        ),
+        pytest.param(
+            [claiming(1, 10), claiming(2, 95, is_named=True)],
+            100,
+            ["vd2"],
+            {"vd1": "up to 10 bytes and the file system has 5 free"},
+            id="one named outright comes before those that need less",
+        ),
+        pytest.param(
+            [claiming(1, 101)], 100, [], {"vd1": "up to 101 bytes and the file system has 100 free"}, id="none fits"
+        ),
+    ],
+)
+def test_who_claims_much_takes_the_room_from_no_other(
+    targets: list[Target], free: int, fit: list[str], words: Mapping[str, str]
+) -> None:
+    """Of the disks that nobody named those that need least are done, and each of the others is told why not."""
+    done, crowded = leave_out_crowded(targets, free_space(free, 1, 2, 3))
+    assert [each.disk.label for each in done] == fit
+    assert {key for _monitor, key in crowded} == set(words)
+    for (_monitor, key), reason in crowded.items():
+        assert words[key] in reason
+        assert "check_space" in reason
+
+
+def test_named_disks_that_do_not_fit_start_nothing() -> None:
+    """What was asked for by its name is done or refused, whatever the star would add."""
+    with pytest.raises(WrongRequest, match=r"up to 101 bytes .* 100 free \(vm0: disk vd1 up to 101\)"):
+        leave_out_crowded([claiming(1, 101, is_named=True), claiming(2, 10)], free_space(100, 1, 2))
+
+
+def test_two_looks_at_one_file_system_may_differ() -> None:
+    """While its free space changes the smaller figure holds."""
+    spaces = {**free_space(100, 1), **free_space(50, 2)}
+    assert [key for _monitor, key in leave_out_crowded([claiming(1, 40), claiming(2, 40)], spaces)[1]] == ["vd2"]

@@ -3,26 +3,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import (
     Disk,
     Image,
-    compare_header,
     is_local,
     plain_path,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import AnswersDiffer, MonitorUnusable
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Named
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
+from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import FILENAME, LAYERS, Members
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     EMPTY,
     NO_GRAPH,
+    bound_to,
     disk,
     image,
-    in_vms,
     recorded,
     recorded_vm,
 )
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import inode_of, named
 
 MIB = 1024 * 1024
 QDEV = "/machine/peripheral/vda/virtio-backend"
+
+
+def read_disk(entry: Any, graph: Graph = NO_GRAPH) -> Disk:
+    return Disk.from_qmp(Members(entry, "query-block"), graph)
 
 
 def find(name: str, label: str) -> Disk:
@@ -174,7 +184,7 @@ def test_under_filters_a_running_stream_changes_no_node() -> None:
 def test_a_graph_that_does_not_show_the_disk_gives_no_names_below_the_top() -> None:
     """Without the graph a chain is read all the same; only node names are missing."""
     entry = recorded("qemu-7.2-filters")["query-block"][0]
-    read = Disk.from_qmp(entry, NO_GRAPH)
+    read = read_disk(entry)
     assert [(each.path, each.node_name) for each in read.chain] == [
         ("/vms/a-top.qcow2", None),
         ("/vms/a-base.qcow2", None),
@@ -187,8 +197,67 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
     inner = {"format": "throttle", "filename": "json:{}", "virtual-size": 1, "backing-image": layer}
     outer = {"format": "copy-on-read", "filename": "json:{}", "virtual-size": 1, "backing-image": inner}
     entry = {"device": "", "inserted": {"node-name": "cor", "ro": False, "image": outer}}
-    read = Disk.from_qmp(entry, NO_GRAPH).located(lambda path: path)
+    read = read_disk(entry)
     assert [(each.path, each.nodes) for each in read.chain] == [("/vms/top.qcow2", ("cor",))]
+
+
+def layers(number: int, **members: Any) -> dict[str, Any]:
+    """The nested `image` of a chain."""
+    found: dict[str, Any] = {}
+    for place in range(number):
+        below = {"backing-image": found} if found else {}
+        found = {"format": "qcow2", "filename": f"/vms/{place}", "virtual-size": 1, **below, **members}
+    return found
+
+
+def inserted(image: Any, node: str = "top") -> dict[str, Any]:
+    return {"device": "d", "inserted": {"node-name": node, "ro": False, "image": image}}
+
+
+def test_a_chain_of_any_depth_that_qemu_opens_is_read() -> None:
+    """Chains are walked, not descended: none is too deep for Python."""
+    assert len(read_disk(inserted(layers(LAYERS))).chain) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        pytest.param(layers(LAYERS + 1), f"a chain of more than {LAYERS} images", id="too deep"),
+        pytest.param(layers(1, format="throttle"), "a filter above no image", id="a filter alone"),
+        pytest.param(layers(1, filename="x" * (FILENAME + 1)), "'filename' is longer than 4096", id="a long name"),
+        pytest.param(layers(1, **{"virtual-size": "x"}), "'virtual-size' is text, not a size", id="a size in words"),
+        pytest.param(layers(1, **{"actual-size": -1}), "'actual-size' is out of range", id="less than nothing"),
+        pytest.param(layers(1, snapshots=7), "'snapshots' is an integer, not a list", id="no list of snapshots"),
+    ],
+)
+def test_a_chain_that_no_qemu_shows(image: Any, words: str) -> None:
+    """What does not fit is told with the command, the member and the reason."""
+    with pytest.raises(MonitorUnusable, match=f"query-block brings what no QEMU since 4.0 sends: {words}"):
+        read_disk(inserted(image))
+
+
+@pytest.mark.parametrize(
+    ("image", "below"),
+    [
+        pytest.param(layers(1), {"top": {"backing": "base"}, "base": {}}, id="below the image"),
+        pytest.param(
+            layers(2, format="throttle") | {"backing-image": layers(1)},
+            {"top": {"file": "x", "backing": "base"}, "x": {}, "base": {}},
+            id="below a filter",
+        ),
+    ],
+)
+def test_a_backing_image_that_only_the_graph_shows(image: Any, below: Any) -> None:
+    """No disk is alone because its chain was left out of one of two answers."""
+    with pytest.raises(AnswersDiffer, match="query-block shows no image below node top, and the block graph does"):
+        read_disk(inserted(image), Graph(below, {}, {}))
+
+
+def test_a_node_is_part_of_one_image_of_a_chain() -> None:
+    """Where a graph makes all images stand on the same nodes, they count once."""
+    below = {"top": {"backing": "mid", "file": "hub"}, "mid": {"file": "hub"}, "hub": {"a": "x", "b": "y"}}
+    chain = read_disk(inserted(layers(2)), Graph(below, {}, {})).chain
+    assert [each.nodes for each in chain] == [("top", "hub", "x", "y"), ("mid",)]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +273,20 @@ def test_filters_whose_nodes_are_unknown_are_passed_over() -> None:
 def test_is_populated(subject: Disk, populated: bool) -> None:
     """A disk is populated when it needs no other image, and never by another sign."""
     assert subject.is_populated is populated
+
+
+@pytest.mark.parametrize(
+    ("listed", "count"),
+    [
+        pytest.param({}, 0, id="none: QEMU says nothing"),
+        pytest.param({"snapshots": [{"id": "1"}, {"id": "2"}]}, 2, id="two"),
+    ],
+)
+def test_snapshots_are_counted(listed: dict[str, Any], count: int) -> None:
+    """The internal snapshots of the active image are counted."""
+    shown = {"filename": "/vms/top.qcow2", "format": "qcow2", "virtual-size": 1000, **listed}
+    entry = {"device": "drive0", "inserted": {"node-name": "top", "ro": False, "image": shown}}
+    assert read_disk(entry).snapshots == count
 
 
 def test_a_chain_below_a_raw_node_is_seen() -> None:
@@ -226,6 +309,12 @@ def test_a_chain_below_a_raw_node_is_seen() -> None:
             id="a device without an id, with a drive",
         ),
         pytest.param(
+            disk(qdev="/machine/unattached/device[18]", device="ide0-hd0"),
+            "ide0-hd0",
+            "/machine/unattached/device[18]",
+            id="a device that QEMU made itself (-drive if=ide)",
+        ),
+        pytest.param(
             disk(qdev="/machine/peripheral-anon/device[1]"),
             "top",
             "/machine/peripheral-anon/device[1]",
@@ -236,6 +325,18 @@ def test_a_chain_below_a_raw_node_is_seen() -> None:
             "/vms/top.qcow2",
             "/machine/peripheral-anon/device[1]",
             id="nothing has a name",
+        ),
+        pytest.param(
+            disk(image(path="a.qcow2", file="/vms/a.qcow2"), qdev="", node_name="#block1"),
+            "/vms/a.qcow2",
+            "#block1",
+            id="nothing has a name, and QEMU knows its image by a relative one",
+        ),
+        pytest.param(
+            disk(image(path="nbd://host/x", file=None), qdev="", node_name="#block1"),
+            "nbd://host/x",
+            "#block1",
+            id="nothing has a name, and its image is no file",
         ),
         pytest.param(
             Disk("", "/machine/peripheral-anon/device[1]", None, False, ()),
@@ -290,13 +391,13 @@ def test_names(subject: Disk, names: tuple[str, ...]) -> None:
 )
 def test_answers_to(name: str, file: str | None, answers: bool) -> None:
     """A disk answers to its own names and to no other."""
-    assert disk().answers_to(name, file) is answers
+    assert disk().answers_to(name, Named() if file is None else named(file)) is answers
 
 
 def test_an_empty_drive_answers_to_its_id_only() -> None:
     """Without a medium there is no file to be called by."""
-    assert EMPTY.answers_to("cd0", None)
-    assert not EMPTY.answers_to("x", None)
+    assert EMPTY.answers_to("cd0", Named())
+    assert not EMPTY.answers_to("x", Named())
 
 
 @pytest.mark.parametrize(
@@ -310,13 +411,42 @@ def test_an_empty_drive_answers_to_its_id_only() -> None:
 )
 def test_find_base(name: str, file: str | None, place: int | None) -> None:
     """An image of the chain is found by its path, its node or its file."""
-    assert disk("top", "mid", "base").find_base(name, file) == place
+    assert disk("top", "mid", "base").find_base(name, Named() if file is None else named(file)) == place
 
 
 def test_an_image_without_a_file_is_not_called_by_none() -> None:
     """A name that is no local path does not mean an image that is no local file."""
     remote = image(path="nbd://host/base", file=None)
-    assert not remote.is_called("rbd:pool/other", None)
+    assert not remote.is_called("rbd:pool/other", Named())
+
+
+@pytest.mark.parametrize(
+    ("bound", "meaning", "is_called"),
+    [
+        pytest.param(bound_to("/vms/x"), Named(inode=inode_of("/vms/x")), True, id="what the name is to QEMU"),
+        pytest.param(bound_to("/vms/x"), Named(inode_here=inode_of("/vms/x")), True, id="what this host finds"),
+        pytest.param(bound_to("/vms/x"), Named(here="/vms/x", inode_here=inode_of("/y")), False, id="another file"),
+        pytest.param(Bound(file="/vms/x"), Named(here="/vms/x"), True, id="only the path is known, and it is the same"),
+        pytest.param(Bound(file="/vms/x"), Named(here="/vms/y"), False, id="only the path is known, and it is not"),
+        pytest.param(Bound(), Named(), False, id="nothing is known"),
+    ],
+)
+def test_a_file_is_the_same_by_any_name(bound: Bound, meaning: Named, is_called: bool) -> None:
+    """What a name leads to decides, not how it reads."""
+    assert image(bound=bound).is_called("another", meaning) is is_called
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param(image("top"), image("top", path="json:{}"), True, id="a node keeps its name"),
+        pytest.param(image("top"), image("base", path="/vms/top.qcow2"), False, id="another node"),
+        pytest.param(image(node_name=None), image("top"), True, id="without a node the path tells"),
+    ],
+)
+def test_an_image_at_two_moments(one: Image, other: Image, same: bool) -> None:
+    """An image is found again after a stream, which may change how QEMU reports it."""
+    assert one.is_same(other) is same
 
 
 @pytest.mark.parametrize(
@@ -373,6 +503,12 @@ def test_is_local(path: str, local: bool) -> None:
             'json:{"driver":"file","filename":7}', 'json:{"driver":"file","filename":7}', id="a name that is no text"
         ),
         pytest.param("json:{broken", "json:{broken", id="no JSON"),
+        pytest.param("json:" + "[" * 4000, "json:" + "[" * 4000, id="nested without end"),
+        pytest.param(
+            'json:{"driver":"file","filename":"\\u0000"}',
+            'json:{"driver":"file","filename":"\\u0000"}',
+            id="a NUL, which no name has",
+        ),
     ],
 )
 def test_plain_path(reported: str, path: str) -> None:
@@ -383,24 +519,3 @@ def test_plain_path(reported: str, path: str) -> None:
 def test_image_defaults() -> None:
     """An image may be given without its nodes."""
     assert Image("/p", "raw", 1, None, None).nodes == ()
-
-
-@pytest.mark.parametrize(
-    ("subject", "named", "stale"),
-    [
-        pytest.param(disk("top"), "", None, id="alone, and the header names none"),
-        pytest.param(disk("top"), "/vms/base.qcow2", "/vms/base.qcow2", id="alone, and the header names a base"),
-        pytest.param(disk("top"), None, None, id="the header cannot be read"),
-        pytest.param(EMPTY, "/vms/base.qcow2", None, id="no medium"),
-        pytest.param(disk("top", "base"), "/vms/base.qcow2", None, id="the base that QEMU uses"),
-        pytest.param(disk("top", "base"), "base.qcow2", None, id="relative to the image that names it"),
-        pytest.param(disk("top", "base"), "/vms/mid.qcow2", "/vms/mid.qcow2", id="another than QEMU uses"),
-        pytest.param(disk("top", "base"), "nbd+unix:///?socket=/s", None, id="a name that cannot be compared"),
-        pytest.param(disk("top", image("base", file=None)), "/vms/mid.qcow2", None, id="QEMU's cannot be compared"),
-    ],
-)
-def test_compare_header(subject: Disk, named: str | None, stale: str | None) -> None:
-    """A header that still names an image that QEMU dropped makes the disk need that image."""
-    held = compare_header(subject, named, in_vms)
-    assert held.stale_header == stale
-    assert held.is_populated is (subject.is_populated and stale is None)

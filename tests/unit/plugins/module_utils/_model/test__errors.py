@@ -8,6 +8,7 @@ import re
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model import _errors
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure, WrongRequest
 
 LEAVES = [
     each
@@ -46,3 +47,30 @@ def test_a_refusal_tells_the_command_and_the_reason() -> None:
     error = _errors.CommandRefused("block-stream", "Node 'top' is busy")
     assert (error.command, error.reason) == ("block-stream", "Node 'top' is busy")
     assert str(error) == "QEMU refused block-stream: Node 'top' is busy"
+
+
+def test_each_problem_is_a_failure() -> None:
+    """Nobody has to take a text apart to see what was wrong with a request."""
+    error = WrongRequest("no vda", "no vdb")
+    assert str(error) == "no vda\nno vdb"
+    assert Failure.each_of(error) == (Failure("WrongRequest", "no vda"), Failure("WrongRequest", "no vdb"))
+
+
+def test_a_defect_is_told_with_its_place() -> None:
+    """What nobody foresaw names the disk, says that it is a defect, and where."""
+
+    def stumble() -> None:
+        raise KeyError("x")
+
+    try:
+        stumble()
+    except KeyError as error:
+        failure = Failure.of_defect(error, "vm0: disk vda")
+    assert failure.kind == "Defect"
+    assert failure.message.startswith("vm0: disk vda: a defect of virtops.qmp")
+    assert "KeyError in stumble, line" in failure.message
+
+
+def test_a_defect_that_was_never_raised_has_no_place() -> None:
+    """It is told all the same."""
+    assert Failure.of_defect(ValueError("v"), "x").message.endswith("(ValueError: v)")

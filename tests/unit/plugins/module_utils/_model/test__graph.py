@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorUnusable
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.tests.unit.builders import recorded
 
@@ -100,3 +101,42 @@ def test_child(node: str | None, role: str, child: str | None) -> None:
 def test_descendants(name: str, node: str, below: list[str]) -> None:
     """The nodes that make up one image, and none of another image of the chain."""
     assert list(graph(name).descendants(node)) == below
+
+
+def test_a_node_that_many_stand_on_counts_once() -> None:
+    """In a graph of 40 floors, each standing on the next by two ways, the nodes are told at once, and each once."""
+    below = {f"n{floor}": {"a": f"n{floor + 1}", "b": f"n{floor + 1}"} for floor in range(40)}
+    assert Graph(below, {}, {}).descendants("n0") == tuple(f"n{floor}" for floor in range(1, 41))
+
+
+def test_a_circle_has_an_end() -> None:
+    """Nodes that stand on each other are told once, and a circle of inserted filters leads to no node."""
+    circle = Graph({"a": {"file": "b"}, "b": {"file": "a"}}, {}, {}, inserted=frozenset({"a", "b"}))
+    assert circle.descendants("a") == ("b", "a")
+    assert circle.child("a", "file") is None
+
+
+def test_what_is_known_is_left_out() -> None:
+    """The nodes that belong to an image above are none of this one."""
+    assert Graph({"a": {"x": "b", "y": "c"}, "b": {"x": "d"}}, {}, {}).descendants("a", {"b"}) == ("c",)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        pytest.param([], "a list, not an object", id="no object"),
+        pytest.param({"nodes": {}, "edges": []}, "'nodes' is an object, not a list", id="nodes that are no list"),
+        pytest.param({"nodes": [7], "edges": []}, "an integer, not an object", id="a node that is none"),
+        pytest.param({"nodes": [{"id": "1"}], "edges": []}, "'id' is text, not a size", id="an id in words"),
+        pytest.param(
+            {"nodes": [], "edges": [{"parent": 1, "child": 2, "name": "file"}]},
+            "'parent' of an edge is none of the nodes",
+            id="an edge of no node",
+        ),
+        pytest.param({"nodes": [{}] * 32769, "edges": []}, "'nodes' has more than 32768 entries", id="too many"),
+    ],
+)
+def test_a_graph_that_no_qemu_draws(reply: Any, words: str) -> None:
+    """What does not fit is told with the command, the member and the reason."""
+    with pytest.raises(MonitorUnusable, match=f"x-debug-query-block-graph brings what no QEMU .* sends: {words}"):
+        Graph.from_qmp(reply)

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
-from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Ending, Job, JobEvent, job_id_for
+from ansible_collections.virtops.qmp.plugins.module_utils._model._job import (
+    Ending,
+    Job,
+    JobEvent,
+    job_id_for,
+    was_migrated_since,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import Members
 from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, image, job, recorded
 
 
@@ -49,7 +56,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import HELD, disk, imag
 def test_from_qmp(name: str, expected: Job) -> None:
     """A job is read as QEMU tells of it."""
     (entry,) = recorded(f"qemu-7.2-{name}")["query-block-jobs"]
-    assert Job.from_qmp(entry) == expected
+    assert Job.from_qmp(Members(entry, "query-block-jobs")) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ def test_ending(event: dict[str, Any], ending: Ending | None) -> None:
         pytest.param(disk(qdev="€"), [], "populate-disk", id="no character left"),
         pytest.param(disk(qdev="x" * 300), [], "populate-" + "x" * 100, id="long"),
         pytest.param(
-            disk(image("top", path="/" + "d" * 200 + "/web01.qcow2"), qdev="", node_name="#1"),
+            disk(image("top", path="/" + "d" * 200 + "/web01.qcow2", file=None), qdev="", node_name="#1"),
             [],
             "populate-" + "d" * 88 + "web01.qcow2".rjust(12, "_"),
             id="the end of a path says more",
@@ -144,3 +151,23 @@ def test_job_id_for(subject: Disk, taken: list[str], job_id: str) -> None:
     """The id tells the disk, is free, and is one that QEMU takes."""
     assert job_id_for(subject, taken) == job_id
     assert re.match(r"[A-Za-z][A-Za-z0-9._-]*$", job_id)
+
+
+@pytest.mark.parametrize(
+    ("job_id", "migration", "migrated"),
+    [
+        pytest.param("populate-vda", "", False, id="never"),
+        pytest.param("populate-vda", "completed-7", True, id="after the job began"),
+        pytest.param("populate-vda.completed-7", "completed-7", False, id="before the job"),
+        pytest.param("populate-vda.completed-7-2", "completed-7", False, id="before the job, whose name was taken"),
+        pytest.param("populate-vda.completed-7", "completed-70", True, id="once before it, and once after"),
+    ],
+)
+def test_was_migrated_since(job_id: str, migration: str, migrated: bool) -> None:
+    """The id of a job of ours tells which migration was the last before it."""
+    assert was_migrated_since(job_id, migration) is migrated
+
+
+def test_a_job_id_bears_the_last_migration() -> None:
+    """A job that begins after a migration is not doubted because of it."""
+    assert not was_migrated_since(job_id_for(disk(), ["populate-vda.completed-7"], "completed-7"), "completed-7")

@@ -7,9 +7,13 @@ import re
 from typing import Any
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorUnusable
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
-from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, read_identity
+from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import DISKS, EDGES, NODES
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, read_disks, read_name, read_uuid
 from ansible_collections.virtops.qmp.tests.unit.builders import (
+    NO_GRAPH,
     disk,
     identity,
     job,
@@ -18,9 +22,6 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
     recorded_vm,
     vm,
 )
-
-VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
-NO_UUID = {"UUID": "00000000-0000-0000-0000-000000000000"}
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,47 @@ def test_identity(name: str, expected: Identity) -> None:
 
 def test_a_vm_without_a_name() -> None:
     """Where QEMU was given no name its monitor stands for it."""
-    nameless = read_identity("/m.qmp", None, {}, NO_UUID, VERSION, [], blocks=[{"device": "cd0"}])
-    assert (nameless.name, nameless.label, nameless.qemu_version) == (None, "/m.qmp", "7.2.22")
+    assert read_name({}) is None
+    assert identity(name=None).label == "/vms/vm0.qmp"
+
+
+@pytest.mark.parametrize(
+    ("given", "uuid"),
+    [
+        pytest.param("00000000-0000-0000-0000-000000000000", None, id="none"),
+        pytest.param("5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11", "5bd0c5a9-6c57-4e4c-8d0f-6f4a3c1f7a11", id="one"),
+    ],
+)
+def test_uuid(given: str, uuid: str | None) -> None:
+    """QEMU's word for no UUID is none."""
+    assert read_uuid({"UUID": given}) == uuid
+
+
+def medium(node: str, file: str = "/vms/top.qcow2") -> dict[str, Any]:
+    image = {"format": "qcow2", "filename": file, "virtual-size": 1}
+    return {"node-name": node, "ro": False, "image": image}
+
+
+def test_two_disks_of_one_name_are_none() -> None:
+    """A disk is found again by its name, so a VM that gives one to two disks is no QEMU."""
+    entry = {"device": "d", "inserted": medium("n")}
+    with pytest.raises(MonitorUnusable, match="two disks that are called 'd'"):
+        read_disks([entry, entry], NO_GRAPH)
+
+
+def test_empty_drives_need_no_name_of_their_own() -> None:
+    """What has no medium is nothing to be found again."""
+    assert len(read_disks([{"device": ""}, {"device": ""}], NO_GRAPH)) == 2
+
+
+def test_many_disks_on_the_same_nodes_are_refused_before_they_take_memory() -> None:
+    """Each disk may stand on all nodes of the graph, but not all disks on all of them."""
+    hub = {f"part{number}": f"part{number}" for number in range(NODES)}
+    disks = [{"device": f"d{number}", "inserted": medium(f"n{number}")} for number in range(DISKS)]
+    graph = Graph({f"n{number}": {"file": "hub"} for number in range(DISKS)}, {}, {})
+    graph.below["hub"] = hub  # type: ignore[index]
+    with pytest.raises(MonitorUnusable, match=f"more than {EDGES} images and nodes"):
+        read_disks(disks, graph)
 
 
 def test_label() -> None:

@@ -5,21 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
-import stat
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import HostSilent
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
+    Bound,
+    FileId,
+    Granted,
+    Inode,
+    KnownFile,
+    Lease,
+)
+from ansible_collections.virtops.qmp.plugins.module_utils._model._header import NoHeader
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import NoMap
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
 
 # Recorded: pid 812 made the socket and serves pid 931; pid 940 waits in the queue.
@@ -162,244 +170,98 @@ def test_what_a_relative_glob_finds_is_a_path(folder: Path, monkeypatch: pytest.
         assert asyncio.run(HOST.expand("*")) == ["./@vm", "./tcp:vm:1", "vm", "./vm:1"]
 
 
-@pytest.mark.parametrize(
-    ("pid", "directory"),
-    [
-        pytest.param(os.getpid(), os.getcwd(), id="a process"),
-        pytest.param(NOBODY, None, id="no such process"),
-        pytest.param(None, None, id="unknown"),
-    ],
-)
-def test_working_directory(pid: int | None, directory: str | None) -> None:
-    """The directory of a process, where it can be told."""
-    assert HOST.working_directory(pid) == directory
+def known(path: Path) -> Bound:
+    """The file as this very process has it open."""
+    status = os.stat(str(path))
+    inode = Inode(FileId(status.st_dev, status.st_ino), "regular")
+    numbers = [int(name) for name in os.listdir("/proc/self/fd") if _leads_to(name, status)]
+    return Bound(inode, tuple(numbers), same_file=True, file=str(path))
 
 
-@pytest.mark.parametrize(
-    ("path", "directory", "real"),
-    [
-        pytest.param("link", "{folder}", "{folder}/file", id="relative, through a link"),
-        pytest.param("{folder}/../{name}/file", None, "{folder}/file", id="absolute with dots"),
-        pytest.param("{folder}/link", "/elsewhere", "{folder}/file", id="absolute: the directory does not matter"),
-        pytest.param("file", None, None, id="relative to nobody knows what"),
-    ],
-)
-def test_real_path(folder: Path, path: str, directory: str | None, real: str | None) -> None:
-    """Names become absolute and without links, unless nobody knows what they are relative to."""
+def _leads_to(number: str, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/self/fd/{number}"), status)
+    except OSError:
+        return False
+
+
+def test_free_space(folder: Path) -> None:
+    """The file system of a file that QEMU has open, or at least of its name; None where there is none to tell of."""
     (folder / "file").write_text("")
-    (folder / "link").symlink_to("file")
-    words = {"folder": folder, "name": folder.name}
-    given = None if directory is None else directory.format(**words)
-    assert HOST.real_path(path.format(**words), given) == (None if real is None else real.format(**words))
-
-
-def test_room(folder: Path) -> None:
-    """The file system of a regular file and what is free on it; None for what is none."""
-    (folder / "file").write_text("")
-    free = os.statvfs(str(folder))
-    free_space = HOST.free_space(str(folder / "file"))
-    assert free_space is not None
-    assert free_space.device == os.stat(str(folder)).st_dev
-    assert 0 <= free_space.free <= free.f_blocks * free.f_frsize
-    assert [HOST.free_space(str(folder)), HOST.free_space(str(folder / "nosuch")), HOST.free_space("/dev/null")] == [
-        None
-    ] * 3
-
-
-def test_a_file_is_the_same_by_any_name(folder: Path) -> None:
-    """Links and a new name change nothing; what is gone, or what the process does not have open, is missing."""
-    for name in ("file", "closed"):
-        (folder / name).write_text("")
-    (folder / "link").symlink_to("file")
-    os.link(str(folder / "file"), str(folder / "hard"))
-    names = [str(folder / name) for name in ("file", "link", "hard", "closed", "nosuch")]
     with (folder / "file").open():
-        found = HOST.opened_files(os.getpid(), names)
-    assert sorted(found) == sorted(names[:3])
-    assert len(set(found.values())) == 1
-    assert sorted(HOST.opened_files(None, names)) == sorted(HOST.opened_files(NOBODY, names)) == sorted(names[:4])
+        for pid, bound in ((os.getpid(), known(folder / "file")), (None, Bound(file=str(folder / "file")))):
+            found = asyncio.run(HOST.free_space(pid, bound))
+            assert found is not None
+            assert found.device == os.stat(str(folder)).st_dev
+            assert 0 <= found.free <= os.statvfs(str(folder)).f_blocks * os.statvfs(str(folder)).f_frsize
+        closed = replace(known(folder / "file"), descriptors=())
+    nothing = [(None, Bound()), (None, Bound(file="/dev/null")), (None, Bound(file=str(folder / "nosuch")))]
+    for pid, bound in [*nothing, (os.getpid(), closed)]:
+        assert asyncio.run(HOST.free_space(pid, bound)) is None
 
 
-def ids(*files: Path) -> dict[str, FileId]:
-    return {str(file): FileId(file.stat().st_dev, file.stat().st_ino) for file in files}
+def test_survey_and_headers(folder: Path) -> None:
+    """What a process has open is seen, and headers are read through that."""
+    (folder / "file").write_bytes(b"no qcow2 header")
+    with (folder / "file").open():
+        seen = asyncio.run(HOST.survey(os.getpid(), [str(folder / "file")], {}))
+        readings = asyncio.run(HOST.headers(os.getpid(), [(known(folder / "file"), "qcow2")]))
+    assert seen.descriptors is not None
+    assert str(folder / "file") in [descriptor.path for descriptor in seen.descriptors]
+    assert readings == [NoHeader("its header is cut off")]
 
 
-def test_who_has_a_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that have a file open are found by whatever name they opened it, and none where it is closed."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for name in ("open", "closed"):
-        (folder / name).write_text("")
-    os.link(str(folder / "open"), str(folder / "other-name"))
-    with (folder / "other-name").open():
-        found = HOST.traces(ids(folder / "open", folder / "closed"))
-    assert found[str(folder / "open")].processes == {os.getpid(): Path("/proc/self/comm").read_text().strip()}
-    assert (found[str(folder / "closed")].processes, found[str(folder / "closed")].is_regular) == ({}, True)
+def test_storage_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hangs is unknown: no lease, no user, no space; and no header or descriptor, which is an error."""
+
+    async def silent(*arguments: Any, **options: Any) -> Any:
+        raise HostSilent("the storage does not answer")
+
+    monkeypatch.setattr(_host, "away", silent)
+    file = KnownFile("/x", None)
+    assert asyncio.run(HOST.leases([file])) == {file: Lease(Granted.UNKNOWN, why="the storage does not answer")}
+    assert asyncio.run(HOST.users([file])) == {}
+    assert asyncio.run(HOST.free_space(None, Bound())) is None
+    with pytest.raises(HostSilent):
+        asyncio.run(HOST.survey(None, [], {}))
 
 
-def test_only_root_knows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is not root sees only its own processes, and therefore says nothing."""
+def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is asked whether a file is open, and /proc where."""
+    monkeypatch.setattr(_lease, "_PAUSES", ())
     (folder / "file").write_text("")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].processes is None
-
-
-def test_a_file_that_is_another_now_is_not_told(folder: Path) -> None:
-    """A file that was replaced under its name, or is gone, is not the one that was asked for."""
-    for name in ("replaced", "gone"):
-        (folder / name).write_text("")
-    asked = ids(folder / "replaced", folder / "gone")
-    (folder / "new").write_text("")
-    (folder / "new").rename(folder / "replaced")
-    (folder / "gone").unlink()
-    assert HOST.traces(asked) == {}
-
-
-def test_no_file_needs_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a file to look for /proc is left alone."""
-    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} was read"))
-    assert HOST.traces({}) == {}
-
-
-def test_processes_that_end_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process or a descriptor that is gone when it is looked at is passed over."""
-    (folder / "file").write_text("")
-    listed = {"/proc": ["self", str(NOBODY), str(os.getpid())], f"/proc/{os.getpid()}/fd": ["999999"]}
-    real = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: listed.get(path) or real(path))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].processes == {}
-
-
-def test_a_process_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process whose name cannot be read any more is a process all the same."""
-    assert _host._process_name(NOBODY) == "a process"
-
-
-def test_a_loop_device_has_its_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's own users are found, too: no process has their files open, and devices without a file are none."""
-    for name in ("file", "loop3", "loop4"):
-        (folder / name).write_text("")
     status = os.stat(str(folder / "file"))
-
-    def ioctl(device: Any, request: int, data: bytes) -> bytes:
-        if device.name.endswith("loop4"):
-            raise OSError(errno.ENXIO, "no file")
-        return struct.pack("QQ", status.st_dev, status.st_ino) + data[16:]
-
-    monkeypatch.setattr(_host.glob, "glob", lambda pattern: [str(folder / name) for name in ("loop3", "loop4")])
-    monkeypatch.setattr(_host.fcntl, "ioctl", ioctl)
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].devices == ["loop3"]
+    file = KnownFile(str(folder / "file"), FileId(status.st_dev, status.st_ino))
+    assert asyncio.run(HOST.leases([file]))[file].granted is Granted.YES
+    with (folder / "file").open():
+        assert asyncio.run(HOST.leases([file]))[file].granted is Granted.NO
+        assert list(asyncio.run(HOST.users([file]))[file].processes) == [os.getpid()]
 
 
-MOUNTS = """\
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:44 / /vms rw - nfs4 server:/vms rw
-31 30 0:45 / /vms/fast rw - xfs /dev/sdb rw
-32 22 0:46 / /with\\040blank rw shared:9 master:2 - fuse.sshfs x rw
-33 22 0:47 / /vms/twice rw - ext4 /dev/sdc rw
-34 33 0:48 / /vms/twice rw - ceph x rw
-"""
+def test_the_files_of_an_image_are_held(folder: Path) -> None:
+    """They are opened once, written out, forgotten, and closed; what is not known is not held."""
+    (folder / "image").write_bytes(b"content")
+
+    async def work() -> None:
+        with (folder / "image").open("r+b"):
+            held = await HOST.hold(os.getpid(), [known(folder / "image")] * 2, "image")
+            assert held is not None
+            await held.flush()
+            held.forget()
+            held.close()
+            closed = replace(known(folder / "image"), descriptors=())
+        assert await HOST.hold(os.getpid(), [closed], "image") is None
+        assert await HOST.hold(os.getpid(), [Bound()], "image") is None
+        assert await HOST.hold(None, [closed], "image") is None
+
+    asyncio.run(work())
 
 
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [
-        pytest.param("/vms/base.qcow2", "nfs4", id="on a mount"),
-        pytest.param("/vms/fast/base.qcow2", "xfs", id="on the mount further down"),
-        pytest.param("/vmsother/base.qcow2", "ext4", id="only whole names count"),
-        pytest.param("/with blank/x", "fuse.sshfs", id="a blank"),
-        pytest.param("/vms/twice/x", "ceph", id="the later of two on one point"),
-        pytest.param("/vms", "nfs4", id="the point itself"),
-    ],
-)
-def test_file_systems(monkeypatch: pytest.MonkeyPatch, file: str, kind: str) -> None:
-    """The type of the file system that a file lies on, as the kernel lists the mounts."""
-    monkeypatch.setattr(_host, "_read", lambda path: MOUNTS if path == "/proc/self/mountinfo" else "")
-    monkeypatch.setattr(_host, "_file_id", lambda path: FileId(1, 2))
-    assert HOST.traces({file: FileId(1, 2)})[file].file_system == kind
-
-
-def test_a_file_system_that_cannot_be_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the list of mounts the type is unknown."""
-    (folder / "file").write_text("")
-    monkeypatch.setattr(_host, "_read", lambda path: "")
-    assert HOST.traces(ids(folder / "file"))[str(folder / "file")].file_system == "unknown"
-
-
-def test_a_device_is_no_regular_file() -> None:
-    """A device is told as what it is."""
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    assert not HOST.traces(ids(Path("/dev/null")))["/dev/null"].is_regular
-
-
-@pytest.fixture
-def sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a script in the place of the system's own `sync`; before it is called there is no such program."""
-    monkeypatch.setenv("PATH", str(folder))
-
-    def put(script: str) -> None:
-        program = folder / "sync"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-
-    return put
-
-
-def write_out(file: Path) -> bool:
-    return asyncio.run(HOST.write_out(str(file)))
-
-
-def test_write_out(folder: Path, sync: Callable[[str], None]) -> None:
-    """A regular file is written out by the program for it; where there is none, or no such file, nobody waits."""
-    image = folder / "image"
-    assert write_out(image)
-    image.touch()
-    assert write_out(image)
-    sync(f'echo "$@" >{folder}/called')
-    assert write_out(image)
-    assert (folder / "called").read_text() == f"--data {image}\n"
-
-
-def test_write_out_has_an_end(folder: Path, sync: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that does not end is ended after a time, and that is told."""
-    monkeypatch.setattr(_host, "_WRITE_OUT_SECONDS", 0.0)
-    image = folder / "image"
-    image.touch()
-    sync("while :; do :; done")
-    assert not write_out(image)
-
-
-def test_a_write_out_that_nobody_wants_any_more_is_ended(folder: Path, sync: Callable[[str], None]) -> None:
-    """Who gives up waiting leaves no process behind."""
-    image, started = folder / "image", folder / "started"
-    image.touch()
-    os.mkfifo(started)
-    sync(f"echo $$ >{started}\nwhile :; do :; done")
-
-    async def work() -> int:
-        waiting = asyncio.ensure_future(HOST.write_out(str(image)))
-        pid = int(await asyncio.get_running_loop().run_in_executor(None, started.read_text))
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        assert waiting.cancelled()
-        return pid
-
-    assert not Path(f"/proc/{asyncio.run(work())}").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 32, 4) + bytes(12) + b"base", "base", id="a backing image"),
-        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 0, 0) + bytes(12), "", id="none"),
-        pytest.param(b"no qcow2 at all, but long enough", None, id="another format"),
-        pytest.param(b"QFI\xfb", None, id="cut off"),
-        pytest.param(b"QFI\xfb" + struct.pack(">IQI", 3, 2**64 - 1, 4), None, id="an impossible place"),
-        pytest.param(None, None, id="no such file"),
-    ],
-)
-def test_header_backing(folder: Path, content: bytes | None, named: str | None) -> None:
-    """The backing image is read from the file itself, where that can be done."""
-    if content is not None:
-        (folder / "image").write_bytes(content)
-    assert HOST.header_backing(str(folder / "image")) == named
+def test_read_map() -> None:
+    """Without a process, or with one that has ended, nothing is known of where the data lies."""
+    assert asyncio.run(HOST.read_map(None, [], None)) == NoMap("the process behind this monitor is not known")
+    assert asyncio.run(HOST.read_map(NOBODY, [], None)) == NoMap("QEMU has ended")
+    assert asyncio.run(HOST.read_map(os.getpid(), [], None)) in (
+        NoMap("the disk has no image"),
+        NoMap("there is no qemu-img on this host"),
+    )

@@ -30,8 +30,10 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach._qmp import (
 )
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import GREETING, Client, Talk, serving, silence
+from qemu.qmp import QMPClient
 
 Use = Callable[[QmpConnection], Awaitable[Any]]
+MOST = 4 * 2**20
 EVENT = {"timestamp": {"seconds": 1, "microseconds": 2}}
 
 
@@ -224,7 +226,7 @@ def test_an_assertion_of_the_library_is_a_lost_connection(folder: Path, monkeypa
     async def connect(self: Any, address: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(_qmp.QMPClient, "connect", connect)
+    monkeypatch.setattr(QMPClient, "connect", connect)
     with pytest.raises(MonitorLost, match="right after the greeting"):
         meet(polite, path=folder / "qmp")
 
@@ -430,8 +432,8 @@ def test_a_monitor_that_indents(folder: Path) -> None:
 
 def test_a_message_without_an_end(folder: Path) -> None:
     """Lines upon lines of one message are read up to a bound, and no further."""
-    lines = b"{\r\n" + (b" " * 2**20 + b"\r\n") * 11
-    with pytest.raises(MonitorUnusable, match="a message of more than 10485760 bytes"):
+    lines = b"{\r\n" + (b" " * 2**20 + b"\r\n") * 5
+    with pytest.raises(MonitorUnusable, match="a message of more than 4 MiB"):
         meet(says_and_stays(lines), path=folder / "qmp")
 
 
@@ -496,24 +498,63 @@ def test_a_command_without_an_answer(folder: Path, command: str, seconds: int) -
 
 
 @pytest.mark.parametrize(
-    ("lines", "kind"),
+    ("lines", "kind", "words"),
     [
-        pytest.param((), MonitorLost, id="the end"),
-        pytest.param((b'{"return": {}',), MonitorLost, id="half a line"),
-        pytest.param((b"no JSON\r\n",), MonitorLost, id="garbage"),
-        pytest.param((b'"text"\r\n',), MonitorLost, id="no object"),
-        pytest.param((b"x" * 11 * 2**20 + b"\r\n",), MonitorLost, id="a line of 11 MiB"),
+        pytest.param((), MonitorLost, "the connection ended", id="the end"),
+        pytest.param((b'{"return": {}',), MonitorLost, "the connection ended", id="half a line"),
+        pytest.param((b"no JSON\r\n",), MonitorUnusable, "a line that is no message of QMP", id="garbage"),
+        pytest.param((b'"text"\r\n',), MonitorUnusable, "a line that is no message of QMP", id="no object"),
+        pytest.param((b"\xff\xfe\x00\r\n",), MonitorUnusable, "a line that is no message of QMP", id="no UTF-8"),
+        pytest.param(({"event": ["x"]},), MonitorUnusable, "a line that is no message of QMP", id="a list of events"),
+        pytest.param(({"return": 1, "id": {}},), MonitorUnusable, "a line that is no message of QMP", id="no id"),
+        pytest.param(
+            (b'{"return": ' + b"[" * 100_000 + b"\r\n",),
+            MonitorUnusable,
+            "a line that is",
+            id="a line of 100,000 floors",
+        ),
+        pytest.param((b"x" * 2 * MOST,), MonitorUnusable, "a message of more than 4 MiB", id="a line without an end"),
+        pytest.param(
+            (b"x" * 2 * MOST + b"\r\n",), MonitorUnusable, "a message of more than 4 MiB", id="a line that is too long"
+        ),
     ],
 )
-def test_an_answer_that_ends_the_session(folder: Path, lines: tuple[bytes, ...], kind: type[MonitorError]) -> None:
-    """Whatever comes instead of an answer, the command fails, and so does the next one."""
+def test_an_answer_that_ends_the_session(
+    folder: Path, lines: tuple[Any, ...], kind: type[MonitorError], words: str
+) -> None:
+    """Whatever comes instead of an answer, the command fails with the reason, and so does the next one."""
 
     async def use(monitor: QmpConnection) -> None:
         for _command in range(2):
-            with pytest.raises(kind, match="the connection ended at query-status"):
+            with pytest.raises(kind, match=words) as failure:
                 await monitor.execute("query-status")
+            assert len(str(failure.value)) < 300
 
     meet(then(*lines), use, folder / "qmp")
+
+
+def test_who_listens_learns_why_the_session_ended(folder: Path) -> None:
+    """A line that cannot be read ends the wait for an event, too, and is not taken for a QEMU that died."""
+
+    async def use(monitor: QmpConnection) -> None:
+        with monitor.listen("job0") as events:
+            await monitor.execute("query-status")
+            with pytest.raises(MonitorUnusable, match="a message of more than 4 MiB"):
+                await events.next(3600)
+
+    meet(after_a_command(b"x" * 2 * MOST, base_index=False), use, folder / "qmp")
+
+
+def test_the_longest_answer_is_read(folder: Path) -> None:
+    """A host with many disks on deep chains is no lie."""
+    size = MOST - 100
+
+    async def talk(client: Client) -> None:
+        await client.shake_hands()
+        client.answer(await client.receive(), "x" * size)
+        await silence(client)
+
+    assert len(meet(talk, ask, folder / "qmp")) == size
 
 
 @pytest.mark.parametrize(
@@ -540,7 +581,7 @@ def test_an_answer_without_its_members(folder: Path, members: dict[str, Any]) ->
 # -- Events ------------------------------------------------------------------------------------------------------------
 
 
-def event(name: str, job_id: str = "job0", key: str = "device", **details: Any) -> dict[str, Any]:
+def event(name: str, job_id: Any = "job0", key: str = "device", **details: Any) -> dict[str, Any]:
     return {"event": name, "data": {key: job_id, **details}, **EVENT}
 
 
@@ -587,6 +628,9 @@ def heard(talk: Talk, path: Path, *, timeout: float = 5) -> list[str]:
         pytest.param([event("BLOCK_JOB_COMPLETED", "job1")], [], id="of another job"),
         pytest.param([event("JOB_STATUS_CHANGE", key="id")], [], id="of a kind that tells nothing"),
         pytest.param([{"event": "BLOCK_JOB_ERROR", **EVENT}], [], id="without details"),
+        pytest.param([{"event": "BLOCK_JOB_ERROR", "data": ["job0"], **EVENT}], [], id="with a list of details"),
+        pytest.param([{"event": "BLOCK_JOB_ERROR", "data": None}], [], id="with no details at all"),
+        pytest.param([event("BLOCK_JOB_ERROR", ["job0"])], [], id="of a list of jobs"),
         pytest.param(
             [*[event("BLOCK_JOB_ERROR")] * 50, event("BLOCK_JOB_COMPLETED")],
             ["BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED"],

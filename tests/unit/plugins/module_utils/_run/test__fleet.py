@@ -10,13 +10,22 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import select
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorSilent
-from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _fleet
 from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import reconcile_all
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import observe
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import CHUNK, IO_ERROR, MIB, SIZE, TICK, FakeHost, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
+    CHUNK,
+    IO_ERROR,
+    MIB,
+    SIZE,
+    TICK,
+    FakeHost,
+    FakeQemu,
+    inode_of,
+)
 
 WHOLE = SIZE / CHUNK * TICK
 Act = Callable[[], object]
@@ -50,7 +59,7 @@ def all_about(
     async def work() -> list[Outcome]:
         first()
         sighting = await observe(list(host.qemus), host.open_link, host)
-        targets = select(sighting.vms, names, requested.base, lambda vm, name: host.real_path(name, "/vms"))
+        targets = select(sighting.vms, Selection(tuple(names)), requested.base).targets
         host.begin_to_count()
         then()
         begun = asyncio.get_running_loop().time()
@@ -116,6 +125,17 @@ def test_what_fails_for_one_disk_stops_no_other() -> None:
     assert told(outcomes) == ["vm0 vda started", "vm2 vda started"]
     assert outcomes[1].error is not None
     assert IO_ERROR in str(outcomes[1].error)
+
+
+def test_a_defect_that_one_disk_brings_out_stops_no_other() -> None:
+    """What nobody foresaw is told as a defect of its disk; the others are populated, and its place goes to the next."""
+    one, other, third = vms(3)
+    one.act_before("block-stream", lambda: 1 / 0)
+    outcomes = all_about(FakeHost(one, other, third), asking(parallel=1))
+    assert [outcome.is_finished for outcome in outcomes] == [False, True, True]
+    assert outcomes[0].error is not None
+    assert outcomes[0].error.kind == "Defect"
+    assert outcomes[0].error.message.startswith("vm0: disk vda: a defect of virtops.qmp")
 
 
 def test_a_monitor_that_cannot_be_opened_stops_no_other() -> None:
@@ -318,7 +338,7 @@ def test_between_short_visits_the_monitor_is_free() -> None:
     assert told(outcomes) == ["vm0 vda started"]
     assert (outcomes[0].error, held, len(host.opened)) == (None, [0] * 6, 5)
     assert [image.path for image in outcomes[0].left] == ["/vms/vm0-base0.qcow2"]
-    assert sorted(outcomes[0].left_ids) == ["/vms/vm0-base0.qcow2"]
+    assert [image.id for image in outcomes[0].left] == [inode_of("/vms/vm0-base0.qcow2").id]
 
 
 def test_short_visits_of_many_disks() -> None:
@@ -361,7 +381,7 @@ def test_a_vm_of_the_same_name_that_took_the_place(member: str) -> None:
     assert (outcome.is_finished, outcome.job) == (False, None)
     assert outcome.error is not None
     assert "another process, qemu-system-x86_64 (pid " in str(outcome.error)
-    assert qemu.acts == ["block-stream"]
+    assert qemu.acts == ["blockdev-snapshot", "block-stream"]
 
 
 @pytest.mark.parametrize("asked", [asking(poll_interval=5, wait=False), asking(poll_interval=5, state="paused")])

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable  # noqa: UP035  # Python 3.8
+from typing import Any, Callable, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
@@ -23,11 +24,15 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import (
     TICK,
     FakeHost,
     FakeQemu,
+    inode_of,
 )
 
 FILES = ("top.qcow2", "mid.qcow2", "base.qcow2")
+# Without a job QEMU tells whether it could flush; beside one it flushes, and does not tell.
+ASK = ("blockdev-snapshot", {"node": "top", "overlay": "/no such node/"})
 FLUSH = ("human-monitor-command", {"command-line": "qemu-io top flush"})
 WHOLE = SIZE / CHUNK * TICK
+BASE = {"base-node": "#base", "backing-file": "/vms/base.qcow2"}
 Act = Callable[[], object]
 
 
@@ -42,25 +47,29 @@ def vm_with(*files: str, named: bool = False) -> FakeQemu:
     return qemu
 
 
-def bring(
+def bring(  # noqa: PLR0913  # each test names what it is about
     qemu: FakeQemu,
     asked: Request | None = None,
     *,
     seconds: float | None = None,
     first: Act = nothing,
     then: Act = nothing,
+    host: FakeHost | None = None,
+    maps: Sequence[MapTotals | NoMap] = (),
 ) -> Outcome:
     """Bring about a wish; `first` happens before the VM is looked at, `then` between the plan and the act."""
     requested = asking() if asked is None else asked
 
+    hypervisor = FakeHost(qemu) if host is None else host
+    hypervisor.maps = list(maps)
+
     async def work() -> Outcome:
-        host = FakeHost(qemu)
+        host = hypervisor
         first()
         async with host.open_link(qemu.address) as monitor:
             seen = await identify(monitor, host)
             disk = seen.disks[0]
-            base = None if requested.base is None else host.real_path(requested.base, "/vms")
-            target = Target(seen, disk, base_index_of(disk, requested.base, base))
+            target = Target(seen, disk, base_index_of(seen, disk, requested.base))
             qemu.log.clear()
             then()
             loop = asyncio.get_running_loop()
@@ -87,12 +96,13 @@ def is_safe(qemu: FakeQemu) -> bool:
 
 
 def test_a_disk_is_populated_in_the_safe_order() -> None:
-    """Start, wait, flush, finalize, flush: nothing more is sent, and nothing in another order."""
+    """Flush, start, wait, flush, finalize, flush: nothing more is sent, and nothing in another order."""
     qemu = vm_with()
     outcome = bring(qemu)
     start = {"job-id": "populate-vda", "device": "top", "auto-finalize": False, "on-error": "report"}
     acts = [(command, arguments) for command, arguments in qemu.log if command in qemu.acts]
-    assert acts == [("block-stream", start), FLUSH, ("job-finalize", {"id": "populate-vda"}), FLUSH]
+    finish = ("job-finalize", {"id": "populate-vda"})
+    assert acts == [ASK, ("block-stream", start), ASK, FLUSH, finish, ASK]
     assert (outcome.error, outcome.action, outcome.is_finished, outcome.cursor) == (None, "started", True, SIZE)
     assert ([image.path for image in outcome.left], qemu.chain()) == (
         ["/vms/mid.qcow2", "/vms/base.qcow2"],
@@ -103,14 +113,15 @@ def test_a_disk_is_populated_in_the_safe_order() -> None:
 
 def test_the_images_below_are_known_by_what_they_were() -> None:
     """The identity of each file below the top is taken before the work, while QEMU still has it open."""
-    assert sorted(bring(vm_with()).left_ids) == ["/vms/base.qcow2", "/vms/mid.qcow2"]
+    left = {image.file: image.id for image in bring(vm_with()).left}
+    assert left == {path: inode_of(path).id for path in ("/vms/mid.qcow2", "/vms/base.qcow2")}
 
 
 def test_images_that_are_no_local_file_have_no_identity() -> None:
     """A base over NBD, or one that is gone, is left out of the identities."""
     qemu = vm_with("top.qcow2", "base.qcow2")
     qemu.nodes["#base"].filename = "nbd+unix://?socket=/vms/nbd.sock"
-    assert bring(qemu).left_ids == {}
+    assert [image.id for image in bring(qemu).left] == [None]
 
 
 def test_a_second_run_changes_nothing() -> None:
@@ -119,15 +130,19 @@ def test_a_second_run_changes_nothing() -> None:
     bring(qemu)
     outcome = bring(qemu)
     assert (outcome.action, outcome.error, outcome.is_finished, outcome.left) == ("none", None, True, ())
-    assert qemu.log[-1] == FLUSH
-    assert qemu.acts == ["human-monitor-command"]
+    assert qemu.log[-1] == ASK
+    assert qemu.acts == ["blockdev-snapshot"]
 
 
 @pytest.mark.parametrize(
     ("asked", "extra"),
     [
-        pytest.param(asking(base="base.qcow2"), {"base-node": "#base"}, id="base by path"),
-        pytest.param(asking(base="#base"), {"base-node": "#base"}, id="base by node"),
+        pytest.param(
+            asking(base="base.qcow2"), {"base-node": "#base", "backing-file": "/vms/base.qcow2"}, id="base by path"
+        ),
+        pytest.param(
+            asking(base="#base"), {"base-node": "#base", "backing-file": "/vms/base.qcow2"}, id="base by node"
+        ),
         pytest.param(asking(speed=5), {"speed": 5}, id="speed"),
         pytest.param(asking(speed=0), {"speed": 0}, id="unlimited"),
         pytest.param(asking(on_error="stop"), {"on-error": "stop"}, id="policy"),
@@ -171,7 +186,7 @@ def test_under_filters(drivers: list[str]) -> None:
     [pytest.param(0, "joined", id="running"), pytest.param(SIZE - CHUNK, "joined", id="nearly there")],
 )
 def test_a_stream_of_ours_is_joined(offset: int, action: str) -> None:
-    """A rerun starts nothing: it follows the stream of the run before, and finishes it."""
+    """A rerun follows the stream of the run before; once more it is asked whether all that was written was stored."""
     qemu = vm_with()
 
     def start() -> None:
@@ -179,7 +194,9 @@ def test_a_stream_of_ours_is_joined(offset: int, action: str) -> None:
 
     outcome = bring(qemu, first=start)
     assert (outcome.action, outcome.is_finished, outcome.error) == (action, True, None)
-    assert qemu.acts == ["human-monitor-command", "job-finalize", "human-monitor-command"]
+    again = ["job-cancel", "blockdev-snapshot", "block-stream"]
+    flush = ["blockdev-snapshot", "human-monitor-command"]
+    assert qemu.acts == [*flush, *again, *flush, "job-finalize", "blockdev-snapshot"]
     assert is_safe(qemu)
 
 
@@ -204,7 +221,7 @@ def test_a_foreign_stream_that_finalizes_itself_is_followed_and_flushed() -> Non
     qemu = vm_with()
     outcome = bring(qemu, first=lambda: qemu.stream("top"))
     assert (outcome.action, outcome.is_finished, outcome.error) == ("joined", True, None)
-    assert qemu.acts == ["human-monitor-command"]
+    assert qemu.acts == ["blockdev-snapshot"]
     assert is_safe(qemu)
 
 
@@ -486,7 +503,7 @@ def writing_out(monkeypatch: pytest.MonkeyPatch, qemu: FakeQemu, seconds: float 
     async def write_out(_host: FakeHost, file: str) -> bool:
         assert file == "/vms/top.qcow2"
         told = [command for command in qemu.commands if command in qemu.acts]
-        calls.append((asyncio.get_running_loop().time(), told[-1]))
+        calls.append((asyncio.get_running_loop().time(), told[-1] if told else ""))
         await asyncio.sleep(seconds)
         return True
 
@@ -495,17 +512,17 @@ def writing_out(monkeypatch: pytest.MonkeyPatch, qemu: FakeQemu, seconds: float 
 
 
 def test_the_guest_does_not_wait_for_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stream has copied is written out before QEMU is told to flush, and the header after it."""
+    """All is written out before QEMU is told to flush, and after it, to be told of an error."""
     qemu = vm_with()
     calls = writing_out(monkeypatch, qemu)
     assert bring(qemu).is_finished
-    *during, last = calls
-    assert {told for _time, told in during} == {"block-stream"}
-    assert during[-1][0] == pytest.approx(WHOLE, abs=0.01)
-    assert last[1] == "job-finalize"
-    calls.clear()
-    assert bring(qemu).is_finished
-    assert not calls
+    assert [told for _time, told in calls] == [
+        *("", "blockdev-snapshot"),
+        *("block-stream",) * 3,
+        *("human-monitor-command", "job-finalize", "blockdev-snapshot"),
+    ]
+    before_flush = calls[-4]
+    assert before_flush[0] == pytest.approx(WHOLE, abs=0.01)
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(0.0, [0.05, 5.05, 10.05, 15.05]), (4.0, [0.05, 4.1, 8.15, 12.2])])
@@ -515,10 +532,11 @@ def test_it_is_written_out_while_it_is_copied(
     """Storage that needs long is given more to do at once, so that little is left at the end; else it is left alone."""
     qemu = vm_with()
     calls = writing_out(monkeypatch, qemu, seconds)
-    outcome = bring(qemu, asking(speed=CHUNK, on_timeout="leave"), seconds=16)
+    outcome = bring(qemu, asking(speed=CHUNK, on_timeout="leave"), seconds=16 + 2 * seconds)
     assert outcome.error is None
     assert outcome.job is not None
-    assert [time for time, _told in calls] == pytest.approx(times)
+    during = [time for time, told in calls if told == "block-stream"]
+    assert [time - during[0] + times[0] for time in during] == pytest.approx(times)
 
 
 def test_what_is_no_local_file_is_left_to_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,14 +552,18 @@ def test_nobody_waits_for_what_is_written_out_beside_the_stream(monkeypatch: pyt
     """If the storage hangs, the time that the user gives is over when it is over."""
     ended: list[float] = []
 
+    qemu = vm_with()
+
     async def write_out(_host: FakeHost, file: str) -> bool:
+        if not qemu.jobs:
+            return True
         try:
             return await asyncio.sleep(600, result=False)
         finally:
             ended.append(asyncio.get_running_loop().time())
 
     monkeypatch.setattr(FakeHost, "write_out", write_out)
-    outcome = bring(vm_with(), asking(speed=CHUNK, on_timeout="leave"), seconds=10)
+    outcome = bring(qemu, asking(speed=CHUNK, on_timeout="leave"), seconds=10)
     assert outcome.job is not None
     assert ended == pytest.approx([10])
 
@@ -551,13 +573,174 @@ def test_storage_that_does_not_take_what_was_copied(monkeypatch: pytest.MonkeyPa
     qemu = vm_with()
 
     async def write_out(_host: FakeHost, file: str) -> bool:
-        return False
+        return not qemu.jobs
 
     monkeypatch.setattr(FakeHost, "write_out", write_out)
     outcome = bring(qemu)
     assert outcome.error is not None
     assert "the storage of /vms/top.qcow2 does not answer" in str(outcome.error)
     assert (qemu.log.count(FLUSH), "job-finalize" in qemu.commands, len(qemu.chain())) == (0, False, 3)
+
+
+# -- Proven, or not said -----------------------------------------------------------------------------------------------
+
+NOTHING_LEFT = MapTotals({(0, True): SIZE})
+HALF_LEFT = MapTotals({(0, True): SIZE // 2, (1, True): SIZE // 2})
+UNSEEN = MapTotals({(0, True): SIZE // 2, (1, False): SIZE // 2}, opaque=1, why="NBD")
+UNKNOWN = NoMap("there is no qemu-img on this host")
+
+
+def starts(qemu: FakeQemu) -> int:
+    return qemu.commands.count("block-stream")
+
+
+@pytest.mark.parametrize(
+    ("maps", "proof", "streams"),
+    [
+        pytest.param([NOTHING_LEFT], "map", 1, id="the map proves it"),
+        pytest.param([HALF_LEFT, NOTHING_LEFT], "map", 2, id="the map disproves it once"),
+        pytest.param([UNKNOWN], "job", 1, id="there is no map"),
+        pytest.param([UNSEEN], "job", 1, id="an image cannot be looked into"),
+    ],
+)
+def test_what_a_stream_copied(maps: list[Any], proof: str, streams: int) -> None:
+    """The map decides where there is one: a job that did not copy everything is given up, and streamed again."""
+    qemu = vm_with()
+    outcome = bring(qemu, maps=maps)
+    assert (outcome.error, outcome.is_finished, outcome.proof, starts(qemu)) == (None, True, proof, streams)
+    assert outcome.action == "started"
+    assert len(outcome.notes) == streams - 1
+    assert all("are still only in /vms/mid.qcow2 or below" in note for note in outcome.notes)
+
+
+def test_a_stream_that_never_copies_everything_is_given_up() -> None:
+    """The link stays, and the task fails."""
+    qemu = vm_with()
+    outcome = bring(qemu, maps=[HALF_LEFT] * 9)
+    assert "Is the VM's state being saved again and again?" in str(outcome.error)
+    assert ("job-finalize" in qemu.commands, len(qemu.chain()), outcome.proof) == (False, 3, None)
+
+
+def test_without_a_map_a_vm_that_was_saved_is_streamed_again() -> None:
+    """A job that was there while the VM's state was saved may have copied nothing; the next one was not."""
+    qemu = vm_with()
+    save = later(1, lambda: qemu.migration.update({"status": "completed", "total-time": 7}))
+    outcome = bring(qemu, maps=[UNKNOWN, UNKNOWN], then=save)
+    assert (outcome.error, outcome.is_finished, outcome.proof, starts(qemu)) == (None, True, "job", 2)
+    assert "it may have copied nothing" in outcome.notes[0]
+
+
+@pytest.mark.parametrize(
+    "members", [pytest.param({"status": "postmigrate"}, id="saved"), pytest.param({"inactive": True}, id="inactive")]
+)
+def test_a_job_is_neither_started_nor_ended_where_qemu_dies_of_it(members: dict[str, Any]) -> None:
+    """The job waits at pending, and the task fails with the reason."""
+    qemu = vm_with()
+
+    def leave() -> None:
+        qemu.status = members.get("status", "running")
+        qemu.disks[0]["active"] = not members.get("inactive", False)
+
+    outcome = bring(qemu, then=later(1, leave))
+    assert "dies when a job is finished" in str(outcome.error)
+    assert "which is safe" in str(outcome.error)
+    assert ("job-finalize" in qemu.commands, [job.status for job in qemu.jobs.values()]) == (False, ["pending"])
+
+
+def test_errors_of_the_guest_keep_the_link() -> None:
+    """Where the guest's own writes fail, what was copied is not trusted either."""
+    qemu = vm_with()
+    outcome = bring(qemu, then=later(1, lambda: qemu.disks[0].update({"io-status": "nospace"})))
+    assert "io-status is nospace" in str(outcome.error)
+    assert ("job-finalize" in qemu.commands, len(qemu.chain())) == (False, 3)
+
+
+@pytest.mark.parametrize("who", ["kernel", "qemu"])
+def test_a_flush_that_failed_keeps_the_link(who: str) -> None:
+    """The kernel tells it beside the job, QEMU without one: neither is the disk populated, nor does a rerun forget."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+
+    def fail() -> None:
+        host.unwritable = who == "kernel"
+        qemu.flush_fails = True
+
+    outcome = bring(qemu, host=host, then=later(1, fail))
+    host.unwritable = False  # whoever opens the file now is told nothing
+    again = bring(qemu, host=host)
+    told = [outcome, again] if who == "kernel" else [again]
+    for each in told:
+        assert each.error is not None
+        assert (each.error.kind, each.is_finished, each.disk.is_populated) == ("WriteBackFailed", False, False)
+        assert "restart the VM" in each.error.message
+    assert len(qemu.chain()) == (3 if who == "kernel" else 1)
+
+
+def test_a_base_that_has_no_name_is_refused() -> None:
+    """The header must not call it by what leads elsewhere: nothing is started."""
+    qemu = vm_with()
+    qemu.nodes["#base"].filename = qemu.nodes["#base-file"].filename = "link"
+    host = FakeHost(qemu)
+    host.misleading = {"/vms/link"}
+    outcome = bring(qemu, asking(base="#base"), host=host)
+    assert "no name is known" in str(outcome.error)
+    assert starts(qemu) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        pytest.param("nbd+unix:///?socket=/s", None, id="NBD"),
+        pytest.param("/vms/base.qcow2", "/vms/base.qcow2", id="file"),
+    ],
+)
+def test_a_base_that_is_not_known_as_a_file(path: str, name: str | None) -> None:
+    """What is no file is called as QEMU does; a file that cannot be told is called as the headers do."""
+    qemu = vm_with()
+    qemu.nodes["#base"].filename = path
+    host = FakeHost(qemu)
+    host.unseen = {"/vms/base.qcow2"}
+    bring(qemu, asking(base="#base"), host=host)
+    (arguments,) = [arguments for command, arguments in qemu.log if command == "block-stream"]
+    assert arguments.get("backing-file") == name
+
+
+def test_two_tasks_at_the_same_moment_are_one_stream() -> None:
+    """QEMU refuses the second stream: its task joins the first."""
+    qemu = vm_with()
+    qemu.act_before("block-stream", lambda: qemu.stream("top", "populate-theirs", auto_finalize=False))
+    outcome = bring(qemu)
+    assert (outcome.error, outcome.is_finished) == (None, True)
+    assert qemu.chain() == ["top.qcow2"]
+
+
+def test_a_disk_whose_file_is_not_known_is_held_by_nobody() -> None:
+    """Nobody is told whether the storage took what was written: QEMU is asked without a job, and then it is done."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+    host.unseen = {"/vms/top.qcow2"}
+    outcome = bring(qemu, host=host)
+    assert (outcome.error, outcome.is_finished, starts(qemu), host.held) == (None, True, 2, [])
+
+
+def test_a_populated_disk_whose_header_cannot_be_read_is_doubted() -> None:
+    """A run that has not streamed it itself does not call it populated."""
+    qemu = vm_with("top.qcow2")
+    host = FakeHost(qemu)
+    host.unreadable = {"/vms/top.qcow2"}
+    outcome = bring(qemu, host=host)
+    assert "cannot be told" in str(outcome.error)
+    assert not outcome.is_finished
+
+
+def test_a_disk_that_lost_its_file_is_told() -> None:
+    """Though QEMU uses no other image, the next start of the VM would not find this one."""
+    qemu = vm_with("top.qcow2")
+    host = FakeHost(qemu)
+    host.deleted = {"/vms/top.qcow2"}
+    outcome = bring(qemu, host=host)
+    assert "was deleted or replaced" in str(outcome.error)
+    assert not outcome.is_finished
 
 
 # -- The world changes meanwhile ---------------------------------------------------------------------------------------
@@ -728,7 +911,12 @@ def test_without_waiting_a_stream_is_started_and_left() -> None:
     """With wait off the job is started, is left running, and is no error."""
     qemu = vm_with()
     outcome = bring(qemu, asking(wait=False), seconds=0)
-    assert (outcome.action, outcome.error, outcome.is_finished, qemu.acts) == ("started", None, False, ["block-stream"])
+    assert (outcome.action, outcome.error, outcome.is_finished, qemu.acts) == (
+        "started",
+        None,
+        False,
+        ["blockdev-snapshot", "block-stream"],
+    )
     assert outcome.job is not None
 
 
@@ -855,7 +1043,12 @@ def test_a_connection_lost_at_every_command(number: int, executed: bool) -> None
     assert "the connection ended" in str(outcome.error)
     assert not outcome.is_finished or len(qemu.chain()) == 1
     qemu.alive, qemu.losing = True, None
-    again = bring(qemu, first=lambda: [qemu._tick(job) for job in list(qemu.jobs.values())])
+
+    def go_on() -> None:
+        for job in list(qemu.jobs.values()):
+            qemu._tick(job)
+
+    again = bring(qemu, first=go_on)
     assert (again.error, again.is_finished, qemu.chain()) == (None, True, ["top.qcow2"])
     assert is_safe(qemu)
 
@@ -871,13 +1064,13 @@ def test_a_connection_lost_while_nothing_is_sent() -> None:
 
 def test_a_header_that_still_names_its_base_is_no_success() -> None:
     """What QEMU dropped and the header still names is needed at the next start: every run says so."""
-    qemu = vm_with("/vms/top.qcow2")
+    qemu = vm_with("top.qcow2")
     host = FakeHost(qemu)
 
     async def work() -> Outcome:
         async with host.open_link(qemu.address) as monitor:
             seen = await identify(monitor, host)
-            host.headers[seen.disks[0].top.file or ""] = "/vms/base.qcow2"
+            host.headers_saying["/vms/top.qcow2"] = "/vms/base.qcow2"
             qemu.log.clear()
             return await reconcile(monitor, host, Target(seen, seen.disks[0], 1), asking(), None)
 
@@ -885,7 +1078,7 @@ def test_a_header_that_still_names_its_base_is_no_success() -> None:
     assert not outcome.is_finished
     assert "/vms/base.qcow2" in str(outcome.error)
     assert "restart the VM" in str(outcome.error)
-    assert "block-stream" not in qemu.log
+    assert "block-stream" not in qemu.commands
 
 
 def test_a_full_file_system_is_not_trusted_with_a_flush() -> None:

@@ -1,0 +1,29 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Does a disk need another image? Yes, no, or it cannot be told; and why."""
+
+from __future__ import annotations
+
+from .._model._disk import Disk
+
+
+def why_not_populated(disk: Disk) -> tuple[bool | None, str | None]:
+    """Whether a disk needs no other image, None for unknown; and, unless it needs none, the reason."""
+    needed = _why_needed(disk)
+    if needed is not None:
+        return False, needed
+    return (True, None) if disk.doubt is None else (None, disk.doubt)
+
+
+def _why_needed(disk: Disk) -> str | None:
+    if not disk.chain:
+        return "there is no medium"
+    if len(disk.chain) > 1:
+        return f"it still needs {disk.chain[1].path}"
+    if disk.hidden_backing is not None:
+        return f"the image of node {disk.hidden_backing}, below a {disk.top.format} node, has a backing image"
+    if disk.stale_header is not None:
+        return f"the header of {disk.top.path} still names {disk.stale_header}, though QEMU does not use it any more"
+    return disk.lost

@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The mounts of this host, as far as this process sees them: /proc/self/mountinfo."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo. ``layers`` are the folders that an overlay is made of, the upper one first."""
+
+    point: str
+    file_system: str
+    layers: Sequence[str] = ()
+
+
+def read_mounts() -> Iterator[Mount]:
+    """All mounts.
+
+    A line is ``36 35 98:0 / /mnt/parent rw shared:1 - ext4 /dev/root rw,errors=continue``, with octal escapes for
+    blanks; as many fields as it likes stand before the hyphen.
+    """
+    for line in read_text("/proc/self/mountinfo").splitlines():
+        yield _read_mount(line)
+
+
+def file_system_of(descriptor: int) -> str:
+    """The type of the file system that an open file lies on, whatever lies there by name now."""
+    found = re.search(r"^mnt_id:\s*(\d+)", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)
+    # One line: a host of containers has thousands of mounts.
+    line = found and re.search(rf"^{found[1]} .*", read_text("/proc/self/mountinfo"), re.MULTILINE)
+    return _read_mount(line[0]).file_system if line else "unknown"
+
+
+def _read_mount(line: str) -> Mount:
+    words = [unescape(word) for word in line.split(" ")]
+    kind, _source, options = words[words.index("-", 6) + 1 :][:3]
+    return Mount(words[4], kind, _layers(options) if kind == "overlay" else ())
+
+
+def unescape(word: str) -> str:
+    """Blanks and the like, which the kernel writes as octal numbers."""
+    return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), word)
+
+
+def read_text(path: str) -> str:
+    """A file of /proc; empty where it cannot be read."""
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _layers(options: str) -> list[str]:
+    """The folders of ``lowerdir=/a:/b,upperdir=/c,workdir=/d``; what is between them is of no interest."""
+    found: list[str] = []
+    for option in options.split(","):
+        name, _, value = option.partition("=")
+        if name == "upperdir":
+            found.insert(0, value)
+        elif name.startswith(("lowerdir", "datadir")):  # also `lowerdir+=`, one for each layer
+            found += value.split(":")
+    return [layer for layer in found if layer.startswith("/")]

@@ -1,0 +1,157 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who has a file open: names for a message, and no proof. That nobody has only the kernel knows (``_lease``)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import struct
+from typing import Collection, Iterator
+
+from .._model._files import FileId, KnownFile, Users
+from ._mounts import Mount, read_mounts, read_text, unescape
+
+# A descriptor with this flag names a file, and does not have it open.
+_O_PATH = os.O_PATH
+
+
+def find_users(files: Collection[KnownFile]) -> dict[KnownFile, Users]:
+    """The users of files, in one walk through /proc."""
+    wanted = _by_every_id(files)
+    if not wanted:
+        return {}
+    processes: dict[FileId, dict[int, str]] = {each: {} for each in wanted.values()}
+    saw_all = True
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        saw_all = saw_all and _may_look(pid)
+        for each in opened_by(pid, wanted) | _mapped_by(pid, wanted):
+            processes[wanted[each]][pid] = _process_name(pid)
+    kernel = [*_loop_devices(), *_swap_files()]
+    found = {}
+    for file in files:
+        if file.id is not None:
+            devices = tuple(name for name, each in kernel if each == file.id)
+            found[file] = Users(processes[file.id], devices, saw_all)
+    return found
+
+
+def opened_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
+    """Which of these files a process has open; none where it has ended, or may not be looked at."""
+    found: set[FileId] = set()
+    for table in _descriptor_tables(pid):
+        for descriptor in _list(table):
+            each = _file_id(f"{table}/{descriptor}")
+            if each is not None and each in wanted and each not in found and _is_open(table, descriptor):
+                found.add(each)
+    return found
+
+
+def _may_look(pid: int) -> bool:
+    try:
+        os.readlink(f"/proc/{pid}/root")
+    except PermissionError:
+        return False
+    except OSError:  # it has ended
+        return True
+    return True
+
+
+def _descriptor_tables(pid: int) -> Iterator[str]:
+    """The tables of a process: one for all its threads; but that of its first thread is empty once this has ended."""
+    if _list(f"/proc/{pid}/fd"):
+        yield f"/proc/{pid}/fd"
+    else:
+        yield from (f"/proc/{pid}/task/{thread}/fd" for thread in _list(f"/proc/{pid}/task"))
+
+
+def _is_open(table: str, descriptor: str) -> bool:
+    flags = re.search(r"^flags:\s*([0-7]+)", read_text(f"{table}info/{descriptor}"), re.MULTILINE)
+    return flags is None or not int(flags[1], 8) & _O_PATH
+
+
+def _mapped_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
+    """Which of these files a process has mapped into its memory, where no descriptor is needed any more.
+
+    A line is ``7f00-7f80 r--s 00000000 fd:00 2146631    /vms/base``. On btrfs and overlays its device is not the one
+    that stat() tells; then only the link in map_files, which not everybody may follow, leads to the file.
+    """
+    inodes = "|".join(str(each.inode) for each in wanted)
+    found: set[FileId | None] = set()
+    for line in re.finditer(rf"^(\S+) \S+ \S+ (\w+):(\w+) ({inodes})\b", _maps(pid), re.MULTILINE):
+        found.add(FileId(os.makedev(int(line[2], 16), int(line[3], 16)), int(line[4])))
+        found.add(_file_id(f"/proc/{pid}/map_files/{line[1]}"))
+    return {each for each in found if each is not None and each in wanted}
+
+
+def _maps(pid: int) -> str:
+    """What a process has mapped. Every thread tells the same, but nothing once it has ended, as the first may have."""
+    own = read_text(f"/proc/{pid}/maps")
+    if own:
+        return own
+    return "".join(read_text(f"/proc/{pid}/task/{thread}/maps") for thread in _list(f"/proc/{pid}/task"))
+
+
+def _process_name(pid: int) -> str:
+    return read_text(f"/proc/{pid}/comm").strip() or "a process"
+
+
+def _loop_devices() -> Iterator[tuple[str, FileId]]:
+    """The loop devices and their files: the kernel has them open, no process does.
+
+    LOOP_GET_STATUS64 answers with the file's device and inode first. The name in /sys leads nowhere where the device
+    was attached in another mount namespace.
+    """
+    for path in glob.glob("/dev/loop[0-9]*"):
+        with contextlib.suppress(OSError), open(path, "rb") as device:
+            status = fcntl.ioctl(device, 0x4C05, bytes(232))
+            yield os.path.basename(path), FileId(*struct.unpack("QQ", status[:16]))
+
+
+def _swap_files() -> Iterator[tuple[str, FileId]]:
+    """The files that the kernel swaps to, by the names that they had then."""
+    for line in read_text("/proc/swaps").splitlines()[1:]:
+        each = _file_id(unescape(line.split()[0]))
+        if each is not None:
+            yield "swap", each
+
+
+def _by_every_id(files: Collection[KnownFile]) -> dict[FileId, FileId]:
+    """What the files are as themselves, and as seen through the overlays above them, which number them anew."""
+    ids = {each: each for each in (file.id for file in files) if each is not None}
+    layers = [(mount, layer) for mount in read_mounts() for layer in mount.layers] if ids else []
+    for mount, layer in layers:
+        for file in files:
+            seen = _seen_through(mount, layer, file)
+            if seen is not None and file.id is not None:
+                ids.setdefault(seen, file.id)
+    return ids
+
+
+def _seen_through(mount: Mount, layer: str, file: KnownFile) -> FileId | None:
+    """What a file of a layer is in the overlay, unless a layer further up has another one of that name."""
+    inside = file.path[len(layer.rstrip("/")) :]
+    if not file.path.startswith(layer.rstrip("/") + "/"):
+        return None
+    shown = next(filter(None, (_file_id(f"{each}{inside}") for each in mount.layers)), None)
+    return _file_id(f"{mount.point}{inside}") if shown == file.id else None
+
+
+def _file_id(path: str) -> FileId | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return FileId(status.st_dev, status.st_ino)
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -1,7 +1,0 @@
-# Copyright (c) 2026, the virtops.qmp authors
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""A campaign of faults: whoever takes part in a stream is killed, again and again, while a guest writes.
-
-Judged by content, byte by byte, against a model of what the guest wrote. `python -m faults --help` tells the rest.
-"""

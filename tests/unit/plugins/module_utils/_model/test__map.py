@@ -1,0 +1,183 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FileId, Inode
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import (
+    Layer,
+    MapTotals,
+    Source,
+    describe,
+    fault_of,
+    total,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+BOUND = Bound(Inode(FileId(1, 2), "regular"), (3,))
+LAYER = Layer("qcow2", "/vms/top", 100, BOUND)
+
+
+def spelled(**node: Any) -> str:
+    return "json:" + json.dumps(node)
+
+
+FILE = {"driver": "file", "filename": "/vms/top"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "fault"),
+    [
+        pytest.param(LAYER, "", id="qcow2"),
+        pytest.param(replace(LAYER, format="qed"), "", id="qed"),
+        pytest.param(replace(LAYER, format="vmdk"), "its format is vmdk", id="a descriptor that names files"),
+        pytest.param(replace(LAYER, format="raw"), "a raw image has no backing image", id="raw in the middle"),
+        pytest.param(replace(LAYER, bound=Bound(why="it was not found")), "it was not found", id="not bound"),
+        pytest.param(
+            replace(LAYER, filename=spelled(driver="qcow2", file=FILE, backing={"driver": "raw"})), "", id="spelled out"
+        ),
+        pytest.param(
+            replace(LAYER, filename=spelled(driver="qcow2", file={"driver": "host_device", "filename": "/dev/sdb"})),
+            "",
+            id="a device, spelled out",
+        ),
+        *(
+            pytest.param(replace(LAYER, filename=name), "it is only a part of its file, or not directly on it", id=id)
+            for id, name in {
+                "offset": spelled(driver="raw", file=FILE, offset=512),
+                "offset below": spelled(driver="qcow2", file={**FILE, "offset": 512}),
+                "raw between": spelled(driver="qcow2", file={"driver": "raw", "file": FILE, "offset": 512}),
+                "a reference": spelled(driver="qcow2", file="node"),
+                "nothing below": spelled(driver="qcow2"),
+                "no object": "json:[]",
+                "no JSON": "json:{",
+                "deep": "json:" + 200_000 * "[",
+            }.items()
+        ),
+    ],
+)
+def test_what_can_be_given_to_qemu_img(layer: Layer, fault: str) -> None:
+    """An image is given by its open file only if that file is all of it, and no header can name more files."""
+    assert fault_of(layer, is_last=False) == fault
+
+
+def test_raw_at_the_end() -> None:
+    """A raw image may be the last one."""
+    assert fault_of(replace(LAYER, format="raw"), is_last=True) == ""
+
+
+def test_a_chain_is_spelled_out() -> None:
+    """Each image is given with its descriptor and what is below it; nothing is left to a header."""
+    sources = [
+        Source("qcow2", 5, "regular", 6, "block"),
+        Source("qed", 7),
+        Source("raw", 8, "block"),
+    ]
+    assert describe(sources) == {
+        "driver": "qcow2",
+        "l2-cache-size": 1048576,
+        "file": {"driver": "file", "filename": "/proc/self/fd/5"},
+        "data-file": {"driver": "host_device", "filename": "/proc/self/fd/6"},
+        "backing": {
+            "driver": "qed",
+            "file": {"driver": "file", "filename": "/proc/self/fd/7"},
+            "backing": {"driver": "raw", "file": {"driver": "host_device", "filename": "/proc/self/fd/8"}},
+        },
+    }
+    assert describe(sources[:2])["backing"]["backing"] is None
+    assert describe([]) == {}
+
+
+def extent(start: int, length: int, depth: int, data: bool, **more: Any) -> dict[str, Any]:
+    return {"start": start, "length": length, "depth": depth, "zero": not data, "data": data, **more}
+
+
+MAP = [
+    extent(0, 10, 0, True, offset=327680),
+    extent(10, 20, 1, True, present=True, compressed=False),
+    extent(30, 30, 1, False, present=True),
+    extent(60, 5, 1, True),
+    extent(65, 35, 2, False, present=False),
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(json.dumps(MAP), id="one line"),
+        pytest.param("[" + ",\n".join(json.dumps(each) for each in MAP) + "]\n", id="as qemu-img prints it"),
+        pytest.param(json.dumps(MAP, indent=4), id="many lines"),
+    ],
+)
+def test_a_map_is_added_up(text: str) -> None:
+    """The bytes of each depth, with data and without, whatever else a version tells of them."""
+    assert total(text, 100, 0) == {(0, True): 10, (1, True): 25, (1, False): 30, (2, False): 35}
+
+
+def test_zeros_over_an_image_that_stays() -> None:
+    """Zeros count where they may hide what the image that stays has, and not beyond its end."""
+    assert total(json.dumps(MAP), 100, 50) == {(0, True): 10, (1, True): 45, (1, False): 10, (2, False): 35}
+    assert total(json.dumps(MAP), 100, 200) == {(0, True): 10, (1, True): 55, (2, True): 35}
+
+
+def test_an_empty_disk() -> None:
+    """A disk of no bytes has an empty map."""
+    assert total("[ ]\n", 0, 0) == {}
+    assert MapTotals({}).size == 0
+    assert MapTotals({(0, True): 3, (1, False): 4}).size == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        pytest.param("", "Expecting value", id="nothing"),
+        pytest.param(json.dumps(MAP)[:-1], "Expecting value", id="cut off"),
+        pytest.param(json.dumps(MAP) + "x", "followed by something else", id="more than a map"),
+        pytest.param(json.dumps(MAP[1:]), "gaps", id="the first extent is missing"),
+        pytest.param(json.dumps(MAP[:2] + MAP[3:]), "gaps", id="an extent is missing"),
+        pytest.param(json.dumps(MAP[:-1]), "of 65 bytes, the disk has 100", id="the last extent is missing"),
+        pytest.param("[1]", "no list of extents", id="a number"),
+        pytest.param(json.dumps([extent(0, 100, 0, data=1)]), "gaps", id="data is no truth value"),  # type: ignore[arg-type]
+        pytest.param(json.dumps([extent(0, -5, 0, True)]), "no length", id="a negative length"),
+        pytest.param(json.dumps([extent(0, 100, True, True)]), "no depth", id="depth is no number"),
+        pytest.param(json.dumps([{"start": 0, "length": 100, "data": True}]), "no depth", id="no depth"),
+        pytest.param(json.dumps([extent(0, 1 << 63, 0, True)]), "no length", id="too long"),
+    ],
+)
+def test_what_is_no_map(text: str, why: str) -> None:
+    """What is not the whole map of the disk is an error, and never a map without data."""
+    with pytest.raises(ValueError, match=why):
+        total(text, 100, 0)
+
+
+@given(st.text(alphabet='[]{},:" \n0123456789truefalsnd', max_size=60))
+def test_any_text(text: str) -> None:
+    """Whatever is printed, it is an error unless it is a map of the whole disk."""
+    try:
+        found: Mapping[tuple[int, bool], int] = total(text, 100, 0)
+    except ValueError:
+        return
+    assert sum(found.values()) == 100
+
+
+EXTENTS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3), st.booleans()), max_size=8)
+
+
+@given(EXTENTS, st.integers(0, 300))
+def test_nothing_is_lost_in_adding_up(parts: list[tuple[int, int, bool]], base_size: int) -> None:
+    """All bytes of a map are in its totals, each data byte as needed."""
+    extents, end = [], 0
+    for length, depth, data in parts:
+        extents.append(extent(end, length, depth, data))
+        end += length
+    found = MapTotals(total(json.dumps(extents), end, base_size))
+    assert found.size == end
+    needed = sum(length for (_depth, is_needed), length in found.bytes_at.items() if is_needed)
+    assert needed >= sum(length for length, _depth, data in parts if data)

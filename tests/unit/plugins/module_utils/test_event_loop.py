@@ -1,0 +1,107 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Nothing blocks the event loop: storage that hangs must not keep the other VMs, and the deadlines, from their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import selectors
+import struct
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import basic
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
+
+blockbuster = pytest.importorskip("blockbuster", reason="blockbuster watches the event loop, and is not installed")
+
+MODULES = "ansible_collections.virtops.qmp.plugins.modules"
+PRODUCT = "ansible_collections.virtops.qmp.plugins.module_utils"
+# What blockbuster does not watch by itself.
+ALSO = ("builtins.open", "os.open", "os.lstat", "os.path.realpath", "os.path.isfile", "glob.glob")
+# How much faster than usual the event loop's time goes by.
+FASTER = 20
+
+
+@pytest.fixture
+def watched() -> Iterator[None]:
+    """Every call that could wait for storage raises while the product's code runs in an event loop."""
+    with blockbuster.blockbuster_ctx(PRODUCT), contextlib.ExitStack() as stack:
+        for name in ALSO:
+            function = blockbuster.BlockBusterFunction(None, name, scanned_modules=PRODUCT)
+            stack.callback(function.activate().deactivate)
+        yield
+
+
+class HurryingSelector(selectors.DefaultSelector):
+    """Wait for a twentieth of the time. It is real time: a thread would not jump with a clock that does."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        return super().select(timeout and timeout / FASTER)
+
+
+class HurryingLoop(asyncio.SelectorEventLoop):
+    def time(self) -> float:
+        return FASTER * super().time()
+
+
+def run_hurrying(work: Coroutine[Any, Any, Any]) -> Any:
+    """Like `asyncio.run`, with timers that are as much shorter."""
+    loop = HurryingLoop(HurryingSelector())
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+# A qcow2 header, version 3, of an image that stands on its own.
+HEADER = (
+    struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 64 << 20) + bytes(68) + struct.pack(">II", 4, 104) + bytes(512)
+)
+
+
+@pytest.fixture
+def qemu(folder: Path) -> Iterator[FakeQemu]:
+    """A VM with a disk `vda` over two files, which this process serves and has open as a QEMU would."""
+    qemu = FakeQemu()
+    qemu.add("vda", "top.qcow2", "base.qcow2")
+    with contextlib.ExitStack() as stack:
+        for node in qemu.nodes.values():
+            node.filename = node.filename.replace("/vms", str(folder))
+            Path(node.filename).write_bytes(HEADER)
+            stack.enter_context(open(node.filename, "rb"))
+        qemu.address = str(folder / "vm0.qmp")
+        yield qemu
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("name", ["block_stream_info", "block_stream"])
+def test_no_call_waits_for_storage_on_the_event_loop(
+    name: str, folder: Path, qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A VM is observed and populated without one open, stat, readlink, realpath or statvfs on the loop's thread."""
+
+    async def beside_the_server(work: Any) -> Any:
+        async with serving(acting_as(qemu), qemu.address):
+            return await work
+
+    arguments = {"monitors": [f"{folder}/*.qmp"], "disks": ["vda"], "_ansible_module_name": f"virtops.qmp.{name}"}
+    monkeypatch.setattr(_peer, "_program", lambda pid: "qemu-system-x86_64")
+    monkeypatch.setattr(asyncio, "run", lambda work: run_hurrying(beside_the_server(work)))
+    monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode())
+    monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy", raising=False)
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"{MODULES}.{name}").main()
+    printed = json.loads(capsys.readouterr().out)
+    # What is said of the files is no matter here: QEMU never wrote to them.
+    assert [disk["vm"] for disk in printed["disks"]] == ["vm0"], printed
+    assert (len(qemu.chain()) == 1) == (name == "block_stream"), printed
