@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count, takewhile
 
 from . import lying
-from .control import unflushed_stream
-from .rounds import Report, Round, play
+from .bench import Report
+from .control import CONTROLS
+from .rounds import Round, play
 
 
 def summary(reports: list[Report], seconds: float) -> str:
@@ -28,7 +29,7 @@ def summary(reports: list[Report], seconds: float) -> str:
     groups: defaultdict[tuple[str, str], list[Report]] = defaultdict(list)
     for report in reports:
         groups[report.round.victim, report.round.moment].append(report)
-    lines = ["killed      at              rounds  writes  blocks lost  wrong"]
+    lines = ["struck      at              rounds  writes  blocks lost  wrong"]
     lines += [
         f"{victim:<11} {moment:<15} {len(own):6} {sum(report.writes for report in own):7} "
         f"{sum(len(report.lost) for report in own):12} {sum(len(report.wrong) for report in own):6}"
@@ -41,14 +42,15 @@ def summary(reports: list[Report], seconds: float) -> str:
 
 
 def can_judge() -> bool:
-    """Whether the judge still sees a loss where there is one; on a newer QEMU the same kill may lose nothing."""
-    version, lost = unflushed_stream()
-    print(f"the judge on a stream that nobody flushed (QEMU {version[0]}.{version[1]}): {len(lost)} blocks lost\n")
-    return bool(lost) or version >= (8, 0)
+    """Whether the judge still sees each kind of loss where there is one."""
+    seen = [control() for control in CONTROLS]
+    print("The judge, on what is lost on purpose:")
+    print("\n".join(f"  {each.line}" for each in seen), end="\n\n")
+    return not any(each.is_blind for each in seen)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="campaign", description="Kill whoever takes part in a stream, and judge.")
+    parser = argparse.ArgumentParser(prog="campaign", description="Strike whoever takes part in a stream, and judge.")
     parser.add_argument("--rounds", type=int, help="play so many rounds (200 unless --seconds is given)")
     parser.add_argument("--seconds", type=float, help="begin rounds for so long")
     parser.add_argument("--seed", type=int, default=1, help="what is tried follows from it (1)")
@@ -61,7 +63,9 @@ def main() -> int:
         seconds, most = options.seconds, options.rounds
         return 1 if lying.play(options.seed, all_places=options.all_places, seconds=seconds, most=most) else 0
     if not can_judge():
-        print("That must not be nothing: the judge sees no loss, so what it says of the rounds would be worth nothing.")
+        print(
+            "None may be 0: the judge does not see such a loss, so what it says of the rounds would be worth nothing."
+        )
         return 2
     rounds = options.rounds or (None if options.seconds else 200)
     began = time.monotonic()

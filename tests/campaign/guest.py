@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from lab import Monitor
@@ -14,6 +16,7 @@ from lab import Monitor
 from .model import BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -48,17 +51,36 @@ class Guest:
         self._random = random.Random(str(seed))
         self._first, self._last = (edge // BLOCK for edge in within or (0, len(model.latest)))
         self._is_over = threading.Event()
+        self._is_held = threading.Event()
+        self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._live)
 
     def _live(self) -> None:
         try:
             while not self._is_over.is_set():
-                self._write()
-                if self._flush_every and self.writes % self._flush_every == 0:
-                    self._io("flush")
-                    self._model.flushed()
+                if self._is_held.is_set():
+                    time.sleep(0.001)
+                    continue
+                with self._turn:
+                    self._act()
         except OSError:
             pass  # QEMU died
+
+    def _act(self) -> None:
+        self._write()
+        if self._flush_every and self.writes % self._flush_every == 0:
+            self._io("flush")
+            self._model.flushed()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The guest stands still, as it does while a VM is saved."""
+        self._is_held.set()
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._is_held.clear()
 
     def _write(self) -> None:
         blocks = self._random.randint(1, 16)

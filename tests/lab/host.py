@@ -65,6 +65,10 @@ class Ext4:
         """Write out what was written so far: an error costs all else."""
         run(["sync", "-f", self.path])
 
+    def trim(self) -> None:
+        """Tell the device of every block that is free."""
+        run(["fstrim", self.path])
+
     @property
     def _trigger(self) -> Path:
         return Path("/sys/fs/ext4", Path(self._device).name, "trigger_fs_error")
@@ -87,18 +91,24 @@ class Ext4:
 @contextlib.contextmanager
 def ext4(path: Path, size: int) -> Iterator[Ext4]:
     """Such a file system of so many bytes at `path`; what has files open there must end first."""
-    path.mkdir()
     device_file = path.with_suffix(".device")
     device_file.touch()
     os.truncate(device_file, size)
-    with loop_device(device_file) as device:
-        run(["mkfs.ext4", "-q", device])
-        mounted = Ext4(device, path)
-        mounted.mount()
-        try:
-            yield mounted
-        finally:
-            mounted.umount()
+    with loop_device(device_file) as device, ext4_on(device, path) as mounted:
+        yield mounted
+
+
+@contextlib.contextmanager
+def ext4_on(device: str, path: Path) -> Iterator[Ext4]:
+    """Such a file system on this device, all of whose own tables have their place at once."""
+    path.mkdir()
+    run(["mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", device])
+    mounted = Ext4(device, path)
+    mounted.mount()
+    try:
+        yield mounted
+    finally:
+        mounted.umount()
 
 
 @contextlib.contextmanager
@@ -125,6 +135,15 @@ def loop_device(file: Path) -> Iterator[str]:
         yield device
     finally:
         run(["losetup", "--detach", device])
+        # It lets go of the file when the last one has closed it: whoever lists such devices opens each.
+        wait_until(lambda: _file_behind(device) != str(file), f"{device} lets go of {file}")
+
+
+def _file_behind(device: str) -> str | None:
+    try:
+        return Path("/sys/block", Path(device).name, "loop", "backing_file").read_text().strip()
+    except OSError:
+        return None
 
 
 def set_read_only(device: str, *, read_only: bool) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import images
-from .monitor import Monitor
-from .process import LabError, kill, open_files, start, tool, wait_for_server
+from .monitor import Monitor, MonitorError
+from .process import LabError, kill, open_files, start, tool, wait_for_server, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -129,6 +129,50 @@ class Vm:
         """The first event of this name whose data has these members."""
         return self.judge.wait_event(name, lambda data: members.items() <= data.items())
 
+    @property
+    def status(self) -> str:
+        """The state of the VM, in QEMU's word: `running`, `postmigrate` …"""
+        status: str = self.command("query-status")["status"]
+        return status
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether QEMU answers."""
+        try:
+            return bool(self.status)
+        except OSError:
+            return False
+
+    @property
+    def can_be_saved_while_streaming(self) -> bool:
+        """QEMU 5.2 refuses to save a VM while one of its disks is streamed."""
+        return self.version >= (6, 0)
+
+    def save(self) -> Path:
+        """Write the state of the VM to a file, as `virsh save` does; it stays in `postmigrate` until it gets `cont`."""
+        path = self.folder / f"{self.name}.state"
+        self.migrate(f"exec:cat > {path}")
+        self.wait_migration("completed")
+        return path
+
+    def migrate(self, uri: str, *capabilities: str) -> None:
+        """Begin a migration; what it comes to is for `wait_migration`."""
+        wanted = [{"capability": name, "state": True} for name in capabilities]
+        if wanted:
+            self.command("migrate-set-capabilities", capabilities=wanted)
+        self.command("migrate", uri=uri)
+
+    def wait_migration(self, status: str) -> None:
+        """Wait until the latest migration has come to this status."""
+
+        def has_come() -> bool:
+            found = self.command("query-migrate").get("status")
+            if found == "failed" != status:
+                raise LabError(f"the migration failed: {self.log.read_text()}")
+            return bool(found == status)
+
+        wait_until(has_come, f"the migration is {status}")
+
     def job_events(self) -> list[dict[str, Any]]:
         """What QEMU has told of jobs; empty as long as nobody has started one."""
         self.command("query-status")  # all events that there are come before its answer
@@ -142,6 +186,18 @@ class Vm:
         """Take the speed limit from every block job."""
         for job in self.jobs():
             self.command("block-job-set-speed", device=job, speed=0)
+
+    def flush_error(self, disk: str) -> str | None:
+        """What QEMU says when it flushes a disk on which there is no job; None where the flush succeeds.
+
+        It flushes an image before it takes a snapshot, and tells if that fails; the snapshot itself cannot be taken.
+        """
+        overlay = "no-such-node"
+        try:
+            self.command("blockdev-snapshot", node=self.inserted(disk)["node-name"], overlay=overlay)
+        except MonitorError as error:
+            return None if overlay in error.desc else error.desc
+        raise LabError("QEMU took a snapshot into a node that does not exist")
 
     def disk(self, disk: str) -> dict[str, Any]:
         """The `query-block` entry of a disk, named by its drive id, node name or qdev id."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import replace
 from typing import Collection, Dict, Iterator, List, Mapping, Sequence, Tuple
 
@@ -29,6 +30,10 @@ def bind(
       this file open for reading only: somebody has exchanged QEMU's own files for each other.
     - A name that leads elsewhere means the only file that QEMU has open of which the kernel says that it is, or was,
       in this very place: it was deleted, replaced or hidden.
+    - Where QEMU's names lead nowhere, its root or its working directory may have changed since it opened its images
+      (``-chroot``, ``-daemonize``). They mean what it has open of which the kernel says that it is, or was, in the
+      places that they would lead to from this host's root, or from the only directory from which all of them lead to
+      something.
     - Of a file that was renamed nothing tells what it was called. It is taken for a certain image only if it is the
       last one: one name is left without a file, and one file with QEMU's locks is left without a name, in a QEMU that
       locks every other image.
@@ -46,6 +51,7 @@ def bind(
         if descriptor.is_storage:
             opened.setdefault(descriptor.inode.identity, []).append(descriptor)
     found = {name: _find(name, survey, opened) for name in names}
+    _add_from_elsewhere(found, survey, opened)
     for name in written:
         if name in found:
             found[name] = _only_if_writable(found[name], opened)
@@ -122,6 +128,43 @@ def _twins(chains: Sequence[Sequence[str]], found: Mapping[str, Bound]) -> Itera
             other = name if inode is None else owners.setdefault(inode.identity, name)
             if other != name:
                 yield from (other, name)
+
+
+def _add_from_elsewhere(found: dict[str, Bound], survey: Survey, opened: _Opened) -> None:
+    """Give names that lead nowhere what they led to from another root or directory: all of a kind, or none."""
+    nowhere = [name for name in found if found[name].same_file is False and found[name].inode is None]
+    lost = [name for name in nowhere if _named(name, survey).inode is None]
+    absolute = [name for name in lost if name.startswith("/")]
+    relative = [name for name in lost if not name.startswith("/")]
+    claimed = {bound.inode.identity for bound in found.values() if bound.inode is not None}
+    places: dict[str, set[_Identity]] = {}
+    for identity, descriptors in opened.items():
+        for descriptor in descriptors:
+            places.setdefault(descriptor.path, set()).add(identity)
+    for names, folders in ((absolute, {""}), (relative, _folders(relative, places))):
+        if len(folders) != 1:
+            continue
+        (folder,) = folders
+        hits = {name: places.get(_below(folder, name), set()) for name in names}
+        if all(len(hit) == 1 and not hit & claimed for hit in hits.values()):
+            found.update({name: _now_elsewhere(opened[next(iter(hit))]) for name, hit in hits.items()})
+
+
+def _folders(names: Sequence[str], places: Collection[str]) -> set[str]:
+    """The directories from which every one of these names leads to a place."""
+    found = [
+        {place[: -len(end)] for place in places if place.endswith(end)} for end in (_below("", name) for name in names)
+    ]
+    return set.intersection(*found) if found else set()
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{posixpath.normpath(name).lstrip('/')}"
+
+
+def _now_elsewhere(descriptors: Sequence[Descriptor]) -> Bound:
+    bound = _bound(descriptors, Named(), same_file=None)
+    return replace(bound, same_file=bound.file is not None, why="QEMU opened it from another directory or root")
 
 
 def _add_renamed(found: dict[str, Bound], survey: Survey, opened: _Opened, written: Collection[str]) -> None:

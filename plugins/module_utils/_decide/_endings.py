@@ -104,6 +104,19 @@ def not_proven(job: Job) -> str:
     )
 
 
+def cannot_be_proven(job_id: str) -> str:
+    """Why it cannot be told what a job has copied that is gone already."""
+    return (
+        f"the VM was migrated, or its state was saved, while job {job_id} was there, and somebody else finished it: it "
+        "may have copied nothing meanwhile, and nothing tells any more"
+    )
+
+
+def not_known_to_be_copied(doubt: str) -> QmpError:
+    """The link is gone, and whether all was copied before cannot be told."""
+    return StreamFailed(f"{doubt}. Keep the old images, and compare the disk with them")
+
+
 def never_copied(disk: Disk) -> QmpError:
     """A stream ends again and again without having copied everything."""
     return StreamFailed(

@@ -28,7 +28,7 @@ class Outcome:
     its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
     ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
     counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
-    held open. ``unflushed`` is why what was written is not known to be on the storage.
+    held open. ``doubt`` is why it cannot be told that all the disk needs was copied, and is on its storage.
     ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
@@ -49,7 +49,7 @@ class Outcome:
     proof: str | None = None
     restarts: int = 0
     watched: str = ""
-    unflushed: str | None = None
+    doubt: str | None = None
     is_unknown: bool = False
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
@@ -57,8 +57,8 @@ class Outcome:
         job = vm.job_on(disk)
         if self.proof is not None:  # a header that cannot be read was written by a job that tells if it fails
             disk = replace(disk, doubt=None)
-        if self.unflushed is not None:
-            disk = replace(disk, doubt=self.unflushed)
+        if self.doubt is not None:
+            disk = replace(disk, doubt=self.doubt)
         return replace(
             self,
             vm=vm,

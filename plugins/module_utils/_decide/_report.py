@@ -14,6 +14,7 @@ from .._model._errors import Failure
 from .._model._files import FreeSpaces
 from .._model._job import Job
 from .._model._vm import Vm
+from ._fit import why_unfit
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
 from ._populated import why_not_populated
@@ -137,7 +138,7 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
 def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any]:
     """One element of ``disks``."""
     top = disk.top if disk.chain else None
-    populated, reason = why_not_populated(disk)
+    populated, reason = _why_not_populated(vm, disk)
     free_space = free_spaces.get((vm.identity.monitor, disk.key))
     return {
         "label": disk.label,
@@ -149,19 +150,26 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
         "qdev": disk.qdev,
         "node_name": disk.node_name,
         "path": top.absolute_path if top else None,
-        "filename": top.path if top else None,
+        "filename": top.filename if top else None,
         "format": top.format if top else None,
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
         "populated": populated,
         "reason": reason,
         "snapshots": disk.snapshots,
-        "same_file": top.bound.same_file if top else None,
+        "same_file": top.is_where_told if top else None,
         "stale_header": disk.stale_header,
         "chain": [_image_to_result(image) for image in disk.chain],
         "space": {"needed": space_needed(disk, len(disk.chain)), "free": free_space.free if free_space else None},
         "job": _job_to_result(vm.job_on(disk)),
     }
+
+
+def _why_not_populated(vm: Vm, disk: Disk) -> tuple[bool | None, str | None]:
+    """As ``why_not_populated``, with what a stream would be refused for."""
+    populated, reason = why_not_populated(disk)
+    unfit = why_unfit(vm, disk, disk.chain[1:]) if len(disk.chain) > 1 else None
+    return populated, f"{reason}. It cannot be populated: {unfit}" if unfit else reason
 
 
 def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def _image_to_result(image: Image) -> dict[str, Any]:
     return {
         "node_name": image.node_name,
         "path": image.absolute_path,
-        "filename": image.path,
+        "filename": image.filename,
         "format": image.format,
         "allocated": image.allocated,
     }

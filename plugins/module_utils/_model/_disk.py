@@ -72,6 +72,11 @@ class Image:
         """The file whatever it is called; None where that is not proven."""
         return self.bound.id
 
+    @property
+    def is_where_told(self) -> bool | None:
+        """Whether ``absolute_path`` leads to the very file that QEMU has open."""
+        return self.bound.same_file if self.bound.inode is None else self.file is not None
+
     def is_same(self, other: Image) -> bool:
         """Whether both are one image of one VM, seen at two moments. Its names may change when a stream ends."""
         if self.node_name is not None and other.node_name is not None:

@@ -80,7 +80,7 @@ class LinuxHost:
         if pid is None:
             return NoMap("the process behind this monitor is not known")
         try:
-            user = user_of(pid)
+            user = await away(user_of, pid, seconds=_ANSWER_SECONDS, what=f"/proc/{pid}")
         except OSError:
             return NoMap("QEMU has ended")
         return await read_map(pid, layers, base_depth=base_depth, user=user, seconds=_MAP_SECONDS)

@@ -20,6 +20,7 @@ from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
 from .._decide._copied import layers_of, left_below
 from .._decide._endings import (
+    cannot_be_proven,
     ended_unheard,
     failed_ending,
     failed_wait,
@@ -28,14 +29,15 @@ from .._decide._endings import (
     no_name_for_base,
     no_room,
     not_copied,
+    not_known_to_be_copied,
     not_now,
     not_on_storage,
     not_proven,
     refused,
 )
+from .._decide._fit import refused_state
 from .._decide._outcome import Outcome, untouched
 from .._decide._plan import After, Step, WaitEnd, after_wait, is_done, metadata_size, next_step, releasable
-from .._decide._select import refused_state
 from .._model._disk import is_local
 from .._model._errors import (
     CommandRefused,
@@ -146,7 +148,7 @@ class _Visit:
             self._refuse_states()
             if step is not Step.START or not now.restarts:
                 self._now = now.did(step)
-            after = await take[step]()
+            after = await (self._stream_again(self._job) if await self._is_lost(step) else take[step]())
             await self._look()
             if after is After.LEAVE:
                 return
@@ -355,6 +357,16 @@ class _Visit:
         self._now = replace(now, proof="job")
         return None
 
+    async def _is_lost(self, step: Step) -> bool:
+        """Whether a job must not be followed: it drops the link by itself, and may have copied nothing."""
+        job = self._now.job
+        if job is None or not job.auto_finalize or step not in (Step.FOLLOW, Step.RESUME, Step.RETUNE):
+            return False
+        if job.status == "aborting" or not was_migrated_since(job.id, await self._link.last_migration()):
+            return False
+        self._note(not_proven(job))
+        return True
+
     async def _stream_again(self, job: Job) -> After:
         """Give up a job at its end; what it has copied is passed over by the next one."""
         if self._now.restarts >= _MOST_RESTARTS:
@@ -365,12 +377,14 @@ class _Visit:
         return After.GO_ON
 
     async def _dismiss(self) -> After:
-        job = self._job
+        job, was_followed = self._job, self._job.id in self._watches
         reason = f" with: {job.error}" if job.error else ""
         self._note(
             f"job {job.id}, which somebody else had started, had ended{reason} and waited to be dismissed; it was"
         )
         await self._unless_over(self._link.dismiss(job.id))
+        if was_followed and not job.error:
+            await self._believe(job.id)
         return After.GO_ON
 
     async def _pause(self) -> After:
@@ -408,7 +422,7 @@ class _Visit:
             await self._write_out()
         except WriteBackFailed as error:
             failure = not_on_storage(error, self._now.job)
-            self._now = replace(self._now, unflushed=str(error))
+            self._now = replace(self._now, doubt=str(error))
             raise failure from error
 
     async def _write_out(self) -> None:
@@ -497,4 +511,12 @@ class _Visit:
         if failure is not None:
             raise failure
         if ending is not None and not ending.cancelled and self._now.proof is None:
-            self._now = replace(self._now, proof="job")
+            await self._believe(job_id)
+
+    async def _believe(self, job_id: str) -> None:
+        """Take a job at its word that somebody else finished, unless something speaks against it."""
+        if was_migrated_since(job_id, await self._link.last_migration()):
+            doubt = cannot_be_proven(job_id)
+            self._now = replace(self._now, doubt=doubt)
+            raise not_known_to_be_copied(doubt)
+        self._now = replace(self._now, proof="job")

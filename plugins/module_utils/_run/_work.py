@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
+from .._decide._fit import leave_out_unfit
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import leave_out_crowded
 from .._decide._second_look import confirm, is_claim
-from .._decide._select import Selected, leave_out_unfit, select, select_bound
+from .._decide._select import Selected, select, select_bound
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace, FreeSpaces
@@ -74,7 +75,7 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     try:
         selected = select(sighting.vms, selection, request.base)
         targets = selected.targets
-        fit, left_out = leave_out_unfit(targets, request.base)
+        fit, left_out = leave_out_unfit(targets, request.base, populates=request.state == "populated")
         sighting = replace(sighting, skipped=(*sighting.skipped, *selected.warnings, *left_out))
         targets = fit
         crowded: Mapping[tuple[str, str], str] = {}

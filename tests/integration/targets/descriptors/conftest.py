@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound
     from lab import Vm
 
+__all__ = ["Disk", "NoMap", "User"]
+
 
 @dataclass(frozen=True)
 class Disk:

@@ -49,11 +49,12 @@ def test_a_temporary_top_is_refused(temporary: Scene) -> None:
     assert temporary.depth == 2
 
 
-def test_a_temporary_top_is_left_out_of_all_disks(temporary: Scene) -> None:
-    """`"*"` passes it by with a warning, and calls no image free."""
+def test_a_temporary_top_alone_is_refused_of_all_disks(temporary: Scene) -> None:
+    """`"*"` that leaves nothing to do is no success, and calls no image free."""
     result = temporary.stream(disks=["*"])
     assert free_paths(result) == []
-    assert_left_out(result, temporary.vm, "vda", depth=2)
+    assert_refused(result, temporary.vm, "vda", str(temporary.chain.top))
+    assert temporary.depth == 2
 
 
 def test_a_temporary_top_beside_a_good_disk(folder: Path, boot: Boot) -> None:
@@ -146,22 +147,37 @@ def with_state(vm: Vm) -> None:
 
 @pytest.mark.parametrize("take", [by_qmp, with_state])
 def test_the_base_of_internal_snapshots_is_not_free(folder: Path, boot: Boot, take: Callable[[Vm], None]) -> None:
-    """The disk may be populated, but its snapshots read the base: it is not free, and the reason names them."""
+    """The disk is populated, but its snapshots read the base: it is not free, and the way back to them is told."""
     chain = images.chain(folder)
     run([images.qemu_img(), "snapshot", "-c", "first", chain.top])
     disk = Scene(boot(*disks.drive(chain.top, id="drive0", qdev="vda")), chain)
     take(disk.vm)
     result = disk.stream()
-    assert free_paths(result) == []
-    reasons = [each["reason"] for each in result["disks"][0]["released"]]
-    for word in ("snapshot", "first", "second"):
-        assert word in f"{reasons} {warnings_of(result)} {result.get('msg')}"
+    assert_populated(result)
+    (released,) = result["disks"][0]["released"]
+    assert (released["free"], "2 internal snapshots" in released["reason"]) == (False, True), released
+    assert f"qemu-img rebase -u -b {chain.base} -F qcow2 {chain.top}" in warnings_of(result)
     assert disk.info()["snapshots"] == 2
     assert free_paths(disk.stream()) == []
     disk.vm.kill()
     # A header that names no base makes zeros of what the snapshots read from it. The way back needs the base.
     run([images.qemu_img(), "rebase", "-u", "-b", chain.base, "-F", "qcow2", chain.top])
     assert images.differences(chain.expected, images.snapshot_content(chain.top, "first")) == []
+
+
+def test_internal_snapshots_are_left_alone_by_all_disks(folder: Path, boot: Boot) -> None:
+    """`"*"` passes such a disk by with the same words, and populates the one beside it."""
+    chain, good = images.chain(folder), images.chain(folder, prefix="good-")
+    run([images.qemu_img(), "snapshot", "-c", "first", chain.top])
+    vm = boot(
+        *disks.drive(chain.top, id="drive0", qdev="vda"),
+        *disks.drive(good.top, id="drive1", qdev="vdb"),
+    )
+    result = Scene(vm, chain).stream(disks=["*"])
+    assert free_paths(result) == [str(good.base)]
+    assert_left_out(result, vm, "vda", depth=1)
+    assert "qemu-img rebase" in warnings_of(result)
+    Scene(vm, good).assert_safe_after_kill()
 
 
 def test_how_many_internal_snapshots_there_are(disk: Scene) -> None:

@@ -228,6 +228,67 @@ def test_an_image_that_is_written(descriptors: list[Descriptor], names: Mapping[
     assert bound == {"/vms/top": expected}
 
 
+NOWHERE = "there is no such file, and none that QEMU has open had this name"
+ELSEWHERE = "QEMU opened it from another directory or root"
+
+
+@table(
+    (
+        "from this host's root, before -chroot",
+        [TOP_OPEN, BASE_OPEN],
+        {"/vms/top": gone("/jail/vms/top"), "/vms/base": gone("/jail/vms/base")},
+        Bound(TOP, (3,), True, "/vms/top", ELSEWHERE),
+    ),
+    (
+        "from a directory that -daemonize has left",
+        [TOP_OPEN, BASE_OPEN, LOG_OPEN],
+        {"top": gone("/top"), "./base": gone("/base")},
+        Bound(TOP, (3,), True, "/vms/top", ELSEWHERE),
+    ),
+    (
+        "from such a directory, and deleted since",
+        [replace(TOP_OPEN, unlinked=True, here=None), BASE_OPEN],
+        {"top": gone("/top"), "base": gone("/base")},
+        Bound(TOP, (3,), False, None, ELSEWHERE),
+    ),
+    (
+        "a directory that has not all of the names",
+        [TOP_OPEN, opened(4, BASE, "/golden/base")],
+        {"top": gone("/top"), "base": gone("/base")},
+        Bound(same_file=False, why=NOWHERE),
+    ),
+    (
+        "two such directories",
+        [TOP_OPEN, opened(6, FOREIGN, "/old/top")],
+        {"top": gone("/top")},
+        Bound(same_file=False, why=NOWHERE),
+    ),
+    (
+        "two files that had the name there",
+        [TOP_OPEN, opened(6, FOREIGN, "/vms/top", unlinked=True)],
+        {"top": gone("/top")},
+        Bound(same_file=False, why=NOWHERE),
+    ),
+    (
+        "what is there is called otherwise already",
+        [TOP_OPEN, LOG_OPEN],
+        {"top": gone("/top"), "/mnt/top": there(TOP, "/vms/top")},
+        Bound(same_file=False, why=NOWHERE),
+    ),
+    (
+        "above the directory, which is not known",
+        [TOP_OPEN, BASE_OPEN],
+        {"../vms/top": gone("/vms/top/x"), "base": gone("/base")},
+        Bound(same_file=False, why=NOWHERE),
+    ),
+)
+def test_names_that_led_from_elsewhere(
+    descriptors: list[Descriptor], names: Mapping[str, Named], expected: Bound
+) -> None:
+    """QEMU reports a name as it was given, though its root or its working directory is another one by now."""
+    assert bind([list(names)], Survey(tuple(descriptors), names))[next(iter(names))] == expected
+
+
 def test_two_disks_may_share_an_image() -> None:
     """One base of two disks, called by two names, is no contradiction; both names mean it."""
     names = {"/vms/base": BASE_THERE, "/mnt/base": there(BASE, "/vms/base", here="/mnt/base")}

@@ -20,11 +20,12 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
-from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     EMPTY,
     HELD,
     asking,
+    bound_to,
     disk,
     identity,
     image,
@@ -108,6 +109,30 @@ def test_a_disk() -> None:
             "error": None,
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("bound", "path", "same_file"),
+    [
+        pytest.param(bound_to("/vms/new.qcow2"), "/vms/new.qcow2", True, id="renamed"),
+        pytest.param(replace(bound_to("/x"), file=None), "top.qcow2", False, id="no name on this host"),
+        pytest.param(Bound(same_file=False), "top.qcow2", False, id="not what QEMU has open"),
+        pytest.param(Bound(file="/vms/top.qcow2"), "/vms/top.qcow2", None, id="unknown"),
+    ],
+)
+def test_the_path_of_a_disk(bound: Bound, path: str, same_file: bool | None) -> None:
+    """The path is that of the file on this host, beside QEMU's own name; whether it is the very file is told."""
+    subject = disk(image(path="top.qcow2", bound=bound))
+    found = disk_to_result(vm(subject), subject, {})
+    assert (found["path"], found["filename"], found["same_file"]) == (path, "top.qcow2", same_file)
+    assert (found["chain"][0]["path"], found["chain"][0]["filename"]) == (path, "top.qcow2")
+
+
+def test_why_a_disk_cannot_be_populated() -> None:
+    """Where a stream would be refused, that is part of the reason."""
+    subject = disk(image(format="vmdk"), "base")
+    reason = disk_to_result(vm(subject), subject, {})["reason"]
+    assert reason.startswith("it still needs /vms/base.qcow2. It cannot be populated: its active image is vmdk")
 
 
 def test_an_empty_drive() -> None:

@@ -225,6 +225,52 @@ def test_a_foreign_stream_that_finalizes_itself_is_followed_and_flushed() -> Non
     assert is_safe(qemu)
 
 
+SAVED = {"status": "completed", "total-time": 17}
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
+@pytest.mark.parametrize("speed", [None, 5 * MIB], ids=["follow", "retune"])
+def test_a_stream_that_finalizes_itself_in_a_vm_that_was_saved(paused: bool, speed: int | None) -> None:
+    """It may have copied nothing, and would drop the link by itself: given up in time, told, and streamed again."""
+    qemu = vm_with()
+    qemu.migration = SAVED
+
+    def arrive() -> None:
+        qemu.stream("top").paused = paused
+
+    outcome = bring(qemu, asking(speed=speed), first=arrive)
+    assert (outcome.error, outcome.is_finished, outcome.restarts) == (None, True, 1)
+    acts = [command for command in qemu.acts if command.startswith(("job-", "block-stream", "block-job"))]
+    assert acts == ["job-cancel", "block-stream", "job-finalize"]
+    assert "job theirs was there" in outcome.notes[0]
+
+
+@pytest.mark.parametrize("auto_dismiss", [True, False])
+def test_a_stream_that_finalizes_itself_while_the_vm_is_saved(auto_dismiss: bool) -> None:
+    """The link is gone before anybody could look: nothing is claimed, and nothing given up."""
+    qemu = vm_with()
+
+    def save() -> None:
+        qemu.migration = SAVED
+
+    outcome = bring(qemu, first=lambda: qemu.stream("top", auto_dismiss=auto_dismiss), then=later(1, save))
+    assert (outcome.is_finished, outcome.disk.is_populated, qemu.chain()) == (False, False, ["top.qcow2"])
+    assert "its state was saved, while job theirs was there" in str(outcome.error)
+
+
+def test_a_stream_that_is_aborting_in_a_vm_that_was_saved_is_followed() -> None:
+    """It is on its way to its end already, and a cancel would be refused."""
+    qemu = vm_with()
+    qemu.migration = SAVED
+
+    def arrive() -> None:
+        qemu.stream("top").status = "aborting"
+
+    outcome = bring(qemu, first=arrive, then=later(1, lambda: qemu.jobs.clear()))
+    assert "job-cancel" not in qemu.acts
+    assert (outcome.error, outcome.is_finished) == (None, True)
+
+
 def test_a_foreign_stream_that_must_be_dismissed_is_followed_and_dismissed() -> None:
     """Somebody else's stream with auto-dismiss off is followed, then dismissed, and that is told."""
     qemu = vm_with()

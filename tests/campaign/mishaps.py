@@ -1,0 +1,92 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rounds in which nobody is killed during the first run: what QEMU and the storage say is well, and is not."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from lab import MonitorError, product, wait_until
+
+from .bench import END_SECONDS, Bench
+
+if TYPE_CHECKING:
+    from lab import Vm
+
+    from .guest import Guest
+
+
+def _claims(result: product.Result) -> bool:
+    return not result.failed and bool(result["finished"])
+
+
+def _arguments(bench: Bench, vm: Vm, **more: Any) -> dict[str, Any]:
+    return {"monitors": [vm.monitor], "disks": ["vda"], "speed": bench.report.round.speed, **more}
+
+
+def _check_alive(bench: Bench, vm: Vm) -> None:
+    if not vm.is_alive:
+        bench.report.wrong.append("QEMU died")
+
+
+def save_in_the_middle(bench: Bench, vm: Vm, guest: Guest) -> bool:
+    """Save the VM while the task waits, and have it go on; whether the task said that the disk is populated."""
+    round = bench.report.round
+    task = product.Running("block_stream", _arguments(bench, vm))
+    if round.speed in ("2M", "4M"):
+        wait_until(vm.jobs, "the task has started a stream", END_SECONDS)
+    time.sleep(round.delay)  # not to make time pass: it is the moment of the save that is drawn
+    with guest.held(), contextlib.suppress(OSError):  # it dies if the task does then what it must not
+        vm.save()
+        time.sleep(round.hold)
+        vm.command("cont")
+    result = task.result(END_SECONDS)
+    _check_alive(bench, vm)
+    bench.report.first = "failed" if result.failed else "done"
+    return _claims(result)
+
+
+def run_out_of_room(bench: Bench, vm: Vm) -> bool:
+    """Populate on storage that is full, and perhaps again with room; whether a task said that the disk is populated."""
+    claimed = _claims(result := product.module("block_stream", timeout=END_SECONDS, **_arguments(bench, vm)))
+    bench.report.first = "failed" if result.failed else "done"
+    for _rerun in range(bench.report.round.reruns):
+        bench.repair_storage()
+        again = product.module("block_stream", timeout=END_SECONDS, **_arguments(bench, vm))
+        claimed = claimed or _claims(again)
+    return claimed
+
+
+def leave(bench: Bench, vm: Vm) -> Vm:
+    """Migrate the VM with a job left behind, and run the task where it was; the VM where it is now."""
+    round = bench.report.round
+    result = product.module("block_stream", **_arguments(bench, vm, wait=False))
+    with bench.guest(vm) as guest:
+        time.sleep(round.delay)  # the moment is drawn
+        with guest.held():
+            state = vm.save()
+    _hurry(vm)
+    there = bench.boot("-incoming", f"exec:cat {state}")
+    there.wait_migration("completed")
+    there.command("cont")
+    with bench.guest(there):
+        result = product.module("block_stream", timeout=END_SECONDS, **_arguments(bench, vm))
+        _check_alive(bench, vm)
+        if _claims(result):
+            bench.report.wrong.append("said that the disk of a VM that has left is populated")
+        bench.report.first = "failed" if result.failed else "done"
+        vm.kill()
+    return there
+
+
+def _hurry(vm: Vm) -> None:
+    """Have every job come to its end, as one does that nobody watches."""
+    for job in vm.jobs():
+        try:
+            vm.command("block-job-set-speed", device=job, speed=0)
+        except MonitorError:
+            continue  # it has
+        wait_until(lambda: all(each["status"] == "pending" for each in vm.jobs().values()), "the job is at its end")
