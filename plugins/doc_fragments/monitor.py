@@ -15,7 +15,13 @@ options:
   monitors:
     description:
       - The QMP monitors of the VMs, as seen from the hypervisor. Each is the path of a UNIX socket, a glob such as
-        V(/run/vms/*.qmp), or V(host:port).
+        V(/run/vms/*.qmp), V(@name) for an abstract socket, or V(host:port), with brackets for IPv6, V([::1]:4444).
+      - What stands behind QEMU's option C(-qmp) is taken as it is, C(unix:/run/vms/web01.qmp,server=on,wait=off) or
+        C(tcp:127.0.0.1:4444,server=on,wait=off). A path behind C(unix:) is no glob, and its commas are doubled, as
+        they are for QEMU.
+      - Where there is a file that is called exactly as a glob is written, such as V(/run/vms/web[0].qmp), that file is
+        meant.
+      - Results tell the plain form, V(/run/vms/web01.qmp), V(@name) or V(127.0.0.1:4444), of whatever was given.
       - A socket that a glob found and nobody serves belongs to a VM that is off, it is skipped with a warning. One
         that is named outright is a failure.
     type: list
@@ -24,11 +30,18 @@ options:
     aliases: [monitor]
   connect_timeout:
     description:
-      - How long to wait for a monitor's greeting, in seconds.
+      - How long to wait for a monitor's greeting, in seconds, also while the queue of those who wait for it is full.
       - A monitor serves one client at a time, and is silent to all others until that one leaves. Raise it where
         another program visits the same monitor often.
     type: float
     default: 10
+  monitor_owner:
+    description:
+      - The user, by name or uid, that must run the QEMU behind every monitor. A socket that any other user made, but
+        root, is not spoken to; a monitor that any other user serves is left before anything is asked of it.
+      - Set it where a glob finds sockets in a folder that others may write to. Over TCP nobody can tell who is behind
+        a monitor, so that all those are refused.
+    type: str
   vms:
     description:
       - Only the disks of these VMs. Each is the name of a VM (QEMU's C(-name)), its UUID, or a pattern that one of them

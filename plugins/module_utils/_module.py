@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from typing import Any, Callable, Coroutine, Dict, Mapping, Sequence
+from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
@@ -20,6 +20,7 @@ from ._model._request import EVERY_DISK, BoundVm, BoundVms, Request, Selection, 
 from ._model._seams import Host, OpenLink
 from ._model._text import presentable
 from ._reach._host import LinuxHost
+from ._reach._peer import find_owner
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
 from ._run import _work
@@ -42,7 +43,9 @@ def run(module: AnsibleModule, work: Work) -> None:
         if not module.params["monitors"]:
             raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
-        opener = functools.partial(open_link, timeout=module.params["connect_timeout"])
+        name = module.params["monitor_owner"]
+        owner = None if name is None else find_owner(name)
+        opener = functools.partial(open_link, timeout=module.params["connect_timeout"], owner=owner)
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
         result = asyncio.run(work(module, opener, host))
     except QmpError as error:
@@ -89,14 +92,15 @@ def bound_from(vms: Mapping[str, Any]) -> BoundVms:
     :raise WrongRequest: it has another form.
     """
     try:
-        return tuple(_bound_vm(monitor, vm["pid"], vm["keys"]) for monitor, vm in vms.items())
+        return tuple(_bound_vm(monitor, vm) for monitor, vm in vms.items())
     except (TypeError, KeyError, ValueError):
-        form = "{MONITOR: {pid: NUMBER or null, keys: [KEY, ...]}, ...}"
+        form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, keys: [KEY, ...]}, ...}"
         raise WrongRequest(f"bound is invalid; it is {form}, from the result of an earlier call") from None
 
 
-def _bound_vm(monitor: str, pid: Any, keys: Sequence[str]) -> BoundVm:
-    return BoundVm(monitor, None if pid is None else int(pid), tuple(keys))
+def _bound_vm(monitor: str, vm: Mapping[str, Any]) -> BoundVm:
+    pid, started = (None if vm[name] is None else int(vm[name]) for name in ("pid", "started"))
+    return BoundVm(monitor, pid, started, tuple(vm["keys"]))
 
 
 def request_from(params: Mapping[str, Any]) -> Request:

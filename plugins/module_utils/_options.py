@@ -15,6 +15,7 @@ Spec = Dict[str, Dict[str, Any]]
 COMMON_OPTIONS: Spec = {
     "monitors": {"type": "list", "elements": "str", "required": True, "aliases": ["monitor"]},
     "connect_timeout": {"type": "float", "default": 10.0},
+    "monitor_owner": {"type": "str"},
     "vms": {"type": "list", "elements": "str", "aliases": ["vm"]},
     "exclude": {"type": "list", "elements": "str"},
 }

@@ -187,9 +187,9 @@ options:
         O(vms), O(disks) and O(exclude).
       - The task uses it for its own later looks, so that they work on the same disks of the same QEMUs and on no
         others. You need not set it.
-      - A dictionary. Each key is the monitor of a VM, each value has the C(pid) of its QEMU as in RV(vms[].pid), and
-        C(keys), a list of RV(disks[].key). If another process serves the monitor, that is an error of this VM, and
-        none of its disks is touched.
+      - A dictionary. Each key is the monitor of a VM, each value has C(pid) and C(started) of its QEMU as in
+        RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If another process serves the
+        monitor, that is an error of this VM, and none of its disks is touched.
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
@@ -278,6 +278,8 @@ vms:
       status: running
       qemu_version: 7.2.22
       pid: 812
+      started: 31622
+      uid: 64055
   contains:
     monitor:
       description: The monitor through which the VM was found.
@@ -296,6 +298,12 @@ vms:
       type: str
     pid:
       description: The process that serves the monitor; null over TCP.
+      type: int
+    started:
+      description: When that process was started, in clock ticks since the host was; null where it cannot be told.
+      type: int
+    uid:
+      description: The user that runs that process; null where it cannot be told.
       type: int
 disks:
   description:

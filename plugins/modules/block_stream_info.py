@@ -77,9 +77,11 @@ vms:
       status: running
       qemu_version: 7.2.22
       pid: 812
+      started: 31622
+      uid: 64055
   contains:
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found, in its plain form.
       type: str
     name:
       description: The VM's name (C(-name)); null if it has none.
@@ -94,7 +96,18 @@ vms:
       description: The version of the QEMU that runs, which may be older than the one installed.
       type: str
     pid:
-      description: The process that serves the monitor; null over TCP.
+      description:
+        - The process that serves the monitor, also where another one made its socket.
+        - Null over TCP, and for a process of another PID namespace.
+      type: int
+    started:
+      description:
+        - When this process started, in clock ticks since its host did. With C(pid) it names the process for ever, for a
+          pid is given again when its process is gone.
+        - Null where C(pid) is.
+      type: int
+    uid:
+      description: The user that runs this process; null over TCP.
       type: int
 disks:
   description: The disks, VM by VM.

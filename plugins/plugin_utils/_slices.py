@@ -88,11 +88,11 @@ def call_arguments(arguments: Mapping[str, Any], part: Slice, bound: Mapping[str
 
 def bind(told: Result, watched: Sequence[Disk]) -> dict[str, Any]:
     """The option ``bound`` of the next slice: the watched disks, each of the very QEMU that this slice has seen."""
-    pids = {vm["monitor"]: vm["pid"] for vm in told["vms"]}
+    processes = {vm["monitor"]: {"pid": vm["pid"], "started": vm["started"]} for vm in told["vms"]}
     bound: dict[str, Any] = {}
     for disk in watched:
         monitor = disk["monitor"]
-        bound.setdefault(monitor, {"pid": pids[monitor], "keys": []})["keys"].append(disk["key"])
+        bound.setdefault(monitor, {**processes[monitor], "keys": []})["keys"].append(disk["key"])
     return bound
 
 

@@ -14,6 +14,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Di
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Named
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Waiting
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import (
@@ -49,7 +50,7 @@ def vm_from(answers: dict[str, Any]) -> Vm:
         read_name(answers.get("query-name")),
         read_uuid(answers.get("query-uuid")),
         read_version(answers.get("query-version")),
-        100,
+        qemu_process(),
         is_libvirts(read_chardevs(answers.get("query-chardev")), disks),
     )
     status, jobs = read_status(answers.get("query-status")), read_jobs(answers.get("query-block-jobs"))
@@ -131,6 +132,14 @@ def job(status: str = "running", **members: Any) -> Job:
 HELD = job("paused", io_status="failed")
 
 
+def qemu_process(pid: int | None = 100, **members: Any) -> Peer | None:
+    """The QEMU that serves a monitor; None for a pid that is None, as over TCP."""
+    if pid is None:
+        return None
+    peer = Peer(pid=pid, uid=64055, gid=64055, started=7, program="qemu-system-x86_64", maker_uid=64055, serves=True)
+    return replace(peer, **members)
+
+
 def identity(**members: Any) -> Identity:
     """The VM `vm0`."""
     values: dict[str, Any] = {
@@ -138,7 +147,7 @@ def identity(**members: Any) -> Identity:
         "name": "vm0",
         "uuid": None,
         "qemu_version": "7.2.22",
-        "pid": 100,
+        "peer": qemu_process(members.pop("pid", 100)),  # a row may say `pid`, and mean all of it
         "is_libvirts": False,
     }
     return Identity(**{**values, **members})

@@ -42,6 +42,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
@@ -107,6 +108,7 @@ class FakeQemu:
 
     def __init__(self, name: str = "vm0", pid: int = 100, uuid: str = "00000000-0000-0000-0000-000000000000"):
         self.name, self.pid, self.uuid = name, pid, uuid
+        self.started = 7
         self.address = f"/vms/{name}.qmp"
         self.status = "running"
         self.nodes: dict[str, Node] = {}
@@ -537,7 +539,7 @@ class FakeConnection:
     def __init__(self, qemu: FakeQemu):
         self._qemu = qemu
         self.address = qemu.address
-        self.pid: int | None = qemu.pid
+        self.peer: Peer | None = Peer(qemu.pid, 64055, 64055, qemu.started, "qemu-system-x86_64", 64055, True)
         self.is_open = True
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
@@ -560,7 +562,7 @@ class FakeHost:
 
     def __init__(self, *qemus: FakeQemu):
         self.qemus = {qemu.address: qemu for qemu in qemus}
-        self.globs: dict[str, list[str]] = {}
+        self.globs: dict[str, list[str] | None] = {}
         self.headers_saying: dict[str, str] = {}
         self.unopenable: dict[str, QmpError] = {}
         self.maps: list[MapTotals | NoMap] = []
@@ -610,8 +612,8 @@ class FakeHost:
             connection.is_open = False
             self.open.remove(address)
 
-    def expand(self, pattern: str) -> Sequence[str] | None:
-        return self.globs.get(pattern, [] if "*" in pattern else None)
+    async def expand(self, pattern: str) -> Sequence[str] | None:
+        return self.globs.get(pattern, [])
 
     async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
         """Every QEMU of this pid has the files of its nodes open; a name is taken from /vms."""
@@ -658,7 +660,7 @@ class FakeHost:
         """All is in the top, unless the test says otherwise."""
         return self.maps.pop(0) if self.maps else MapTotals({(0, True): SIZE})
 
-    def who_serves(self, address: str) -> str:
+    async def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"
 
     async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:

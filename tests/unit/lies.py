@@ -23,6 +23,7 @@ from typing import Any, Callable, Tuple  # noqa: UP035  # Python 3.8
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import QmpError
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Descriptor, Survey
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, Reading
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._model._text import presentable
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
@@ -185,7 +186,7 @@ def strings(value: Any) -> Iterator[str]:
 class Liar:
     """A QMP session, as `_seams.Connection`, with a QEMU that takes every command and does nothing."""
 
-    pid: int | None = 200
+    peer: Peer | None = Peer(200, 64055, 64055, 7, "qemu-system-x86_64", 64055, True)
     address = "/vms/liar.qmp"
 
     def __init__(self, honest: Mapping[str, Any], lying: Mapping[str, Any], since: int):
@@ -237,14 +238,14 @@ class LiarsHost(FakeHost):
                 yield link
 
     async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
-        if pid != self._liar.pid:
+        if self._liar.peer is None or pid != self._liar.peer.pid:
             return await super().survey(pid, names, fdsets)
         paths = [path for path in map(in_vms, names) if path is not None]
         opened = [Descriptor(10 + n, inode_of(path), path, here=path, writable=True) for n, path in enumerate(paths)]
         return Survey(tuple(opened), {name: named(name) for name in names})
 
     async def headers(self, pid: int | None, images: Sequence[tuple[Bound, str]]) -> Sequence[Reading]:
-        if pid != self._liar.pid:
+        if self._liar.peer is None or pid != self._liar.peer.pid:
             return await super().headers(pid, images)
         return [Header() for _image in images]
 

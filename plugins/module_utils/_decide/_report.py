@@ -129,7 +129,9 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
         "uuid": who.uuid,
         "status": vm.status,
         "qemu_version": who.qemu_version,
-        "pid": who.pid,
+        "pid": who.peer.pid if who.peer else None,
+        "started": who.peer.started if who.peer else None,
+        "uid": who.peer.uid if who.peer else None,
     }
 
 

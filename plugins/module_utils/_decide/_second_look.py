@@ -35,9 +35,9 @@ def confirm(outcome: Outcome, vms: Sequence[Vm], failures: Sequence[Failure], ba
     vm = next((vm for vm in vms if vm.identity.monitor == planned.monitor), None)
     if vm is None:
         return _unknown(outcome, next(failure for failure in failures if failure.monitor == planned.monitor))
-    if (vm.identity.pid, vm.identity.name, vm.identity.uuid) != (planned.pid, planned.name, planned.uuid):
-        words = f"{planned.monitor}: another VM, {vm.identity.label}, answers at this monitor now"
-        return _unknown(outcome, Failure(MonitorUnusable.__name__, words, planned.monitor))
+    successor = planned.successor(vm.identity)
+    if successor is not None:
+        return _unknown(outcome, Failure(MonitorUnusable.__name__, f"{planned.monitor}: {successor}", planned.monitor))
     disk = vm.disk(outcome.disk.key)
     if disk is None or not disk.chain:
         return _disproved(replace(outcome, vm=vm))

@@ -151,7 +151,7 @@ def select_bound(
         vm = seen.get(planned.monitor)
         if vm is None:
             continue  # it did not answer, which whoever visited it tells
-        if vm.identity.pid != planned.pid:
+        if (vm.identity.process or (None, None)) != (planned.pid, planned.started):
             failures.append(_another_vm(vm, planned))
             continue
         for key in planned.keys:
@@ -166,7 +166,7 @@ def select_bound(
 
 def _another_vm(vm: Vm, planned: BoundVm) -> Failure:
     message = (
-        f"{planned.monitor}: another VM, {vm.identity.label} (pid {vm.identity.pid}), answers at this monitor now; "
+        f"{planned.monitor}: another process, {vm.identity.peer or 'nobody knows which'}, answers at this monitor now; "
         f"when the task began it was pid {planned.pid}. Run the task again"
     )
     return Failure(MonitorUnusable.__name__, message, planned.monitor)

@@ -33,11 +33,13 @@ class Selection:
 class BoundVm:
     """A VM that an earlier look has found, and the keys of its disks that are meant.
 
-    ``pid`` is that of the QEMU behind the monitor, None where it cannot be told.
+    ``pid`` is the process that serves the monitor, and ``started`` its start, for a pid is given again when its process
+    is gone; None where it cannot be told.
     """
 
     monitor: str
     pid: int | None
+    started: int | None
     keys: tuple[str, ...]
 
 

@@ -21,14 +21,15 @@ from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
 from ._job import Job, JobEvent, Stream
 from ._map import Layer, MapTotals, NoMap
+from ._peer import Peer
 from ._vm import Identity, Sight
 
 
 class Connection(Protocol):
-    """A QMP session. ``pid`` is that of the QEMU behind it, None where it cannot be told."""
+    """A QMP session. ``peer`` is who serves it, None over TCP."""
 
     address: str
-    pid: int | None
+    peer: Peer | None
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send a command and return what QEMU returns.
@@ -66,7 +67,7 @@ class Link(Protocol):
     """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises."""
 
     address: str
-    pid: int | None
+    peer: Peer | None
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
@@ -136,8 +137,11 @@ class Held(Protocol):
 class Host(Protocol):
     """What the hypervisor knows beside its monitors."""
 
-    def expand(self, pattern: str) -> Sequence[str] | None:
-        """The sockets that a glob finds, sorted; None where ``pattern`` is no glob."""
+    async def expand(self, pattern: str) -> Sequence[str] | None:
+        """The sockets that a glob finds, sorted; None where there is a file of this very name.
+
+        :raise HostSilent: the folder does not answer.
+        """
 
     async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
         """What a process has open, and what file names mean to it and to this host.
@@ -167,7 +171,7 @@ class Host(Protocol):
         :raise HostSilent: the storage does not answer.
         """
 
-    def who_serves(self, address: str) -> str:
+    async def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""
 
     async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:

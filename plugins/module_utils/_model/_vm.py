@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Collection, Mapping, Sequence
 
 from ._disk import Disk
-from ._files import Named
+from ._files import FileId, Named
 from ._graph import Graph
 from ._job import Job
+from ._peer import Peer
 from ._reader import CHARDEVS, DISKS, EDGES, FDSETS, JOBS, Members, items_of, unfit
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
@@ -21,13 +22,13 @@ _NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given
 
 @dataclass(frozen=True)
 class Identity:
-    """What does not change while the VM runs. ``pid`` is None where the monitor is reached over TCP."""
+    """What does not change while the VM runs. ``peer`` serves the monitor; None where that is reached over TCP."""
 
     monitor: str
     name: str | None
     uuid: str | None
     qemu_version: str
-    pid: int | None
+    peer: Peer | None
     is_libvirts: bool
 
     @property
@@ -41,12 +42,26 @@ class Identity:
         """The VM in messages: its name, else its monitor."""
         return self.name or self.monitor
 
-    def is_same_vm(self, other: Identity) -> bool:
-        """Whether both were seen at one VM.
+    @property
+    def pid(self) -> int | None:
+        """The process of QEMU; None where the monitor is served by something else, or nobody knows by what."""
+        return self.peer.pid if self.peer is not None and self.peer.is_qemu else None
 
-        The pid alone is not enough: it is that of whoever made the socket, which may be the launcher of many VMs.
+    @property
+    def process(self) -> tuple[int | None, int | None] | None:
+        """The process that serves the monitor, whatever it is."""
+        return None if self.peer is None else self.peer.process
+
+    def successor(self, later: Identity) -> str | None:
+        """Who answers at this VM's monitor now, if it is another VM; None if it is still this one.
+
+        A VM of the same name may have taken the place of this one, or be this one after a restart, without its jobs.
         """
-        return self.pid is not None and (self.pid, self.name, self.uuid) == (other.pid, other.name, other.uuid)
+        if (later.name, later.uuid) != (self.name, self.uuid):
+            return f"another VM, {later.label}, answers at this monitor now"
+        if later.process != self.process:
+            return f"another process, {later.peer}, answers at this monitor now: the VM was restarted, or replaced"
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,20 @@ class Vm:
             if own.intersection(nodes[:1] if job.type == "stream" else nodes):
                 return job
         return None
+
+    def is_same_vm(self, other: Vm) -> bool:
+        """Whether both were seen at one VM, through two monitors: one QEMU, which shows the same at both.
+
+        What a VM says of itself is no proof: it must not be able to pass for another VM, and hide that. That both
+        sockets were made by one process is none, either: it may be the launcher of both.
+        """
+        who, whose = self.identity, other.identity
+        is_one_qemu = who.pid is not None and who.process == whose.process
+        return is_one_qemu and (who.name, who.uuid, self._files) == (whose.name, whose.uuid, other._files)
+
+    @property
+    def _files(self) -> set[tuple[str, FileId | str | None]]:
+        return {(disk.key, (disk.top.id or disk.top.absolute_path) if disk.chain else None) for disk in self.disks}
 
     def disk(self, key: str) -> Disk | None:
         """Find a disk again by its key."""

@@ -13,6 +13,7 @@ import re
 import stat
 from typing import Callable, Collection, Mapping, Sequence, Tuple
 
+from .._model._address import UnixAddress
 from .._model._errors import HostSilent
 from .._model._files import Bound, FreeSpace, Granted, KnownFile, Lease, Survey, Users
 from .._model._header import Reading
@@ -31,6 +32,9 @@ _ANSWER_SECONDS = 30.0
 _MAP_SECONDS = 120.0
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
+# A folder of sockets is in memory, and a listing of all sockets takes milliseconds.
+_FOLDER_SECONDS = 30.0
+_SS_SECONDS = 5.0
 
 # Runs a command, and returns its exit code, stdout and stderr.
 RunCommand = Callable[[Sequence[str]], Tuple[int, str, str]]
@@ -42,11 +46,9 @@ class LinuxHost:
     def __init__(self, run_command: RunCommand):
         self._run_command = run_command
 
-    def expand(self, pattern: str) -> Sequence[str] | None:
+    async def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds."""
-        if not glob.has_magic(pattern):
-            return None
-        return [path for path in sorted(glob.glob(pattern)) if _is_socket(path)]
+        return await away(_expand, pattern, seconds=_FOLDER_SECONDS, what=f"the folder of {pattern}")
 
     async def survey(self, pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequence[int]]) -> Survey:
         """What a process has open, and what file names mean to it and to this host."""
@@ -78,18 +80,24 @@ class LinuxHost:
         if pid is None:
             return NoMap("the process behind this monitor is not known")
         try:
-            user = user_of(pid)
+            user = await away(user_of, pid, seconds=_ANSWER_SECONDS, what=f"/proc/{pid}")
         except OSError:
             return NoMap("QEMU has ended")
         return await read_map(pid, layers, base_depth=base_depth, user=user, seconds=_MAP_SECONDS)
 
-    def who_serves(self, address: str) -> str:
+    async def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
+        try:
+            return await away(self._who_serves, address, seconds=_SS_SECONDS, what="ss")
+        except HostSilent:
+            return ""
+
+    def _who_serves(self, address: str) -> str:
         try:
             _code, listing, _stderr = self._run_command(["ss", "-xanpH"])
         except OSError:
             return ""
-        return describe_socket(listing, address)
+        return describe_socket(listing, address, _runs_block_stream)
 
     async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
         """Ask the kernel whether the files are open anywhere."""
@@ -156,6 +164,18 @@ def _room_at(file: int | str) -> FreeSpace | None:
     return FreeSpace(status.st_dev, free.f_bavail * free.f_frsize)
 
 
+def _expand(pattern: str) -> Sequence[str] | None:
+    if os.path.lexists(pattern):
+        return None  # web[0].qmp is a name that a socket may have
+    return [str(UnixAddress(path)) for path in sorted(glob.glob(pattern)) if _is_socket(path)]
+
+
+def _runs_block_stream(pid: int) -> bool:
+    """Whether a process is a run of this collection: Ansible's wrapper, or the module by its file or name."""
+    words = _read(f"/proc/{pid}/cmdline").split("\0")
+    return any(re.search(r"(^|[/.]|AnsiballZ_)block_stream(_info)?(\.py)?$", word) for word in words)
+
+
 def _is_socket(path: str) -> bool:
     status = _stat(path)
     return status is not None and stat.S_ISSOCK(status.st_mode)
@@ -168,27 +188,42 @@ def _stat(path: str) -> os.stat_result | None:
         return None
 
 
-def describe_socket(listing: str, address: str) -> str:
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] = lambda _pid: False) -> str:
     """Find in the output of ``ss -xanpH`` who owns a UNIX socket and which client it serves.
 
     A line is: ``u_str ESTAB 0 0 PATH INODE * PEER users:(("NAME",pid=PID,fd=FD))``. A server's end bears the path, the
     client's end is the line whose inode is the peer. Clients in the queue are connected, too, but no process has their
     server's end open.
+
+    :param is_ours: whether a process is another run of this collection.
     """
     lines = [line.split() for line in listing.splitlines()]
     rows = [(row[1], row[4], row[5], row[7], _user(row[8] if len(row) > 8 else "")) for row in lines if len(row) >= 8]
     owner = next(
-        (user for state, path, _inode, _peer, user in rows if state == "LISTEN" and path == address and user), ""
+        (user for state, path, _inode, _peer, user in rows if state == "LISTEN" and path == address and user), None
     )
     served = {peer for state, path, _inode, peer, user in rows if state == "ESTAB" and path == address and user}
-    client = next((user for _state, _path, inode, _peer, user in rows if inode in served and user), "")
-    if client.endswith(f"(pid {os.getpid()})"):
-        client = ""
-    if owner and client:
-        return f"{owner} owns the socket and serves {client}"
-    return f"{owner} owns the socket" if owner else ""
+    client = next((user for _state, _path, inode, _peer, user in rows if inode in served and user), None)
+    if owner is None:
+        return ""
+    if client is None or client[1] == os.getpid():
+        return f"{_named(owner)} owns the socket"
+    whose = ", another run of this collection" if is_ours(client[1]) else ""
+    return f"{_named(owner)} owns the socket and serves {_named(client)}{whose}"
 
 
-def _user(field: str) -> str:
+def _named(user: tuple[str, int]) -> str:
+    return f"{user[0]} (pid {user[1]})"
+
+
+def _user(field: str) -> tuple[str, int] | None:
     match = re.search(r'\("([^"]+)",pid=(\d+)', field)
-    return f"{match.group(1)} (pid {match.group(2)})" if match else ""
+    return (match.group(1), int(match.group(2))) if match else None

@@ -100,13 +100,13 @@ async def read_map(
     :param user: whom qemu-img runs as, if not as this process: QEMU's own user.
     :raise HostSilent: the storage does not answer.
     """
-    found = shutil.which(program)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    found = await away(shutil.which, program, seconds=seconds, what="the storage of the host's programs")
     if found is None:
         return NoMap(f"there is no {program} on this host")
     if not layers:
         return NoMap("the disk has no image")
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
     base_size = 0 if base_depth is None else layers[base_depth].virtual_size
     chain = await away(_Chain, pid, layers, base_depth, seconds=seconds)
     try:

@@ -20,9 +20,10 @@ import contextlib
 from dataclasses import replace
 from typing import Any, AsyncIterator, Iterator, Mapping, Sequence
 
-from .._model._errors import AnswersDiffer, CommandRefused, WriteBackFailed
+from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
 from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
+from .._model._peer import Owner
 from .._model._reader import text_of
 from .._model._seams import Connection, RawEvents
 from .._model._vm import (
@@ -41,6 +42,8 @@ from .._model._vm import (
 )
 from ._qmp import open_connection
 
+# What QEMU knows of a VM, and qemu-storage-daemon does not.
+_OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
 # A name that no node can have.
 _NO_NODE = "/no such node/"
 # What QEMU says of a snapshot whose flush failed: before 10.0, and since.
@@ -65,7 +68,7 @@ class QemuLink:
     def __init__(self, connection: Connection):
         self._connection = connection
         self.address = connection.address
-        self.pid = connection.pid
+        self.peer = connection.peer
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
@@ -73,13 +76,19 @@ class QemuLink:
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
+        try:
+            return await self._identify()
+        except CommandRefused as error:
+            raise _no_vm(error) from error
+
+    async def _identify(self) -> tuple[Identity, Sight]:
         name = read_name(await self._ask("query-name"))
         uuid = read_uuid(await self._ask("query-uuid"))
         version = read_version(await self._ask("query-version"))
         chardevs = read_chardevs(await self._ask("query-chardev"))
         sight = await self.look()
         managed = is_libvirts(chardevs, sight.disks)
-        return Identity(self.address, name, uuid, version, self.pid, managed), sight
+        return Identity(self.address, name, uuid, version, self.peer, managed), sight
 
     async def look(self) -> Sight:
         """The disks and jobs of the VM as they are now."""
@@ -205,7 +214,16 @@ class QemuLink:
 
 
 @contextlib.asynccontextmanager
-async def open_link(address: str, timeout: float) -> AsyncIterator[QemuLink]:
+async def open_link(address: str, timeout: float, owner: Owner | None = None) -> AsyncIterator[QemuLink]:
     """Connect to the monitor at ``address``; see ``_qmp.open_connection``."""
-    async with open_connection(address, timeout) as connection:
+    async with open_connection(address, timeout, owner) as connection:
         yield QemuLink(connection)
+
+
+def _no_vm(error: CommandRefused) -> QmpError:
+    """Of all that QEMU brings, qemu-storage-daemon speaks QMP as well, and has images but no VM."""
+    if error.command not in _OF_VMS_ONLY:
+        return error
+    return MonitorUnusable(
+        f"this is no VM: it does not know {error.command}, as qemu-storage-daemon does not. Leave it out of monitors"
+    )

@@ -15,14 +15,16 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import socket
 import stat
-import struct
 import traceback
 from typing import Any, AsyncIterator, Iterator, Mapping
 
+from .._model._address import TcpAddress, UnixAddress, read_address
 from .._model._errors import CommandRefused, MonitorError, MonitorLost, MonitorMissing, MonitorSilent, MonitorUnusable
+from .._model._peer import Owner, Peer
+from ._peer import is_accepted, made_by, served_by
+from ._threads import away
 
 # asyncio warns on stderr when a peer dies while it is spoken to. Whoever needs the connection is told by an exception.
 logging.getLogger("asyncio").addHandler(logging.NullHandler())
@@ -31,20 +33,30 @@ logging.getLogger("asyncio").addHandler(logging.NullHandler())
 _REPLY_SECONDS = {"human-monitor-command": 600.0}
 _USUAL_REPLY_SECONDS = 30.0
 
+# How long to stay outside a queue that is full before the next try.
+_QUEUE_SECONDS = 0.1
+
+# What the host itself may take, beside what a monitor may take.
+_LEAST_HOST_SECONDS = 1.0
+
 _LOST = (
     "QEMU died, quit, or closed the monitor. If it lives, its jobs go on; if not, what was copied is kept. Run the "
     "task again when the VM is up"
 )
 
-# The most that one line may be, and the objects and lists in it. `query-block` takes 105 KiB for a disk whose chain is
-# 200 deep (QEMU 7.2; a third more on 11.1): so this is 30 such disks, or 120 whose chains are 50 deep. The block graph
-# has most objects, 8 for each image of 385 bytes. What Python makes of a line takes 15 times as much memory at most;
-# without the second limit it would be 60 times.
+# The most that one message may be, and the objects and lists in it. `query-block` takes 105 KiB for a disk whose chain
+# is 200 deep (QEMU 7.2; a third more on 11.1): so this is 30 such disks, or 120 whose chains are 50 deep. The block
+# graph has most objects, 8 for each image of 385 bytes. What Python makes of a line takes 15 times as much memory at
+# most; without the second limit it would be 60 times.
 _MOST_REPLY = 4 * 2**20
 _MOST_OBJECTS = 2**17
 
 # What a stream needs to know. BLOCK_JOB_ERROR comes for every failing chunk, so of a kind not yet read one is kept.
 _JOB_EVENTS = ("BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
+
+
+class _TooLong(ValueError):
+    """A message of many lines that are too much together."""
 
 
 QEMU_QMP_IMPORT_ERROR: str | None
@@ -66,7 +78,10 @@ else:
     QEMU_QMP_IMPORT_ERROR = None
 
     class _Client(QMPClient):
-        """A client that knows why it stopped to understand its peer: the library says that the session ended."""
+        """A client that reads ``-qmp-pretty``, too, and knows why it stopped to understand its peer.
+
+        The library says that the session ended.
+        """
 
         def __init__(self) -> None:
             super().__init__(readbuflen=_MOST_REPLY)
@@ -75,14 +90,27 @@ else:
 
         async def _do_recv(self) -> Message:
             try:
-                line = await self._readline()
-                _check_size(line)
-                message = Message(line, eager=True)
+                text = await self._read_text()
+                _check_size(text)
+                message = Message(text, eager=True)
                 _check_routing(message)
             except (QMPError, RecursionError, ValueError) as error:
                 self.complaint = _complaint(error)
                 raise
             return message
+
+        async def _read_text(self) -> bytes:
+            """The text of a message: a line, or from a line that is a brace to the next line that begins with one."""
+            text = await self._readline()
+            if text.strip() != b"{":
+                return text
+            lines, size = [text], len(text)
+            while not lines[-1].startswith(b"}"):
+                lines.append(await self._readline())
+                size += len(lines[-1])
+                if size > _MOST_REPLY:
+                    raise _TooLong
+            return b"".join(lines)
 
         def _cb_inbound(self, msg: Message) -> Message:
             # The library's own writes every message out for a log that nobody keeps: 8 s for a line of 4 MiB.
@@ -137,10 +165,10 @@ class QmpEvents:
 class QmpConnection:
     """An open monitor; see ``_seams.Connection``."""
 
-    def __init__(self, client: _Client, address: str, pid: int | None):
+    def __init__(self, client: _Client, address: str, peer: Peer | None):
         self._client = client
         self.address = address
-        self.pid = pid
+        self.peer = peer
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send one command."""
@@ -167,25 +195,29 @@ class QmpConnection:
 
 
 @contextlib.asynccontextmanager
-async def open_connection(address: str, timeout: float) -> AsyncIterator[QmpConnection]:
-    """Connect to the monitor at ``address``: the path of a UNIX socket, or ``host:port``.
+async def open_connection(address: str, timeout: float, owner: Owner | None = None) -> AsyncIterator[QmpConnection]:
+    """Connect to the monitor at ``address``, in any spelling that ``read_address`` knows.
 
     :param timeout: seconds to wait for the greeting, which comes at once unless the monitor serves another client.
+    :param owner: the user who must run the QEMU behind it.
     :raise MonitorError: the leaf says why there is no session.
     """
     client = _Client()
+    place = read_address(address)
     try:
+        peer: Peer | None = None
         try:
-            pid = await asyncio.wait_for(_connect(client, address), timeout)
-        except asyncio.TimeoutError as error:
-            raise MonitorSilent(f"no greeting from the monitor within {timeout:g} s. {_BUSY}") from error
+            if isinstance(place, TcpAddress):
+                await _connect_tcp(client, place, timeout, owner)
+            else:
+                peer = await _connect_unix(client, place, timeout, owner)
         except ConnectError as error:
             raise _no_greeting(error, client.complaint) from error
         except AssertionError as error:  # qemu.qmp's way to say that the session was over as soon as it began
             raise MonitorLost("the connection ended right after the greeting: QEMU died or quit") from error
         except OSError as error:
             raise _unconnected(error) from error
-        yield QmpConnection(client, address, pid)
+        yield QmpConnection(client, address, peer)
     finally:
         if client.runstate is not Runstate.IDLE:
             # It raises why the session ended; whoever needed the session has been told already.
@@ -194,39 +226,85 @@ async def open_connection(address: str, timeout: float) -> AsyncIterator[QmpConn
 
 
 _BUSY = (
-    "A monitor serves one client at a time and is silent to the others (a guest agent's socket is silent, too): try "
-    "again when the other client is gone, or give Ansible a monitor of its own"
+    "A monitor serves one client at a time and is silent to the others: try again when the other client is gone, or "
+    "give Ansible a monitor of its own"
 )
+_MUTE = (
+    "What made the socket accepted the connection and says nothing: it is the socket of a guest agent or a serial "
+    "line, or QEMU hangs"
+)
+_BUSY_OR_MUTE = f"{_BUSY}. A guest agent's socket is silent, too"
 
 
-async def _connect(client: QMPClient, address: str) -> int | None:
-    """Connect and shake hands; return the pid of the process that serves a UNIX socket."""
-    endpoint = split_address(address)
-    if not isinstance(endpoint, str):
-        # qemu.qmp wraps every error of a connection; only it knows how to open a TCP one for every Python.
+async def _connect_tcp(client: _Client, place: TcpAddress, timeout: float, owner: Owner | None) -> None:
+    """Connect and shake hands; nobody can tell who is at the other end."""
+    _hold_to(owner, None)
+    # qemu.qmp wraps every error of a connection; only it knows how to open a TCP one for every Python.
+    try:
+        await asyncio.wait_for(client.connect((place.host, place.port)), timeout)
+    except asyncio.TimeoutError as error:
+        raise MonitorSilent(f"no greeting from the monitor within {timeout:g} s. {_BUSY_OR_MUTE}") from error
+    except ConnectError as error:
+        raise (error.exc if isinstance(error.exc, OSError) else error) from error
+
+
+async def _connect_unix(client: _Client, place: UnixAddress, timeout: float, owner: Owner | None) -> Peer:
+    """Connect and shake hands; return who serves."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    end = await _enter_queue(place, timeout)
+    with contextlib.ExitStack() as on_failure, end.dup() as witness:  # for qemu.qmp closes its own when it gives up
+        on_failure.callback(end.close)
+        if owner is not None and not owner.may_have_made(made_by(witness).maker_uid):
+            _hold_to(owner, made_by(witness))  # and not a word is said to it
         try:
-            await client.connect(endpoint)
-        except ConnectError as error:
-            raise (error.exc if isinstance(error.exc, OSError) else error) from error
-        return None
-    if not stat.S_ISSOCK(os.stat(endpoint).st_mode):
-        raise OSError(errno.ENOTSOCK, "it is not a socket")
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(peer.close)
-        # Not through the event loop: a UNIX socket connects at once or never, and EAGAIN tells of a full queue.
-        peer.setblocking(False)
-        peer.connect(endpoint)
-        pid: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
-        await client.connect(peer)
+            await asyncio.wait_for(client.connect(end), max(0.0, deadline - loop.time()))
+        except asyncio.TimeoutError as error:
+            why = {True: _MUTE, False: _BUSY, None: _BUSY_OR_MUTE}[is_accepted(witness)]
+            raise MonitorSilent(f"no greeting from the monitor within {timeout:g} s. {why}") from error
+        peer = await away(served_by, witness, seconds=max(timeout, _LEAST_HOST_SECONDS), what="/proc")
+        _hold_to(owner, peer)
         on_failure.pop_all()
-    return pid or None  # 0: a process of another pid namespace
+    return peer
 
 
-def split_address(address: str) -> str | tuple[str, int]:
-    """Tell ``host:port`` from the path of a socket: no slash, and a port number behind the last colon."""
-    tcp = re.match(r"^\[?([^/\[\]]+)\]?:(\d{1,5})$", address)
-    return (tcp.group(1), int(tcp.group(2))) if tcp else address
+def _hold_to(owner: Owner | None, peer: Peer | None) -> None:
+    refusal = None if owner is None else owner.refusal(peer)
+    if refusal is not None:
+        raise MonitorUnusable(refusal)
+
+
+async def _enter_queue(place: UnixAddress, timeout: float) -> socket.socket:
+    """Connect to a UNIX socket, and wait outside while its queue is full.
+
+    QEMU's queue holds two. A client that gave up keeps its place in it until QEMU is free, accepts it and drops it at
+    once: with 7.2 the way was clear again a millisecond after the client that was served had left.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        try:
+            seconds = max(timeout, _LEAST_HOST_SECONDS)
+            return await away(_connected, place, seconds=seconds, what="the folder of the socket")
+        except BlockingIOError as error:
+            if loop.time() + _QUEUE_SECONDS >= deadline:
+                words = f"the queue of the clients that wait for it was full for {timeout:g} s"
+                raise MonitorSilent(f"{words}. {_BUSY}") from error
+        await asyncio.sleep(_QUEUE_SECONDS)
+
+
+def _connected(place: UnixAddress) -> socket.socket:
+    """A connection to a UNIX socket, which comes about at once or never."""
+    if not place.is_abstract and not stat.S_ISSOCK(os.stat(place.path).st_mode):
+        raise OSError(errno.ENOTSOCK, "it is not a socket")
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(end.close)
+        # Not through the event loop: there EAGAIN, which tells of a full queue, would wait for what never comes.
+        end.setblocking(False)
+        end.connect(place.path)
+        on_failure.pop_all()
+    return end
 
 
 def _unconnected(error: OSError) -> MonitorError:
@@ -236,8 +314,6 @@ def _unconnected(error: OSError) -> MonitorError:
         )
     if error.errno == errno.ECONNREFUSED:
         return MonitorMissing("the connection was refused: the VM is off, or the QEMU that made the socket died")
-    if error.errno == errno.EAGAIN:
-        return MonitorSilent(f"the queue of the clients that wait for it is full. {_BUSY}")
     if error.errno == errno.ENOTSOCK:
         return MonitorUnusable("this is not a socket. Name the socket of QEMU's -qmp or -mon option")
     remedy = ". Run the task with become, or give this user the right to write to the socket"
@@ -247,6 +323,10 @@ def _unconnected(error: OSError) -> MonitorError:
 def _no_greeting(error: ConnectError, complaint: str) -> MonitorError:
     if isinstance(error.exc, (EOFError, ConnectionError)):
         return MonitorLost("the connection ended before the greeting: QEMU is quitting, or this is not a QMP monitor")
+    if "monitor - type 'help'" in str(error.exc):
+        return MonitorUnusable(
+            "this is QEMU's human monitor (HMP). Name the socket of -qmp, or of a -mon with mode=control"
+        )
     return MonitorUnusable(
         f"what answers there does not speak QMP ({complaint or error.error_message}). Is it a human monitor, a console "
         "or a guest agent?"
@@ -280,8 +360,8 @@ def _complaint(error: Exception) -> str:
     """
     if not getattr(error, "raw", b"\n").endswith(b"\n"):
         return ""
-    if isinstance(error.__context__, asyncio.LimitOverrunError):
-        return f"it sends a line of more than {_MOST_REPLY // 2**20} MiB"
+    if isinstance(error, _TooLong) or isinstance(error.__context__, asyncio.LimitOverrunError):
+        return f"it sends a message of more than {_MOST_REPLY // 2**20} MiB"
     if isinstance(error, RecursionError):
         return "it sends a line that is nested too deep"
     return "it sends a line that is no message of QMP, or none that a QEMU sends"

@@ -165,7 +165,7 @@ class _Fleet:
                 async with self._links[target.vm.identity.monitor].borrow() as link:
                     outcome = await reconcile(link, self._host, target, self._request, self._deadline, outcome)
             except QmpError as error:
-                failure = explain(target.label, error, target.vm.identity.monitor, self._host)
+                failure = await explain(target.label, error, target.vm.identity.monitor, self._host)
                 return replace(outcome or untouched(target, self._request), error=failure)
             is_left = outcome.error is None and outcome.job is not None
             if is_last or not is_left or not self._request.waiting.poll_interval or self._request.state != "populated":

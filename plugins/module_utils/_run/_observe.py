@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
 from .._decide._bind import bind
+from .._decide._doubles import tell_apart
 from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
+from .._model._address import read_address
 from .._model._disk import Disk
-from .._model._errors import Failure, MonitorMissing, MonitorSilent, QmpError
+from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
 from .._model._seams import Host, Link, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
@@ -25,7 +27,8 @@ _VISITS_AT_ONCE = 32
 class Sighting:
     """All that the monitors showed.
 
-    ``skipped`` are, in words, sockets of VMs that are off, and doubles; ``off`` are those sockets that nobody serves.
+    ``skipped`` tells of VMs that are off, doubles, and who cannot be told apart; ``off`` are the sockets that nobody
+    serves.
     """
 
     vms: tuple[Vm, ...]
@@ -38,19 +41,25 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, name
     """Visit every monitor once, and leave it free again; ``names`` as in ``identify``."""
     skipped: list[str] = []
     wanted: dict[str, bool] = {}
-    for pattern in patterns:
-        found = host.expand(pattern)
+    failures: list[Failure] = []
+    for place in [read_address(pattern) for pattern in patterns]:
+        try:
+            found = await host.expand(str(place)) if place.may_be_glob else None
+        except HostSilent as error:
+            failures.append(Failure.of(error, f"{place}: {error}"))
+            continue
         if found is not None and not found:
-            skipped.append(f"{pattern} matches no socket")
-        for address in [pattern] if found is None else found:
+            skipped.append(f"{place} matches no socket")
+        for address in [str(place)] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
     sighting = await visit_all(wanted, open_link, host, names)
-    return replace(sighting, skipped=(*skipped, *sighting.skipped))
+    return replace(sighting, skipped=(*skipped, *sighting.skipped), failures=(*failures, *sighting.failures))
 
 
 async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
     """Visit these monitors; the value says whether it was named outright, so that a VM that is off is a failure."""
     skipped: list[str] = []
+    failures: list[Failure] = []
     off: list[str] = []
     turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
 
@@ -60,25 +69,23 @@ async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host,
 
     seen = await asyncio.gather(*(visit(address) for address in wanted), return_exceptions=True)
     vms: list[Vm] = []
-    failures: list[Failure] = []
     for (address, named_outright), outcome in zip(wanted.items(), seen):
         if isinstance(outcome, MonitorMissing) and not named_outright:
             skipped.append(f"{address} belongs to a VM that is off: nobody serves it")
             off.append(address)
         elif isinstance(outcome, QmpError):
-            failures.append(explain(address, outcome, address, host))
+            failures.append(await explain(address, outcome, address, host))
         elif isinstance(outcome, BaseException):
             failures.append(Failure.of_defect(outcome, address))
-        elif any(outcome.identity.is_same_vm(vm.identity) for vm in vms):
-            skipped.append(f"{address} is another monitor of {outcome.identity.label}")
         else:
             vms.append(outcome)
-    return Sighting(tuple(vms), tuple(skipped), tuple(failures), tuple(off))
+    kept, notes = tell_apart(vms)
+    return Sighting(kept, (*skipped, *notes), tuple(failures), tuple(off))
 
 
-def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
+async def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
-    words = host.who_serves(address) if isinstance(error, MonitorSilent) else ""
+    words = await host.who_serves(address) if isinstance(error, MonitorSilent) else ""
     failure = Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
     return replace(failure, monitor=address)
 

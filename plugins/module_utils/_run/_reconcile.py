@@ -120,7 +120,7 @@ class _Visit:
             await self._arrive(is_first=earlier is None)
         except QmpError as error:
             # Where the VM cannot be asked, or is another one, no job is known of.
-            return self._failed(error, replace(self._now.vm, jobs=()))
+            return await self._failed(error, replace(self._now.vm, jobs=()))
         try:
             await self._advance()
             await self._settle()
@@ -166,8 +166,8 @@ class _Visit:
 
     # -- What went wrong -----------------------------------------------------------------------------------------------
 
-    def _failed(self, error: QmpError, vm: Vm, addition: str = "") -> Outcome:
-        failure = explain(self._target.label, error, self._link.address, self._host)
+    async def _failed(self, error: QmpError, vm: Vm, addition: str = "") -> Outcome:
+        failure = await explain(self._target.label, error, self._link.address, self._host)
         failure = replace(failure, message=failure.message + addition)
         return replace(self._now, vm=vm, error=failure, cursor=self._now.next_cursor)
 
@@ -185,7 +185,7 @@ class _Visit:
         self._now = replace(self._now, vm=replace(self._now.vm, jobs=()))
         with contextlib.suppress(QmpError):
             await self._look()
-        return self._failed(error, self._now.vm, addition)
+        return await self._failed(error, self._now.vm, addition)
 
     async def _let_go(self) -> str:
         """End our job on a disk that is gone: it would keep the images busy for ever, and the disk from coming back."""
@@ -206,9 +206,9 @@ class _Visit:
     async def _arrive(self, *, is_first: bool) -> None:
         """See whether this is still the VM that was planned for, and the disk as it is now."""
         vm = await identify(self._link, self._host, self._names)
-        planned = self._now.vm.identity
-        if (vm.identity.name, vm.identity.uuid) != (planned.name, planned.uuid):
-            raise MonitorUnusable(f"another VM, {vm.identity.label}, answers at this monitor now. Run the task again")
+        successor = self._now.vm.identity.successor(vm.identity)
+        if successor is not None:
+            raise MonitorUnusable(f"{successor}. Run the task again")
         self._see(vm)
         if is_first:
             self._now = replace(self._now, before=self._now.disk, left=())

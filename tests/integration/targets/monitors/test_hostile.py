@@ -195,7 +195,7 @@ LIES = [
     pytest.param({"query-name": {"name": "n" * 2_000_000}}, "'name' is longer than 1024", id="a name of 2 MB"),
     pytest.param({"x-debug-query-block-graph": DAG}, "liar: disk vda: ", id="a graph of 2^40 ways"),
     pytest.param({"query-block": b"[" * 100_000 + b"]" * 100_000}, "nested too deep", id="100,000 floors"),
-    pytest.param({"query-block": "x" * MOST}, "a line of more than 4 MiB", id="a line that is too long"),
+    pytest.param({"query-block": "x" * MOST}, "a message of more than 4 MiB", id="a line that is too long"),
     pytest.param({"query-status": {"status": "inmigrate"}}, "was left out: the VM waits for", id="inmigrate"),
     pytest.param({"query-chardev": [{"label": "charmonitor"}]}, "was left out: libvirt manages", id="charmonitor"),
     pytest.param(

@@ -43,7 +43,7 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
 
 
 def told(*disks: dict[str, Any]) -> dict[str, Any]:
-    vms = [{"monitor": "/run/web01.qmp", "name": "web01", "pid": 812}]
+    vms = [{"monitor": "/run/web01.qmp", "name": "web01", "pid": 812, "started": 7}]
     finished = all(each["finished"] for each in disks)
     return {"changed": True, "finished": finished, "vms": vms, "disks": list(disks), "released": [], "errors": []}
 
@@ -98,7 +98,7 @@ def test_a_long_stream_is_watched() -> None:
     assert (result["finished"], result["disks"][0]["action"]) == (True, "started")
     assert [call["module_args"]["on_timeout"] for call in action.calls] == ["leave"] * 3
     assert "bound" not in action.calls[0]["module_args"]
-    bound = {"/run/web01.qmp": {"pid": 812, "keys": ["/machine/peripheral/vda/virtio-backend"]}}
+    bound = {"/run/web01.qmp": {"pid": 812, "started": 7, "keys": ["/machine/peripheral/vda/virtio-backend"]}}
     assert [call["module_args"]["bound"] for call in action.calls[1:]] == [bound] * 2
 
 

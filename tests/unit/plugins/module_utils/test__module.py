@@ -19,8 +19,10 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome impor
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import read_start
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
@@ -54,7 +56,8 @@ class Lab:
             Path(node.filename).write_text("")
         qemu.address = str(self.folder / f"{name}.qmp")
         self.qemus.append(qemu)
-        qemu.pid = os.getpid()  # this process has made the socket
+        qemu.pid = os.getpid()  # this process serves it
+        qemu.started = read_start(Path("/proc/self/stat").read_text()) or 0
         return qemu
 
     def run(self, coroutine: Any) -> Any:
@@ -76,6 +79,7 @@ def lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
     # Threads and other processes do not jump with the time of this one.
     monkeypatch.setattr(_module, "LinuxHost", lambda run_command: LabHost(*own.qemus))
+    monkeypatch.setattr(_peer, "_program", lambda pid: "qemu-system-x86_64")
     return own
 
 
@@ -407,6 +411,24 @@ def test_options_of_both_modules(module: RunModule, name: str, arguments: dict[s
     assert words in found["msg"]
 
 
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_an_owner_that_is_nobody(module: RunModule, name: str) -> None:
+    """A user that this host does not have is refused before any monitor is opened."""
+    found = module(name, monitors=["/m.qmp"], disks=["vda"], monitor_owner="no such user")
+    assert found["failed"]
+    assert "monitor_owner is 'no such user', which is no user of this host" in found["msg"]
+
+
+def test_the_owner_of_a_monitor(lab: Lab, module: RunModule) -> None:
+    """Every monitor is held to the owner, and a VM is told with the user who runs it."""
+    qemu = lab.vm()
+    found = module("block_stream_info", monitors=[qemu.address], monitor_owner=str(os.geteuid()))
+    assert ([vm["uid"] for vm in found["vms"]], found["vms"][0]["pid"]) == ([os.geteuid()], os.getpid())
+    refused = module("block_stream_info", monitors=[qemu.address], monitor_owner="65533")
+    assert refused["failed"]
+    assert (refused["errors"][0]["kind"], refused["vms"]) == ("MonitorUnusable", [])
+
+
 def test_options_of_block_stream_are_read_first(module: RunModule) -> None:
     """A bad option of block_stream is a failure with its remedy, and no traceback."""
     found = module("block_stream", monitors=["/m.qmp"], disks=["vda"], speed="fast")
@@ -416,7 +438,8 @@ def test_options_of_block_stream_are_read_first(module: RunModule) -> None:
 
 def bound_to(qemu: FakeQemu, pid: int | None, *names: str) -> dict[str, Any]:
     """The option `bound` for disks of one VM."""
-    return {qemu.address: {"pid": pid, "keys": [f"/machine/peripheral/{name}/virtio-backend" for name in names]}}
+    keys = [f"/machine/peripheral/{name}/virtio-backend" for name in names]
+    return {qemu.address: {"pid": pid, "started": qemu.started, "keys": keys}}
 
 
 def test_a_later_look_is_bound(lab: Lab, module: RunModule) -> None:
@@ -445,8 +468,9 @@ def test_a_bound_vm_that_is_another_now(lab: Lab, module: RunModule) -> None:
     "bound",
     [
         pytest.param({"/m.qmp": 7}, id="a number"),
-        pytest.param({"/m.qmp": {"pid": 7}}, id="no keys"),
-        pytest.param({"/m.qmp": {"pid": "x", "keys": []}}, id="a pid that is none"),
+        pytest.param({"/m.qmp": {"pid": 7, "started": 7}}, id="no keys"),
+        pytest.param({"/m.qmp": {"pid": 7, "keys": []}}, id="no start"),
+        pytest.param({"/m.qmp": {"pid": "x", "started": 7, "keys": []}}, id="a pid that is none"),
     ],
 )
 def test_a_bound_of_another_form(module: RunModule, bound: dict[str, Any]) -> None:

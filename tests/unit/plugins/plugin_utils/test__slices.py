@@ -56,7 +56,8 @@ def failure(msg: str = "bad", kind: str | None = "StreamFailed", **about: Any) -
 
 def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **members: Any) -> dict[str, Any]:
     """What a slice tells; the pid of a VM is the length of its name."""
-    vms = [{"monitor": f"/run/{name}.qmp", "pid": len(name)} for name in dict.fromkeys(disk["vm"] for disk in disks)]
+    names = dict.fromkeys(disk["vm"] for disk in disks)
+    vms = [{"monitor": f"/run/{name}.qmp", "pid": len(name), "started": 7} for name in names]
     values = {"changed": True, "finished": False, "vms": vms, "disks": list(disks), "errors": list(errors)}
     return {**values, "warnings": [], **({"failed": True} if errors else {}), **members}
 
@@ -128,9 +129,10 @@ def test_later_slices_are_bound() -> None:
     assert bound == {
         "/run/web01.qmp": {
             "pid": 5,
+            "started": 7,
             "keys": ["/machine/peripheral/vda/virtio-backend", "/machine/peripheral/vdb/virtio-backend"],
         },
-        "/run/database.qmp": {"pid": 8, "keys": ["/machine/peripheral/vda/virtio-backend"]},
+        "/run/database.qmp": {"pid": 8, "started": 7, "keys": ["/machine/peripheral/vda/virtio-backend"]},
     }
     arguments = {"monitor": "/run/*.qmp", "disk": "*", "speed": "1M"}
     assert call_arguments(arguments, ON, bound) == {

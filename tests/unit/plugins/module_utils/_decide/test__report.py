@@ -27,6 +27,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
     asking,
     bound_to,
     disk,
+    identity,
     image,
     job,
     recorded_vm,
@@ -44,7 +45,15 @@ def test_a_vm() -> None:
         "status": "paused",
         "qemu_version": "7.2.22",
         "pid": 100,
+        "started": 7,
+        "uid": 64055,
     }
+
+
+def test_a_vm_over_tcp() -> None:
+    """Who runs a VM that is reached over TCP is not known."""
+    told = vm_to_result(vm(identity=identity(pid=None)))
+    assert (told["pid"], told["started"], told["uid"]) == (None, None, None)
 
 
 def test_a_disk() -> None:

@@ -12,7 +12,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Di
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
-from ansible_collections.virtops.qmp.tests.unit.builders import asking, disk, identity, image, target, vm
+from ansible_collections.virtops.qmp.tests.unit.builders import asking, disk, identity, image, qemu_process, target, vm
 
 THROUGH = disk("top")
 SILENT = Failure("MonitorSilent", "/vms/vm0.qmp: no greeting", "/vms/vm0.qmp")
@@ -88,7 +88,16 @@ def test_what_the_second_look_does_not_show_is_a_failure(now: Vm) -> None:
     [
         pytest.param((), "MonitorSilent", "/vms/vm0.qmp: no greeting", id="no answer"),
         pytest.param(
-            (vm(THROUGH, identity=identity(pid=101)),), "MonitorUnusable", "another VM, vm0,", id="another process"
+            (vm(THROUGH, identity=identity(pid=101)),),
+            "MonitorUnusable",
+            "another process, qemu-system-x86_64 (pid 101),",
+            id="another process",
+        ),
+        pytest.param(
+            (vm(THROUGH, identity=identity(peer=qemu_process(started=8))),),
+            "MonitorUnusable",
+            "another process, qemu-system-x86_64 (pid 100),",
+            id="the pid was given again",
         ),
         pytest.param(
             (vm(THROUGH, identity=identity(name="vm7")),), "MonitorUnusable", "another VM, vm7,", id="another name"

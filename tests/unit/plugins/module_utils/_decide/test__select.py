@@ -291,32 +291,42 @@ def test_select_finds_the_base(base: str | None, base_index: int) -> None:
 @pytest.mark.parametrize(
     ("bound", "labels", "errors"),
     [
-        pytest.param([BoundVm("/vms/web.qmp", 100, ("vda", "vdb"))], ["web vda", "web vdb"], [], id="some of one VM"),
-        pytest.param([BoundVm("/vms/db.qmp", 100, ("vda",))], ["db vda"], [], id="another VM has a disk of that name"),
         pytest.param(
-            [BoundVm("/vms/web.qmp", 99, ("vda",)), BoundVm("/vms/db.qmp", 100, ("vda",))],
+            [BoundVm("/vms/web.qmp", 100, 7, ("vda", "vdb"))], ["web vda", "web vdb"], [], id="some of one VM"
+        ),
+        pytest.param(
+            [BoundVm("/vms/db.qmp", 100, 7, ("vda",))], ["db vda"], [], id="another VM has a disk of that name"
+        ),
+        pytest.param(
+            [BoundVm("/vms/web.qmp", 99, 7, ("vda",)), BoundVm("/vms/db.qmp", 100, 7, ("vda",))],
             ["db vda"],
             [("MonitorUnusable", "/vms/web.qmp", None)],
             id="another QEMU answers",
         ),
         pytest.param(
-            [BoundVm("/vms/web.qmp", None, ("vda",))],
+            [BoundVm("/vms/web.qmp", 100, 6, ("vda",))],
+            [],
+            [("MonitorUnusable", "/vms/web.qmp", None)],
+            id="the pid was given again",
+        ),
+        pytest.param(
+            [BoundVm("/vms/web.qmp", None, None, ("vda",))],
             [],
             [("MonitorUnusable", "/vms/web.qmp", None)],
             id="the pid was not known",
         ),
         pytest.param(
-            [BoundVm("/vms/web.qmp", 100, ("gone", "vdb"))],
+            [BoundVm("/vms/web.qmp", 100, 7, ("gone", "vdb"))],
             ["web vdb"],
             [("DiskGone", "/vms/web.qmp", "gone")],
             id="a disk was unplugged",
         ),
-        pytest.param([BoundVm("/vms/silent.qmp", 1, ("vda",))], [], [], id="no answer: told by who asked"),
+        pytest.param([BoundVm("/vms/silent.qmp", 1, 7, ("vda",))], [], [], id="no answer: told by who asked"),
         pytest.param([], [], [], id="nothing"),
     ],
 )
 def test_select_bound(bound: list[BoundVm], labels: list[str], errors: list[tuple[str, str, str | None]]) -> None:
-    """Disks are found again by monitor, pid and key, and by nothing that a VM can choose."""
+    """Disks are found again by monitor, process and key, and by nothing that a VM can choose."""
     targets, failures = select_bound([WEB, DB], tuple(bound), None)
     assert [f"{each.vm.identity.label} {each.disk.label}" for each in targets] == labels
     assert [(each.kind, each.monitor, each.key) for each in failures] == errors
@@ -324,7 +334,7 @@ def test_select_bound(bound: list[BoundVm], labels: list[str], errors: list[tupl
 
 def test_a_bound_disk_knows_its_base() -> None:
     """The base is looked for anew: the chain may be another by now."""
-    bound = (BoundVm("/vms/web.qmp", 100, ("vda",)),)
+    bound = (BoundVm("/vms/web.qmp", 100, 7, ("vda",)),)
     for base, place in (("base.qcow2", 1), (None, 2)):
         targets, _failures = select_bound([WEB], bound, base)
         assert [each.base_index for each in targets] == [place]

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorUnusable
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import DISKS, EDGES, NODES
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import (
     Identity,
@@ -21,6 +23,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
     disk,
     identity,
     job,
+    qemu_process,
     recorded,
     recorded_vm,
     vm,
@@ -98,23 +101,42 @@ def test_label() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "same"),
+    ("peer", "pid"),
     [
-        pytest.param({"monitor": "/other.qmp"}, True, id="another monitor"),
-        pytest.param({"pid": 101}, False, id="another process"),
-        pytest.param({"pid": None}, False, id="TCP"),
-        pytest.param({"name": "vm1"}, False, id="a launcher made the socket: another name"),
-        pytest.param({"uuid": "1"}, False, id="a launcher made the socket: another UUID"),
+        pytest.param(qemu_process(), 100, id="QEMU"),
+        pytest.param(qemu_process(serves=None), 100, id="QEMU, and it is not told what it serves"),
+        pytest.param(qemu_process(program="socat"), None, id="a proxy"),
+        pytest.param(qemu_process(serves=False), None, id="QEMU made the socket for somebody else"),
+        pytest.param(qemu_process(program=None), None, id="it must not be seen"),
+        pytest.param(None, None, id="TCP"),
     ],
 )
-def test_is_same_vm(other: dict[str, Any], same: bool) -> None:
-    """Two monitors are one VM's only if process, name and UUID agree."""
-    assert identity().is_same_vm(identity(**other)) is same
+def test_the_process_whose_files_are_the_vms(peer: Peer | None, pid: int | None) -> None:
+    """Only QEMU's own process tells what QEMU has open and where it resolves names."""
+    assert identity(peer=peer).pid == pid
 
 
-def test_two_monitors_over_tcp_are_never_taken_for_one() -> None:
-    """Where no process can be seen nothing proves that two VMs are one."""
-    assert not identity(pid=None).is_same_vm(identity(pid=None))
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        pytest.param({}, None, id="the same"),
+        pytest.param({"peer": qemu_process(uid=0)}, None, id="another user: it dropped its rights"),
+        pytest.param({"name": "vm1"}, "another VM, vm1, answers", id="another name"),
+        pytest.param({"uuid": "1"}, "another VM, vm0, answers", id="another UUID"),
+        pytest.param({"pid": 101}, r"another process, qemu-system-x86_64 \(pid 101\), answers", id="another process"),
+        pytest.param({"peer": qemu_process(started=8)}, "another process", id="the same pid, given again"),
+        pytest.param({"pid": None}, "another process, None", id="no process"),
+    ],
+)
+def test_successor(later: dict[str, Any], words: str | None) -> None:
+    """A VM is still the one that was planned for if name, UUID and process are; all else is said."""
+    found = identity().successor(identity(**later))
+    assert found is None if words is None else re.match(words, found or "")
+
+
+def test_over_tcp_the_name_must_do() -> None:
+    """Where no process can be seen, name and UUID tell whether the VM is another one."""
+    assert identity(pid=None).successor(identity(pid=None)) is None
 
 
 @pytest.mark.parametrize(

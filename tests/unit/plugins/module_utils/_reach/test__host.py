@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +79,7 @@ def test_without_ss_nothing_is_told() -> None:
     def run(words: Sequence[str]) -> tuple[int, str, str]:
         raise FileNotFoundError(words[0])
 
-    assert LinuxHost(run).who_serves("/run/vms/vm0.qmp") == ""
+    assert asyncio.run(LinuxHost(run).who_serves("/run/vms/vm0.qmp")) == ""
 
 
 def test_ss_is_read() -> None:
@@ -86,20 +90,84 @@ def test_ss_is_read() -> None:
         asked.append(words)
         return 0, SERVED, ""
 
-    assert LinuxHost(run).who_serves("/run/vms/vm0.qmp").startswith("qemu-system-x86 (pid 812) owns")
+    words = asyncio.run(LinuxHost(run).who_serves("/run/vms/vm0.qmp"))
+    assert words == "qemu-system-x86 (pid 812) owns the socket and serves pvestatd (pid 931)"
     assert asked == [["ss", "-xanpH"]]
 
 
+def test_ss_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who serves a socket is a help, and holds nothing up."""
+    answers = threading.Event()
+
+    def run(words: Sequence[str]) -> tuple[int, str, str]:
+        answers.wait()
+        return 0, SERVED, ""
+
+    monkeypatch.setattr(_host, "_SS_SECONDS", 0.01)
+    assert asyncio.run(LinuxHost(run).who_serves("/run/vms/vm0.qmp")) == ""
+    answers.set()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_ours"),
+    [
+        pytest.param(["python3", "/root/.ansible/tmp/x/AnsiballZ_block_stream.py"], True, id="Ansible's wrapper"),
+        pytest.param(["python3", "/tmp/AnsiballZ_block_stream_info.py"], True, id="the other module"),
+        pytest.param(
+            ["python3", "-c", "", "ansible_collections.virtops.qmp.plugins.modules.block_stream"], True, id="name"
+        ),
+        pytest.param(["python3", "plugins/modules/block_stream.py"], True, id="file"),
+        pytest.param(["python3", "/usr/bin/qmp-shell", "/run/vms/vm0.qmp"], False, id="another program"),
+        pytest.param(["vi", "/notes/about_block_stream.txt"], False, id="another file"),
+        pytest.param(["my_block_stream"], False, id="part of a word"),
+    ],
+)
+def test_another_run_of_this_collection_is_called_so(folder: Path, words: list[str], is_ours: bool) -> None:
+    """A monitor that an earlier run holds is held for a reason that the user knows."""
+    waits = "import sys; sys.stdin.read()"
+    started = [sys.executable, "-c", waits, *words]
+    with subprocess.Popen(started, stdin=subprocess.PIPE) as process:
+        listing = SERVED.replace("pid=931", f"pid={process.pid}")
+        told = asyncio.run(LinuxHost(lambda words: (0, listing, "")).who_serves("/run/vms/vm0.qmp"))
+        process.communicate()
+    assert told.endswith(f"serves pvestatd (pid {process.pid})" + ", another run of this collection" * is_ours)
+
+
 def test_expand(folder: Path) -> None:
-    """A glob finds the sockets, sorted, and nothing else; what is no glob is None."""
+    """A glob finds the sockets, sorted, and nothing else."""
     with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
         one.bind(str(folder / "b.qmp"))
         other.bind(str(folder / "a.qmp"))
         (folder / "file.qmp").write_text("")
         (folder / "dangling.qmp").symlink_to("nosuch")
-        assert HOST.expand(f"{folder}/*.qmp") == [f"{folder}/a.qmp", f"{folder}/b.qmp"]
-    assert HOST.expand(f"{folder}/*.none") == []
-    assert HOST.expand(f"{folder}/a.qmp") is None
+        assert asyncio.run(HOST.expand(f"{folder}/*.qmp")) == [f"{folder}/a.qmp", f"{folder}/b.qmp"]
+    assert asyncio.run(HOST.expand(f"{folder}/*.none")) == []
+
+
+@pytest.mark.parametrize("kind", ["socket", "file", "dangling link"])
+def test_a_name_that_is_there_is_no_glob(folder: Path, kind: str) -> None:
+    """Whatever has the very name is meant, and not what the name would match as a glob."""
+    named, matching = folder / "web[0].qmp", folder / "web0.qmp"
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(matching))
+        assert asyncio.run(HOST.expand(str(named))) == [str(matching)]
+        if kind == "socket":
+            one.bind(str(named))
+        elif kind == "file":
+            named.write_text("")
+        else:
+            named.symlink_to("nosuch")
+        assert asyncio.run(HOST.expand(str(named))) is None
+
+
+def test_what_a_relative_glob_finds_is_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is called like an address is a file all the same."""
+    monkeypatch.chdir(folder)
+    names = ["@vm", "tcp:vm:1", "vm:1", "vm"]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
+        assert asyncio.run(HOST.expand("*")) == ["./@vm", "./tcp:vm:1", "vm", "./vm:1"]
 
 
 def known(path: Path) -> Bound:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import json
 import os
 import socket
 import sys
@@ -21,11 +22,11 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     MonitorSilent,
     MonitorUnusable,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _qmp
+from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Owner, Peer
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer, _qmp
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qmp import (
     QmpConnection,
     open_connection,
-    split_address,
 )
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import GREETING, Client, Talk, serving, silence
@@ -112,17 +113,18 @@ def test_a_command_is_sent_and_answered(folder: Path, over_tcp: bool) -> None:
 def test_the_process_behind_a_unix_socket_is_known(folder: Path) -> None:
     """The pid is that of who made the socket, and the address is what was asked for."""
 
-    async def use(monitor: QmpConnection) -> tuple[str, int | None]:
-        return monitor.address, monitor.pid
+    async def use(monitor: QmpConnection) -> tuple[str, Peer | None]:
+        return monitor.address, monitor.peer
 
-    assert meet(polite, use, folder / "qmp") == (str(folder / "qmp"), os.getpid())
+    address, peer = meet(polite, use, folder / "qmp")
+    assert (address, peer.pid, peer.uid) == (str(folder / "qmp"), os.getpid(), os.geteuid())
 
 
 def test_the_process_behind_a_port_is_not_known() -> None:
     """Over TCP no process can be told."""
 
-    async def use(monitor: QmpConnection) -> int | None:
-        return monitor.pid
+    async def use(monitor: QmpConnection) -> Peer | None:
+        return monitor.peer
 
     assert meet(polite, use) is None
 
@@ -170,7 +172,7 @@ def test_what_qemu_refuses_is_an_error_with_its_reason(folder: Path) -> None:
     ("talk", "kind", "words"),
     [
         pytest.param(
-            silence, MonitorSilent, "no greeting from the monitor within 10 s. A monitor serves one", id="silence"
+            silence, MonitorSilent, "no greeting from the monitor within 10 s. What made the socket acc", id="silence"
         ),
         pytest.param(says_and_stays(GREETING), MonitorSilent, "within 10 s", id="silence after the greeting"),
         pytest.param(says(), MonitorLost, "before the greeting", id="end before the greeting"),
@@ -178,7 +180,7 @@ def test_what_qemu_refuses_is_an_error_with_its_reason(folder: Path) -> None:
         pytest.param(
             says_and_stays(b"QEMU 7.2.22 monitor - type 'help' for more information\r\n(qemu) \r\n"),
             MonitorUnusable,
-            "does not speak QMP",
+            r"this is QEMU's human monitor \(HMP\)",
             id="a human monitor",
         ),
         pytest.param(says_and_stays({"QMP": 7}), MonitorUnusable, "does not speak QMP", id="half a greeting"),
@@ -272,18 +274,167 @@ def test_a_port_that_does_not_speak_qmp() -> None:
         meet(says_and_stays(b"SSH-2.0-OpenSSH_9.2\r\n"))
 
 
-def test_a_queue_that_is_full(folder: Path) -> None:
-    """A monitor with more clients waiting than it takes is busy, and that is told at once."""
-    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as waiting:
-        server.bind(str(folder / "qmp"))
+@contextlib.contextmanager
+def full(path: Path) -> Iterator[socket.socket]:
+    """A server whose queue is full of clients that gave up; it accepts nobody by itself."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
         server.listen(0)
+        server.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
-                client.setblocking(False)
-                client.connect(str(folder / "qmp"))
-        with pytest.raises(MonitorSilent, match="the queue of the clients that wait for it is full"):
-            reach(folder / "qmp")
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.setblocking(False)
+                    client.connect(str(path))
+        yield server
+
+
+def test_a_queue_that_stays_full(folder: Path) -> None:
+    """A monitor with more clients waiting than it takes is busy, which is said when the time is up, not before."""
+
+    async def work() -> float:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(MonitorSilent, match="the queue of the clients that wait for it was full for 10 s"):
+            async with open_connection(str(folder / "qmp"), timeout=10):
+                pass
+        return loop.time()
+
+    with full(folder / "qmp"):
+        assert 9 < clock.run(work()) <= 10
+
+
+def test_a_queue_that_clears_in_time(folder: Path) -> None:
+    """When the dead clients are accepted and dropped, there is a place; the greeting has the time that is left."""
+
+    async def work(server: socket.socket) -> float:
+        async def clear() -> None:
+            await asyncio.sleep(4)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    server.accept()[0].close()
+
+        clearing = asyncio.ensure_future(clear())
+        with pytest.raises(
+            MonitorSilent, match=r"no greeting from the monitor within 10 s\. A monitor serves one client"
+        ):
+            async with open_connection(str(folder / "qmp"), timeout=10):
+                pass
+        await clearing
+        return asyncio.get_running_loop().time()
+
+    with full(folder / "qmp") as server:
+        assert clock.run(work(server)) == pytest.approx(10)
+        with server.accept()[0] as left:
+            assert left.recv(1) == b"", "the connection of who gave up is still open"
+
+
+def test_whether_it_is_busy_may_be_unknown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel does not say whether the connection was accepted, both reasons are given."""
+    monkeypatch.setattr(_peer, "other_inode", lambda end: None)
+    with pytest.raises(MonitorSilent, match=r"serves one client at a time.* A guest agent's socket is silent, too"):
+        meet(silence, path=folder / "qmp")
+
+
+def test_silence_over_tcp() -> None:
+    """A port that says nothing is told after the time-out; why it is silent nobody knows."""
+
+    async def work() -> None:
+        async with serving(silence) as address, open_connection(address, timeout=0.05):
+            pass
+
+    with pytest.raises(MonitorSilent, match=r"no greeting from the monitor within 0.05 s.* silent, too"):
+        asyncio.run(work())
+
+
+# -- Who is there ------------------------------------------------------------------------------------------------------
+
+ME, NOBODY = Owner("me", os.geteuid()), Owner("nobody", 65533)
+
+
+def knock(talk: Talk, owner: Owner, path: Path | None = None) -> None:
+    async def work() -> None:
+        served = serving(talk, None if path is None else str(path))
+        async with served as address, open_connection(address, 10, owner):
+            pass
+
+    asyncio.run(work()) if path is None else clock.run(work())
+
+
+def test_the_owner_is_let_in(folder: Path) -> None:
+    """A monitor of the user that was asked for is used as any other."""
+    knock(polite, ME, folder / "qmp")
+
+
+def test_a_monitor_of_another_user_is_not_spoken_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another user than the owner or root made the socket, not a word is said, and none is waited for."""
+    heard: list[Any] = []
+
+    async def talk(client: Client) -> None:
+        heard.append(await client.receive())
+
+    monkeypatch.setattr(_qmp, "made_by", lambda end: Peer(1, 7, 7, None, None, 7, None))
+    with pytest.raises(
+        MonitorUnusable, match=r"monitor_owner is nobody \(uid 65533\), and the socket was made by uid 7"
+    ):
+        knock(talk, NOBODY, folder / "qmp")
+    assert heard == []
+
+
+def test_a_monitor_that_another_user_serves_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may have made the socket, but who serves it must be the owner."""
+    root = Peer(1, 0, 0, None, "qemu-kvm", 0, True)
+    monkeypatch.setattr(_qmp, "made_by", lambda end: root)
+    monkeypatch.setattr(_qmp, "served_by", lambda end: root)
+    with pytest.raises(MonitorUnusable, match=r"the monitor is served by qemu-kvm \(pid 1\), which runs as uid 0"):
+        knock(polite, NOBODY, folder / "qmp")
+
+
+def test_over_tcp_no_owner_can_be_told() -> None:
+    """With an owner asked for, a port is refused before it is connected to."""
+    with pytest.raises(MonitorUnusable, match="over TCP nobody can tell"):
+        knock(polite, ME)
+
+
+# -- Spellings ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_abstract_socket() -> None:
+    """A socket without a file is reached by its name behind an @."""
+    name = f"qmp-{os.getpid()}"
+
+    async def work() -> str:
+        async with serving(polite, f"\0{name}"), open_connection(f"@{name}", timeout=10) as monitor:
+            return monitor.address
+
+    assert clock.run(work()) == f"@{name}"
+
+
+def pretty(message: Any) -> bytes:
+    """As QEMU 7.2 writes with -qmp-pretty."""
+    return json.dumps(message, indent=4).replace("\n", "\r\n").encode() + b"\r\n"
+
+
+def test_a_monitor_that_indents(folder: Path) -> None:
+    """-qmp-pretty spreads a message over lines; empty members and braces in texts do not end it."""
+    replies = [{"a": [{"}": "}\n}"}], "b": [], "c": {}}, {}, [], "}"]
+
+    async def talk(client: Client) -> None:
+        client.send(pretty(GREETING))
+        for reply in [{}, *replies]:
+            message = await client.receive()
+            client.send(pretty({"return": reply, **{key: message[key] for key in ("id",) if key in message}}))
+
+    async def use(monitor: QmpConnection) -> list[Any]:
+        return [await monitor.execute("query-status") for _reply in replies]
+
+    assert meet(talk, use, folder / "qmp") == replies
+
+
+def test_a_message_without_an_end(folder: Path) -> None:
+    """Lines upon lines of one message are read up to a bound, and no further."""
+    lines = b"{\r\n" + (b" " * 2**20 + b"\r\n") * 5
+    with pytest.raises(MonitorUnusable, match="a message of more than 4 MiB"):
+        meet(says_and_stays(lines), path=folder / "qmp")
 
 
 @contextlib.contextmanager
@@ -368,9 +519,9 @@ def test_a_command_without_an_answer(folder: Path, command: str, seconds: int) -
             "a line that is",
             id="a line of 100,000 floors",
         ),
-        pytest.param((b"x" * 2 * MOST,), MonitorUnusable, "a line of more than 4 MiB", id="a line without an end"),
+        pytest.param((b"x" * 2 * MOST,), MonitorUnusable, "a message of more than 4 MiB", id="a line without an end"),
         pytest.param(
-            (b"x" * 2 * MOST + b"\r\n",), MonitorUnusable, "a line of more than 4 MiB", id="a line that is too long"
+            (b"x" * 2 * MOST + b"\r\n",), MonitorUnusable, "a message of more than 4 MiB", id="a line that is too long"
         ),
     ],
 )
@@ -394,7 +545,7 @@ def test_who_listens_learns_why_the_session_ended(folder: Path) -> None:
     async def use(monitor: QmpConnection) -> None:
         with monitor.listen("job0") as events:
             await monitor.execute("query-status")
-            with pytest.raises(MonitorUnusable, match="a line of more than 4 MiB"):
+            with pytest.raises(MonitorUnusable, match="a message of more than 4 MiB"):
                 await events.next(3600)
 
     meet(after_a_command(b"x" * 2 * MOST, base_index=False), use, folder / "qmp")
@@ -580,26 +731,7 @@ def test_no_event_is_kept_for_ever(folder: Path) -> None:
     assert meet(talk, use, folder / "qmp") == 0
 
 
-# -- Names and the library ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("address", "endpoint"),
-    [
-        pytest.param("/run/vm.qmp", "/run/vm.qmp", id="path"),
-        pytest.param("vm.qmp", "vm.qmp", id="relative path"),
-        pytest.param("localhost:4444", ("localhost", 4444), id="host and port"),
-        pytest.param("127.0.0.1:1", ("127.0.0.1", 1), id="IPv4"),
-        pytest.param("[::1]:4444", ("::1", 4444), id="IPv6"),
-        pytest.param("./vm:4444", "./vm:4444", id="a path with a colon"),
-        pytest.param("/run/vm:1", "/run/vm:1", id="an absolute path with a colon"),
-        pytest.param("host:name", "host:name", id="no number"),
-        pytest.param("host:123456", "host:123456", id="too many digits"),
-    ],
-)
-def test_split_address(address: str, endpoint: object) -> None:
-    """A port number behind the last colon, and no slash: everything else is a path."""
-    assert split_address(address) == endpoint
+# -- The library -------------------------------------------------------------------------------------------------------
 
 
 def test_the_library_is_there() -> None:

@@ -367,6 +367,23 @@ def test_when_time_is_up_between_two_visits(on_timeout: str, action: str, failed
     assert bool(qemu.jobs) == (on_timeout != "stop")
 
 
+@pytest.mark.parametrize("member", ["pid", "started"])
+def test_a_vm_of_the_same_name_that_took_the_place(member: str) -> None:
+    """Between two visits the VM is replaced by one of the same name whose disk needs nothing: that is not ours done."""
+    (qemu,) = vms(1)
+
+    def replace() -> None:
+        setattr(qemu, member, 101)  # the pid may be given again
+        qemu.jobs.clear()
+        qemu.nodes["vm0-top0"].children.pop("backing")
+
+    (outcome,) = all_about(FakeHost(qemu), asking(poll_interval=3), then=at(1, act=replace))
+    assert (outcome.is_finished, outcome.job) == (False, None)
+    assert outcome.error is not None
+    assert "another process, qemu-system-x86_64 (pid " in str(outcome.error)
+    assert qemu.acts == ["blockdev-snapshot", "block-stream"]
+
+
 @pytest.mark.parametrize("asked", [asking(poll_interval=5, wait=False), asking(poll_interval=5, state="paused")])
 def test_who_does_not_wait_visits_once(asked: Request) -> None:
     """Without waiting, or to pause, there is nothing to come back for."""

@@ -11,10 +11,12 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
     Failure,
+    HostSilent,
     MonitorMissing,
     MonitorSilent,
     MonitorUnusable,
     QmpError,
+    WrongRequest,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import (
@@ -90,6 +92,53 @@ def test_a_socket_that_nobody_serves(patterns: list[str], skipped: list[str], fa
     sighting = seen(host, *patterns)
     assert (labels(sighting), list(sighting.skipped)) == (["vm1"], skipped)
     assert [failure.message for failure in sighting.failures] == failures
+
+
+def test_a_folder_that_does_not_answer_stops_no_vm() -> None:
+    """A glob on storage that hangs is a failure of its own; the other monitors are visited."""
+    host = FakeHost(vm_called("vm1", 1))
+
+    async def expand(pattern: str) -> None:
+        raise HostSilent("the folder does not answer")
+
+    host.expand = expand  # type: ignore[method-assign,assignment]
+    sighting = seen(host, "/nfs/*.qmp", "/vms/vm1.qmp")
+    assert labels(sighting) == ["vm1"]
+    assert sighting.failures == (Failure("HostSilent", "/nfs/*.qmp: the folder does not answer"),)
+
+
+@pytest.mark.parametrize("spelling", ["/vms/vm1.qmp", "unix:/vms/vm1.qmp", "unix:/vms/vm1.qmp,server=on,wait=off"])
+def test_two_spellings_are_one_monitor(spelling: str) -> None:
+    """A monitor is visited once, under its plain name, however often and in whatever way it is named."""
+    host = FakeHost(vm_called("vm1", 1))
+    sighting = seen(host, spelling, "/vms/vm1.qmp")
+    assert (labels(sighting), host.opened) == (["vm1"], ["/vms/vm1.qmp"])
+
+
+def test_a_name_in_brackets_that_is_there_is_named_outright() -> None:
+    """Where there is a file of this very name, its VM that is off is a failure."""
+    host = FakeHost()
+    host.globs["/vms/web[0].qmp"] = None
+    assert [failure.message for failure in seen(host, "/vms/web[0].qmp").failures] == [
+        "/vms/web[0].qmp: nobody is there"
+    ]
+
+
+def test_an_address_that_none_can_be_starts_nothing() -> None:
+    """A mistake in one address is refused before any monitor is opened."""
+    host = FakeHost(vm_called("vm1", 1))
+    with pytest.raises(WrongRequest, match="NUL"):
+        seen(host, "/vms/vm1.qmp", "/vms/\0.qmp")
+    assert host.opened == []
+
+
+def test_a_vm_without_a_name_query_is_called_what_it_is() -> None:
+    """qemu-storage-daemon speaks QMP and is no VM."""
+    qemu = vm_called("vm1", 1)
+    qemu.refuses["query-name"] = "The command query-name has not been found"
+    (failure,) = seen(FakeHost(qemu), qemu.address).failures
+    assert failure.kind == "MonitorUnusable"
+    assert "this is no VM: it does not know query-name, as qemu-storage-daemon does not" in failure.message
 
 
 def test_two_monitors_of_one_vm_are_one_vm() -> None:
@@ -235,11 +284,16 @@ def test_look_reads_the_state_again() -> None:
 )
 def test_explain(error: QmpError, words: str) -> None:
     """An error is told with where it happened, and with the processes where one of them may be the reason."""
-    assert explain("disk", error, "/m.qmp", FakeHost()) == Failure(type(error).__name__, words, "/m.qmp")
+    expected = Failure(type(error).__name__, words, "/m.qmp")
+    assert clock.run(explain("disk", error, "/m.qmp", FakeHost())) == expected
 
 
 def test_explain_where_no_process_is_found() -> None:
     """Where the processes cannot be told the sentence ends."""
     host = FakeHost()
-    host.who_serves = lambda address: ""  # type: ignore[method-assign]
-    assert explain("vm", MonitorSilent("busy"), "/m.qmp", host).message == "vm: busy"
+
+    async def nobody(address: str) -> str:
+        return ""
+
+    host.who_serves = nobody  # type: ignore[method-assign]
+    assert clock.run(explain("vm", MonitorSilent("busy"), "/m.qmp", host)).message == "vm: busy"

@@ -151,5 +151,5 @@ def test_a_bound_look_is_verified_too() -> None:
     qemu = vm_called()
     host = Hypervisor(qemu)
     host.before[LOOKS] = qemu.die
-    bound = (BoundVm(qemu.address, 100, ("/machine/peripheral/vda/virtio-backend",)),)
+    bound = (BoundVm(qemu.address, 100, 7, ("/machine/peripheral/vda/virtio-backend",)),)
     assert told(run(host, bound=bound)) == [("vm0", False, None, "MonitorMissing")]

@@ -1,0 +1,152 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who is at the other end of a UNIX socket, as the kernel tells it.
+
+SO_PEERCRED names the process that called ``listen()``, which need not be the one that answers: a launcher may have
+passed the socket on, and may be gone. The kernel's table of sockets (``NETLINK_SOCK_DIAG``, what ``ss`` reads) has the
+inode of the other end of a connection, and whoever serves it has that inode open. All of this may block: keep it off
+the event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import struct
+
+from .._model._errors import WrongRequest
+from .._model._peer import Owner, Peer, is_loader, read_program, read_start, read_user
+
+_PROCESSES = "/proc"
+# include/uapi/linux: netlink.h, sock_diag.h, unix_diag.h. Not all of it is in Python's socket.
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_UDIAG_SHOW_PEER = 4
+_UNIX_DIAG_PEER = 2
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, port
+_QUESTION = struct.Struct("=BBHIIIII")  # unix_diag_req: family, protocol, -, states, inode, what to show, cookie
+_ANSWER_SIZE = _HEADER.size + 16  # and a unix_diag_msg, before the attributes
+_ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
+_ANY = 2**32 - 1
+
+
+def made_by(end: socket.socket) -> Peer:
+    """Who made the socket that ``end`` is connected to: all that is known before anybody answers."""
+    words = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", words)
+    return Peer(pid or None, uid, gid, None, None, uid, None)  # 0: a process of another pid namespace
+
+
+def served_by(end: socket.socket) -> Peer:
+    """Who serves the connection of ``end``. Ask when it has answered: until then nobody may have accepted it."""
+    maker = made_by(end)
+    if maker.pid is None:
+        return maker
+    pid, serves = _find_server(maker.pid, other_inode(end))
+    user = read_user(_read(pid, "status")) if serves is not False else None
+    uid, gid = user or (maker.uid, maker.gid)
+    return Peer(pid, uid, gid, read_start(_read(pid, "stat")), _program(pid), maker.uid, serves)
+
+
+def is_accepted(end: socket.socket) -> bool | None:
+    """Whether somebody accepted the connection, or it still waits in the queue; None where the kernel does not say."""
+    inode = other_inode(end)
+    return None if inode is None else inode != 0
+
+
+def find_owner(name: str) -> Owner:
+    """The user of this host that is called so, or has this uid.
+
+    :raise WrongRequest: there is none.
+    """
+    if name.isascii() and name.isdigit() and int(name) < _ANY:
+        return Owner(name, int(name))
+    try:
+        return Owner(name, pwd.getpwnam(name).pw_uid)
+    except (KeyError, ValueError) as error:
+        raise WrongRequest(
+            f"monitor_owner is {name!r}, which is no user of this host. Give a user name or a uid"
+        ) from error
+
+
+def other_inode(end: socket.socket) -> int | None:
+    """The inode of the other end of a connection, 0 while it waits to be accepted; None where it is not told."""
+    question = _QUESTION.pack(socket.AF_UNIX, 0, 0, _ANY, os.fstat(end.fileno()).st_ino, _UDIAG_SHOW_PEER, _ANY, _ANY)
+    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            kernel.setblocking(False)  # the answer is there before the question is sent off
+            kernel.send(header + question)
+            return read_other_inode(kernel.recv(4096))
+    except OSError:  # a kernel without UNIX_DIAG, a sandbox that has no netlink
+        return None
+
+
+def read_other_inode(answer: bytes) -> int | None:
+    """Find the attribute in the kernel's answer; None in one that is an error, or lacks it."""
+    if len(answer) < _ANSWER_SIZE or _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
+        return None
+    place = _ANSWER_SIZE
+    while place + _ATTRIBUTE.size + 4 <= len(answer):
+        length, kind = _ATTRIBUTE.unpack_from(answer, place)
+        if kind == _UNIX_DIAG_PEER:
+            inode: int = struct.unpack_from("=I", answer, place + _ATTRIBUTE.size)[0]
+            return inode
+        place += max(length + 3 & ~3, _ATTRIBUTE.size)  # each begins at a multiple of four
+    return None
+
+
+def _find_server(maker: int, inode: int | None) -> tuple[int, bool | None]:
+    """The process that has a socket open: first the one that made it, then all; and whether that is known."""
+    has_it = None if not inode else _has_open(maker, inode)
+    if not inode or has_it is not False:
+        return maker, has_it
+    others = [pid for pid in _pids() if _has_open(pid, inode)]
+    # Of several nobody knows which one answers.
+    return (others[0], True) if len(others) == 1 else (maker, False)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir(_PROCESSES) if name.isdigit()]
+
+
+def _has_open(pid: int, inode: int) -> bool | None:
+    """Whether a process has a socket open; None where we must not look."""
+    folder = f"{_PROCESSES}/{pid}/fd"
+    try:
+        return any(_target(f"{folder}/{number}") == f"socket:[{inode}]" for number in os.listdir(folder))
+    except PermissionError:
+        return None
+    except OSError:  # it has ended
+        return False
+
+
+def _target(link: str) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None
+
+
+def _program(pid: int) -> str | None:
+    """The name of the executable; the name of the process, which it may choose, where we must not see the former."""
+    path = _target(f"{_PROCESSES}/{pid}/exe")
+    if path is None:
+        return _read(pid, "comm").strip() or None
+    if is_loader(os.path.basename(path)):
+        path = read_program(_read(pid, "maps")) or path
+    name = os.path.basename(path)
+    deleted = " (deleted)"  # a package was updated while the VM ran
+    return name[: -len(deleted)] if name.endswith(deleted) else name
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        with open(f"{_PROCESSES}/{pid}/{name}", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
