@@ -28,7 +28,8 @@ def find_users(files: Collection[KnownFile]) -> dict[KnownFile, Users]:
         return {}
     processes: dict[FileId, dict[int, str]] = {each: {} for each in wanted.values()}
     saw_all = True
-    for pid in _pids():
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    for pid in pids:
         saw_all = saw_all and _may_look(pid)
         for each in opened_by(pid, wanted) | _mapped_by(pid, wanted):
             processes[wanted[each]][pid] = _process_name(pid)
@@ -39,12 +40,6 @@ def find_users(files: Collection[KnownFile]) -> dict[KnownFile, Users]:
             devices = kernel.get(file.id, [])
             found[file] = Users(processes[file.id], tuple(devices), saw_all)
     return found
-
-
-def _pids() -> Iterator[int]:
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            yield int(name)
 
 
 def opened_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
