@@ -81,9 +81,9 @@ class Image:
 
     def is_same(self, other: Image) -> bool:
         """Whether both are one image of one VM, seen at two moments. Its names may change when a stream ends."""
-        if self.node_name is not None and other.node_name is not None:
-            return self.node_name == other.node_name
-        return self.path == other.path
+        if None in (self.node_name, other.node_name):
+            return self.path == other.path
+        return self.node_name == other.node_name
 
     def is_called(self, name: str, meaning: Named) -> bool:
         """Whether ``name`` means this image.
