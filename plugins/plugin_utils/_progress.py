@@ -29,6 +29,8 @@ _RATE_STEPS = 4
 # A stream whose cursor stands still for so long is stalled. A slow one is given the time of two steps.
 _PATIENCE_SECONDS = 10.0
 _PATIENCE_STEPS = 2
+# Why QEMU paused a job, by its `io-status`; else it was somebody.
+_HELD = {"nospace": "held, no space left", "failed": "held by an I/O error"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class Look:
         behind_cursor = self.end - self.cursor
         below = self.needed - self.copied_since(first)
         # Compressed images take up less than they give: then their size is no bound at all.
-        return behind_cursor if below < 0 else min(below, behind_cursor)
+        if below < 0:
+            return behind_cursor
+        return min(below, behind_cursor)
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,27 @@ class Figures:
     @property
     def percent(self) -> int:
         """Rounded down, so that 100 means all of it."""
-        return 100 * self.done // self.total if self.total else 100
+        if self.total == 0:
+            return 100
+        return 100 * self.done // self.total
 
 
 def beginning(disk: Mapping[str, Any], look: Look) -> tuple[Look, ...]:
     """The look that nobody took: at a stream that the slice itself has started, when it began."""
-    if disk["action"] != "started" or not disk["seconds"] or disk["grew_by"] is None or look.allocated is None:
+    seconds, grown = disk["seconds"], disk["grew_by"]
+    if disk["action"] != "started" or not seconds:
         return ()
-    return (replace(look, time=look.time - disk["seconds"], cursor=0, allocated=look.allocated - disk["grew_by"]),)
+    if grown is None or look.allocated is None:
+        return ()
+    first = replace(look, time=look.time - seconds, cursor=0, allocated=look.allocated - grown)
+    return (first,)
 
 
 def extend(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:
     """Add a look; a stream whose cursor went back is another one."""
-    return (look,) if looks and look.cursor < looks[-1].cursor else (*looks, look)
+    if looks and look.cursor < looks[-1].cursor:
+        return (look,)
+    return (*looks, look)
 
 
 def measure(looks: Sequence[Look]) -> Figures:
@@ -116,20 +128,43 @@ def measure(looks: Sequence[Look]) -> Figures:
     figures = Figures(done=total - to_come, total=total)
     if len(looks) == 1:
         return figures
-    step_seconds = _STEP / last.speed if last.speed else 0.0
-    stood = last.time - next(look.time for look in looks if look.cursor == last.cursor)
-    is_stalled = not last.paused and stood >= max(_PATIENCE_SECONDS, _PATIENCE_STEPS * step_seconds)
+    # Without a speed limit no step waits for the next one.
+    step_seconds = 0.0
+    if last.speed:
+        step_seconds = _STEP / last.speed
     window = max(_RATE_SECONDS, (last.time - first.time) / 3, _RATE_STEPS * step_seconds)
-    since = next(look for look in looks if look.time >= last.time - window or look is looks[-2])
+    since = _first_since(looks, last.time - window)
     seconds = last.time - since.time
     went = since.to_come_since(first) - to_come
-    return Figures(
-        done=figures.done,
-        total=total,
+    # The guest may write faster than the stream gets on: then nothing can be promised.
+    seconds_left = None
+    if went > 0:
+        seconds_left = to_come * seconds / went
+    return replace(
+        figures,
         rate=last.copied_since(since) / seconds,
-        seconds_left=to_come * seconds / went if went > 0 else None,
-        stalled_for=stood if is_stalled else None,
+        seconds_left=seconds_left,
+        stalled_for=_stalled_for(looks, step_seconds),
     )
+
+
+def _first_since(looks: Sequence[Look], time: float) -> Look:
+    """The first look at this time or later, but never the last of all: a rate takes two."""
+    for look in looks[:-1]:
+        if look.time >= time:
+            return look
+    return looks[-2]
+
+
+def _stalled_for(looks: Sequence[Look], step_seconds: float) -> float | None:
+    """For how long the cursor has stood still, where that is too long."""
+    last = looks[-1]
+    stands_since = next(look.time for look in looks if look.cursor == last.cursor)
+    stood = last.time - stands_since
+    patience = max(_PATIENCE_SECONDS, _PATIENCE_STEPS * step_seconds)
+    if last.paused or stood < patience:
+        return None
+    return stood
 
 
 def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> str:
@@ -141,14 +176,18 @@ def progress_line(host: str, disk: Mapping[str, Any], looks: Sequence[Look]) -> 
 
 def ending_line(host: str, disk: Mapping[str, Any]) -> str:
     """What became of a disk, where others are still watched."""
+    return _fit([host, disk["vm"], disk["label"]], _ending(disk))
+
+
+def _ending(disk: Mapping[str, Any]) -> str:
     job = disk["job"]
     if disk["finished"]:
-        ending = "populated"
-    elif job is not None and job["paused"]:
-        ending = {"nospace": "held, no space left", "failed": "held by an I/O error"}.get(job["io_status"], "paused")
-    else:
-        ending = "failed" if disk["error"] else "stopped"
-    return _fit([host, disk["vm"], disk["label"]], ending)
+        return "populated"
+    if job is not None and job["paused"]:
+        return _HELD.get(job["io_status"], "paused")
+    if disk["error"]:
+        return "failed"
+    return "stopped"
 
 
 class Progress:
@@ -168,11 +207,14 @@ class Progress:
         for disk in disks:
             look = Look.from_result(disk, time)
             if disk not in watched:
-                has_ended = disk["action"] != "none" or disk["error"] is not None
-                lines += [ending_line(self._host, disk)] if has_ended else []
+                # Of a disk that was populated before the task there is no news.
+                has_news = disk["action"] != "none" or disk["error"] is not None
+                if has_news:
+                    lines.append(ending_line(self._host, disk))
             elif look is not None:
                 key = key_of(disk)
-                self._looks[key] = extend(self._looks.get(key, beginning(disk, look)), look)
+                earlier = self._looks.get(key, beginning(disk, look))
+                self._looks[key] = extend(earlier, look)
                 lines.append(progress_line(self._host, disk, self._looks[key]))
         return lines
 
@@ -182,13 +224,17 @@ def _pace(figures: Figures, look: Look) -> list[str]:
         return ["paused"]
     if figures.stalled_for is not None:
         return [f"stalled for {duration(figures.stalled_for)}"]
-    rate = [] if figures.rate is None else [f"{size(figures.rate)}/s"]
-    left = [] if figures.seconds_left is None else [f"{duration(figures.seconds_left)} left"]
-    return rate + left
+    words: list[str] = []
+    if figures.rate is not None:
+        words.append(f"{size(figures.rate)}/s")
+    if figures.seconds_left is not None:
+        words.append(f"{duration(figures.seconds_left)} left")
+    return words
 
 
 def _fit(names: Sequence[str], rest: str) -> str:
     """Shorten the longest names, at their front, until the line fits; and no name can be more than a part of it."""
+    # Cut before and after: a name may be of any length, and grows where characters are escaped.
     short = [printable(name[-WIDTH:])[-WIDTH:] for name in names]
     free_space = WIDTH - len(rest) - 2
     while len(" ".join(short)) > free_space and max(map(len, short)) > 1:

@@ -10,7 +10,6 @@ slices but the result so far: a controller that dies loses nothing that the next
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,14 +50,19 @@ class Watch:
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             progress = check_type_int(given.get("progress", 10))
-            wait_timeout = check_type_int(given["wait_timeout"]) if "wait_timeout" in given else None
+            wait_timeout = None
+            if "wait_timeout" in given:
+                wait_timeout = check_type_int(given["wait_timeout"])
             waits = check_type_bool(given.get("wait", True))
         except TypeError:
+            # What is invalid the module refuses, in its own words.
             return None
         on_timeout = given.get("on_timeout", "fail")
-        if not waits or given.get("state", "populated") != "populated" or on_timeout not in ("fail", "leave", "stop"):
+        is_populating = given.get("state", "populated") == "populated"
+        if not waits or not is_populating or on_timeout not in ("fail", "leave", "stop"):
             return None
-        if progress <= 0 or (wait_timeout is not None and wait_timeout <= progress):
+        is_short = wait_timeout is not None and wait_timeout <= progress
+        if progress <= 0 or is_short:
             return None
         return cls(progress, wait_timeout, on_timeout)
 
@@ -83,7 +87,9 @@ def next_slice(watch: Watch, age: float) -> Slice:
 def call_arguments(arguments: Mapping[str, Any], part: Slice, bound: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the module is called with: the user's options, and after the first slice only the disks still watched."""
     call = {**arguments, "wait_timeout": part.wait_timeout, "on_timeout": part.on_timeout}
-    return call if bound is None else {**call, "bound": bound}
+    if bound is not None:
+        call["bound"] = bound
+    return call
 
 
 def bind(told: Result, watched: Sequence[Disk]) -> dict[str, Any]:
@@ -92,7 +98,8 @@ def bind(told: Result, watched: Sequence[Disk]) -> dict[str, Any]:
     bound: dict[str, Any] = {}
     for disk in watched:
         monitor = disk["monitor"]
-        bound.setdefault(monitor, {**processes[monitor], "keys": []})["keys"].append(disk["key"])
+        vm = bound.setdefault(monitor, {**processes[monitor], "keys": []})
+        vm["keys"].append(disk["key"])
     return bound
 
 
@@ -103,11 +110,16 @@ def key_of(disk: Disk) -> tuple[str, str]:
 
 def still_watched(told: Result) -> list[Disk]:
     """The disks to go on with after a slice: neither finished nor failed, nor stopped where their increment ends."""
-    if any(error["kind"] == WrongRequest.__name__ for error in told["errors"]):
-        return []  # the module refused to begin at all
-    return [
-        disk for disk in told["disks"] if not disk["finished"] and disk["error"] is None and disk["action"] != "stopped"
-    ]
+    kinds = [error["kind"] for error in told["errors"]]
+    # Then the module refused to begin at all.
+    if WrongRequest.__name__ in kinds:
+        return []
+    watched: list[Disk] = []
+    for disk in told["disks"]:
+        has_ended = disk["finished"] or disk["error"] is not None or disk["action"] == "stopped"
+        if not has_ended:
+            watched.append(disk)
+    return watched
 
 
 def settle(told: Result, watched: Sequence[Disk] | None, part: Slice) -> Result:
@@ -115,18 +127,23 @@ def settle(told: Result, watched: Sequence[Disk] | None, part: Slice) -> Result:
 
     :param watched: the disks as the slice before told of them.
     """
-    if "disks" not in told:  # the module did not get to speak: it was refused, or killed
-        nothing: Result = {"vms": [], "disks": [], "released": []}
-        return {**told, **nothing, "errors": errors_of(told), "warnings": [*told.get("warnings", [])]}
+    errors = errors_of(told)
+    warnings = [*told.get("warnings", [])]
+    # The module did not get to speak: it was refused, or killed.
+    if "disks" not in told:
+        return {**told, "vms": [], "disks": [], "released": [], "errors": errors, "warnings": warnings}
     ran = {key_of(disk) for disk in watched or () if disk["job"] is not None}
     disks: list[Disk] = []
-    errors, warnings = errors_of(told), [*told.get("warnings", [])]
     for disk in told["disks"]:
         if disk["action"] in _CONTRADICTIONS and key_of(disk) in ran:
             warnings.append(f"{disk['vm']}: disk {disk['label']}: {_CONTRADICTIONS[disk['action']]}")
-        error = None if part.is_last else _pause_by_somebody(disk)
-        errors += [error] if error else []
-        disks.append({**disk, "error": error["msg"], "error_kind": error["kind"]} if error else disk)
+        error = _pause_by_somebody(disk)
+        # In the last one the user's own `on_timeout` says what becomes of a stream that stands still.
+        if error is None or part.is_last:
+            disks.append(disk)
+            continue
+        errors.append(error)
+        disks.append({**disk, "error": error["msg"], "error_kind": error["kind"]})
     settled = {**told, "disks": [*disks, *_lost(told, watched or ())], "errors": errors, "warnings": warnings}
     # The module's own copy of its message would be shown in place of that of the whole wait.
     settled.pop("exception", None)
@@ -169,13 +186,17 @@ def _lost(told: Result, watched: Sequence[Disk]) -> list[Disk]:
 
 
 def _reason(errors: Sequence[Mapping[str, Any]], disk: Disk) -> Mapping[str, Any] | None:
-    own = [error for error in errors if error["monitor"] == disk["monitor"] and error["key"] in (disk["key"], None)]
-    return own[0] if own else None
+    for error in errors:
+        # Without a key it is about the whole VM.
+        if error["monitor"] == disk["monitor"] and error["key"] in (disk["key"], None):
+            return error
+    return None
 
 
 def next_cursor(told: Result) -> int:
     """Where the next attempt of an ``until`` loop goes on: at the first of the disks that are not finished."""
-    return min((disk["cursor"] for disk in told.get("disks", []) if not disk["finished"]), default=0)
+    unfinished = [disk["cursor"] for disk in told.get("disks", []) if not disk["finished"]]
+    return min(unfinished, default=0)
 
 
 def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
@@ -183,10 +204,8 @@ def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
 
     :param gap: the seconds between the two slices, in which the streams went on.
     """
-    earlier = {key_of(disk): disk for disk in so_far["disks"]}
-    later = {key_of(disk): disk for disk in told["disks"]}
     errors = _each_once([*so_far["errors"], *told["errors"]])
-    disks = [_merge_disk(earlier.get(key), later.get(key), gap) for key in {**earlier, **later}]
+    disks = _merge_disks(so_far["disks"], told["disks"], gap)
     disks = _judged_last(disks, told, unanswered(errors))
     return {
         **so_far,
@@ -194,7 +213,7 @@ def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
         "invocation": so_far.get("invocation", {"module_args": {}}),
         "changed": so_far.get("changed", False) or told.get("changed", False),
         "finished": not errors and all(disk["finished"] for disk in disks),
-        "released": each_once(image for disk in disks for image in disk["released"]),
+        "released": each_once(_all_released(disks)),
         "vms": _each_once([*so_far["vms"], *told["vms"]]),
         "disks": disks,
         "diff": {
@@ -207,7 +226,20 @@ def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
 
 
 def _each_once(values: Sequence[Any]) -> list[Any]:
-    return [each for place, each in enumerate(values) if each not in values[:place]]
+    # No set: they are dicts, which cannot be in one.
+    found: list[Any] = []
+    for each in values:
+        if each not in found:
+            found.append(each)
+    return found
+
+
+def _all_released(disks: Sequence[Disk]) -> list[dict[str, Any]]:
+    """The verdicts on the images that the disks gave up: several on one image, where several disks had it."""
+    released: list[dict[str, Any]] = []
+    for disk in disks:
+        released += disk["released"]
+    return released
 
 
 def _judged_last(disks: Sequence[Disk], told: Result, silent: Sequence[str]) -> list[Disk]:
@@ -215,7 +247,8 @@ def _judged_last(disks: Sequence[Disk], told: Result, silent: Sequence[str]) -> 
 
     :param silent: the monitors of the VMs that any slice could not ask: a later slice does not look at them any more.
     """
-    latest = {image["path"]: image for disk in told["disks"] if disk["finished"] for image in disk["released"]}
+    finished = [disk for disk in told["disks"] if disk["finished"]]
+    latest = {image["path"]: image for image in _all_released(finished)}
     judged: list[Disk] = []
     for disk in disks:
         verdicts = disk["released"]
@@ -225,21 +258,44 @@ def _judged_last(disks: Sequence[Disk], told: Result, silent: Sequence[str]) -> 
     return judged
 
 
-def _merge_disk(earlier: Disk | None, later: Disk | None, gap: float) -> Disk:
-    known = [disk for disk in (earlier, later) if disk is not None]
-    ran_on = len(known) == 2 and known[0]["job"] is not None
-    growth = [disk["grew_by"] for disk in known]
-    total = None if None in growth else sum(growth)
-    if ran_on and total is not None:
-        # Between two slices the image grew as well: the first size and the last one tell.
-        total = known[1]["chain"][0]["allocated"] - known[0]["chain"][0]["allocated"] + known[0]["grew_by"]
+def _merge_disks(earlier: Sequence[Disk], later: Sequence[Disk], gap: float) -> list[Disk]:
+    """What two slices told of the same disk, as one; a disk that only one of them told of stays as it is."""
+    merged = _by_key(earlier)
+    for key, disk in _by_key(later).items():
+        if key in merged:
+            merged[key] = _merge_disk(merged[key], disk, gap)
+        else:
+            merged[key] = disk
+    return list(merged.values())
+
+
+def _by_key(disks: Sequence[Disk]) -> dict[tuple[str, str], Disk]:
+    return {key_of(disk): disk for disk in disks}
+
+
+def _merge_disk(earlier: Disk, later: Disk, gap: float) -> Disk:
+    ran_on = earlier["job"] is not None
+    seconds = earlier["seconds"] + later["seconds"]
+    if ran_on:
+        seconds += gap
     return {
-        **known[-1],
-        "action": functools.reduce(weightier, (disk["action"] for disk in known)),
-        "seconds": sum(disk["seconds"] for disk in known) + (gap if ran_on else 0.0),
-        "grew_by": total,
-        "released": [image for disk in known for image in disk["released"]],
+        **later,
+        "action": weightier(earlier["action"], later["action"]),
+        "seconds": seconds,
+        "grew_by": _growth(earlier, later, ran_on=ran_on),
+        "released": _all_released([earlier, later]),
     }
+
+
+def _growth(earlier: Disk, later: Disk, *, ran_on: bool) -> int | None:
+    before, since = earlier["grew_by"], later["grew_by"]
+    if before is None or since is None:
+        return None
+    if ran_on:
+        # Between two slices the image grew as well: the first size and the last one tell.
+        since = later["chain"][0]["allocated"] - earlier["chain"][0]["allocated"]
+    total: int = before + since
+    return total
 
 
 def _chains(result: Result, moment: str) -> Mapping[str, Any]:
@@ -249,7 +305,9 @@ def _chains(result: Result, moment: str) -> Mapping[str, Any]:
 
 def as_asked(merged: Result, watch: Watch) -> Result:
     """The result as one run of the module gives it: with the user's own wait, and no empty list of warnings."""
-    shown = {name: value for name, value in merged.items() if name != "warnings" or value}
+    shown = dict(merged)
+    if not merged.get("warnings"):
+        shown.pop("warnings", None)
     if merged["errors"]:
         message = in_one_message([error["msg"] for error in merged["errors"]])
         shown = {**shown, "failed": True, "finished": False, "msg": message}

@@ -24,48 +24,74 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     """The lines; none where no disk was selected."""
     if not result["disks"]:
         return []
-    return [*_aligned([_HEAD, *(_row(disk) for disk in result["disks"])]), *map(_image_line, result["released"])]
+    rows = [_HEAD, *map(_row, result["disks"])]
+    return [*_aligned(rows), *map(_image_line, result["released"])]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[-1] = 0  # what comes last needs no blanks behind it
-    return ["  ".join(map(_padded, row, widths, _HEAD)) for row in rows]
+    # What comes last needs no blanks behind it.
+    widths[-1] = 0
+    lines: list[str] = []
+    for row in rows:
+        cells = map(_padded, row, widths, _HEAD)
+        lines.append("  ".join(cells))
+    return lines
 
 
 def _padded(cell: str, width: int, title: str) -> str:
-    return cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
+    # Numbers one below the other, by their ends.
+    if title in _NUMBERS:
+        return cell.rjust(width)
+    return cell.ljust(width)
 
 
 def _row(disk: Disk) -> tuple[str, ...]:
-    seconds = disk["seconds"]
-    has_streamed = disk["action"] != "none" and (seconds or disk["grew_by"])  # in check mode it has not
-    grown = disk["grew_by"] if has_streamed else None
+    seconds, grown = disk["seconds"], disk["grew_by"]
+    # In check mode there is an action, but no stream was there to take time or space.
+    has_streamed = disk["action"] != "none" and (seconds or grown)
+    if not has_streamed:
+        grown = None
+    paths = [image["path"] for image in disk["released"]]
     return (
         disk["vm"],
         disk["label"],
         disk["action"],
         _state(disk),
-        "-" if grown is None else _growth(grown),
-        _time(seconds) if seconds else "-",
-        f"{size(grown / seconds)}/s" if seconds and grown is not None and grown >= 0 else "-",
-        ", ".join(image["path"] for image in disk["released"]) or "-",
+        _growth(grown),
+        _time(seconds),
+        _rate(grown, seconds),
+        ", ".join(paths) or "-",
     )
+
+
+def _rate(grown: int | None, seconds: float) -> str:
+    """Where the guest discarded more than the stream wrote, nothing can be said of its rate."""
+    if not seconds or grown is None or grown < 0:
+        return "-"
+    return f"{size(grown / seconds)}/s"
 
 
 def _time(seconds: float) -> str:
     """To the tenth: most streams that a table tells of were short."""
+    if not seconds:
+        return "-"
     minutes, second = divmod(round(seconds, 1), 60)
     hours, minute = divmod(int(minutes), 60)
     return f"{hours}:{minute:02}:{second:04.1f}"
 
 
-def _growth(grown: int) -> str:
+def _growth(grown: int | None) -> str:
     """A guest that discards lets its image shrink."""
-    return f"-{size(-grown)}" if grown < 0 else size(grown)
+    if grown is None:
+        return "-"
+    if grown < 0:
+        return f"-{size(-grown)}"
+    return size(grown)
 
 
 def _state(disk: Disk) -> str:
+    # Before its error, which may well be that nothing can be known of it.
     if disk["populated"] is None and not disk["finished"]:
         return "unknown"
     if disk["error"] is not None:
@@ -74,11 +100,16 @@ def _state(disk: Disk) -> str:
         return "populated"
     if disk["finished"]:
         return "on its base"
-    return "not populated" if disk["job"] is None else f"{disk['job']['percent']} %"
+    if disk["job"] is None:
+        return "not populated"
+    return f"{disk['job']['percent']} %"
 
 
 def _image_line(image: Mapping[str, Any]) -> str:
     if image["free"]:
         return f"{image['path']}: free, no process of this host has it open"
-    verdict = "not known to be free" if image["free"] is None else "not free"
+    verdict = "not free"
+    # Unknown is not "in use": who reads this may look for a user that there is not.
+    if image["free"] is None:
+        verdict = "not known to be free"
     return f"{image['path']}: {verdict}, {image['reason']}"

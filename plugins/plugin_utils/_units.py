@@ -11,12 +11,19 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def _power(size: float) -> int:
     """The place of the unit in which a size reads well: below 1000."""
-    return next((power for power in range(len(_UNITS)) if size < 999.5 * 1024**power), len(_UNITS) - 1)
+    # 999.5 is the first that would be rounded to four digits.
+    power = 0
+    while power < len(_UNITS) - 1 and size >= 999.5 * 1024**power:
+        power += 1
+    return power
 
 
 def _number(size: float, power: int) -> str:
     scaled = size / 1024**power
-    return f"{scaled:.0f}" if power == 0 or scaled >= 99.95 else f"{scaled:.1f}"
+    # Three digits are enough for people, and of a byte there is no tenth.
+    if power == 0 or scaled >= 99.95:
+        return f"{scaled:.0f}"
+    return f"{scaled:.1f}"
 
 
 def size(size: float) -> str:
@@ -35,4 +42,6 @@ def duration(seconds: float) -> str:
     """``0:00:35``; in days where hours would be too many."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours < 1000 else f"{hours // 24} days"
+    if hours >= 1000:
+        return f"{hours // 24} days"
+    return f"{hours}:{minute:02}:{second:02}"

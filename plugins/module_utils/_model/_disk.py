@@ -75,13 +75,15 @@ class Image:
     @property
     def is_where_told(self) -> bool | None:
         """Whether ``absolute_path`` leads to the very file that QEMU has open."""
-        return self.bound.same_file if self.bound.inode is None else self.file is not None
+        if self.bound.inode is None:
+            return self.bound.same_file
+        return self.file is not None
 
     def is_same(self, other: Image) -> bool:
         """Whether both are one image of one VM, seen at two moments. Its names may change when a stream ends."""
-        if self.node_name is not None and other.node_name is not None:
-            return self.node_name == other.node_name
-        return self.path == other.path
+        if None in (self.node_name, other.node_name):
+            return self.path == other.path
+        return self.node_name == other.node_name
 
     def is_called(self, name: str, meaning: Named) -> bool:
         """Whether ``name`` means this image.
@@ -90,10 +92,12 @@ class Image:
         """
         if name in (self.node_name, self.path, self.file):
             return True
+        # Where QEMU's own file is not proven, only the spelling can tell.
+        if self.bound.inode is None:
+            return self.file is not None and self.file == meaning.here
+        # One of them is enough: a user may mean what the host shows, or what QEMU has by that name.
         files = [inode.identity for inode in (meaning.inode, meaning.inode_here) if inode is not None]
-        if self.bound.inode is not None:
-            return self.bound.inode.identity in files
-        return self.file is not None and self.file == meaning.here
+        return self.bound.inode.identity in files
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,13 @@ class Disk:
 
         :raise AnswersDiffer: the graph shows a backing image where this shows none.
         """
-        device, qdev = entry.text("device"), entry.optional_text("qdev") or ""
+        device = entry.text("device")
+        qdev = entry.optional_text("qdev") or ""
         inserted = entry.optional_members("inserted")
         if inserted is None:
             return cls(device=device, qdev=qdev, node_name=None, read_only=False, chain=())
-        image, node_name = inserted.members("image"), inserted.text("node-name")
+        image = inserted.members("image")
+        node_name = inserted.text("node-name")
         chain = _read_chain(image, node_name, graph)
         return cls(
             device=device,
@@ -146,7 +152,8 @@ class Disk:
             # QEMU leaves it out where there are none.
             snapshots=len(image.optional_items("snapshots", SNAPSHOTS)),
             io_status=entry.optional_text("io-status") or "ok",
-            is_active="active" not in inserted or inserted.flag("active"),  # told since QEMU 10.0
+            # Told since QEMU 10.0.
+            is_active="active" not in inserted or inserted.flag("active"),
             extended_l2=_has_subclusters(image),
         )
 
@@ -163,9 +170,12 @@ class Disk:
             return self.qdev_id
         if self.device:
             return self.device
+        # QEMU itself gives the names that begin so, and may give others at the next start.
         if self.node_name and not self.node_name.startswith("#"):
             return self.node_name
-        return self.chain[0].absolute_path if self.chain else self.qdev
+        if self.chain:
+            return self.top.absolute_path
+        return self.qdev
 
     @property
     def qdev_id(self) -> str:
@@ -185,12 +195,15 @@ class Disk:
     @property
     def virtual_size(self) -> int:
         """What the guest sees, in bytes; 0 without a medium."""
-        return self.chain[0].virtual_size if self.chain else 0
+        if not self.chain:
+            return 0
+        return self.top.virtual_size
 
     @property
     def is_populated(self) -> bool:
         """Whether the disk needs no other image, and nothing is in doubt: what QEMU says and what the file says."""
-        return self.is_populated_in_qemu and self.stale_header is None and self.lost is None and self.doubt is None
+        concerns = (self.stale_header, self.lost, self.doubt)
+        return self.is_populated_in_qemu and concerns == (None, None, None)
 
     @property
     def is_populated_in_qemu(self) -> bool:
@@ -203,7 +216,8 @@ class Disk:
         candidates = [self.qdev_id, self.qdev, self.device, self.node_name]
         if self.chain:
             candidates += [self.top.node_name, self.top.path, self.top.file]
-        return tuple(dict.fromkeys(name for name in candidates if name))
+        # Each once, in this order.
+        return tuple(dict.fromkeys(filter(None, candidates)))
 
     def answers_to(self, name: str, meaning: Named) -> bool:
         """Whether ``name`` names this disk; ``meaning`` is what is behind it as a file name."""
@@ -211,7 +225,10 @@ class Disk:
 
     def find_base(self, name: str, meaning: Named) -> int | None:
         """The place of the image ``name`` in the chain, 0 for the top; None where it is not in it."""
-        return next((place for place, image in enumerate(self.chain) if image.is_called(name, meaning)), None)
+        for place, image in enumerate(self.chain):
+            if image.is_called(name, meaning):
+                return place
+        return None
 
 
 def is_local(path: str) -> bool:
@@ -225,12 +242,14 @@ def plain_path(reported: str) -> str:
         return reported
     try:
         node = json.loads(reported[len("json:") :])
-    except (ValueError, RecursionError):  # QEMU cuts a name that is too long; and a guest can nest one without end
+    # QEMU cuts a name that is too long; and a guest can nest one without end.
+    except (ValueError, RecursionError):
         return reported
     while isinstance(node, dict):
         name = node.get("filename")
         if isinstance(name, str) and node.get("driver") in ("file", "host_device"):
             return name if is_sendable(name) else reported
+        # A filter or a format stands on a file, and `blkdebug` or `blkreplay` on an image.
         node = node.get("file", node.get("image"))
     return reported
 
@@ -238,7 +257,9 @@ def plain_path(reported: str) -> str:
 def _has_subclusters(image: Members) -> bool:
     """Whether QEMU tells so of a qcow2 image; other formats have properties of their own, and some have none."""
     specific = image.optional_members("format-specific")
-    details = None if specific is None else specific.optional_members("data")
+    if specific is None:
+        return False
+    details = specific.optional_members("data")
     return details is not None and details.optional_flag("extended-l2")
 
 
@@ -251,16 +272,21 @@ def _read_chain(image: Members, node: str | None, graph: Graph) -> tuple[Image, 
     for _layer in range(LAYERS):
         if layer is None:
             break
-        is_filter = layer.text("format") in FILTERS
-        if is_filter:
-            filters += [node] if node is not None else []
+        # Where the graph shows no node, the chain goes on without names.
+        own: list[str] = []
+        if node is not None:
+            own.append(node)
+        if layer.text("format") in FILTERS:
+            filters += own
+            lower_role = "file"
         else:
-            own = (node, *graph.descendants(node, known)) if node is not None else ()
+            own += graph.descendants(node, known)
             known.update(own)
             chain.append(_read_image(layer, node, (*filters, *own)))
             filters = []
+            lower_role = "backing"
         # The filters of QEMU's own jobs are missing in `image`, so they are skipped in the graph as well.
-        node = graph.child(node, "file" if is_filter else "backing")
+        node = graph.child(node, lower_role)
         layer = layer.optional_members("backing-image")
     if layer is not None:
         raise unfit("query-block", f"a chain of more than {LAYERS} images")
@@ -288,9 +314,16 @@ def _hidden_backing(chain: Sequence[Image], graph: Graph) -> str | None:
     :raise AnswersDiffer: where the top itself has one, ``query-block`` must have shown it.
     """
     top = chain[0]
-    backed = [node for node in top.nodes if graph.child(node, "backing") is not None]
-    lower = set(graph.descendants(top.node_name)) if top.node_name is not None else set()
-    shown = [node for node in backed if node not in lower]
+    lower = set(graph.descendants(top.node_name))
+    shown: list[str] = []
+    hidden: list[str] = []
+    for node in top.nodes:
+        if graph.child(node, "backing") is None:
+            continue
+        if node in lower:
+            hidden.append(node)
+        else:
+            shown.append(node)
     if len(chain) == 1 and shown:
         raise AnswersDiffer(f"query-block shows no image below node {shown[0]}, and the block graph does")
-    return next((node for node in backed if node in lower), None)
+    return next(iter(hidden), None)

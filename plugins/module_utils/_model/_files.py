@@ -49,6 +49,7 @@ class Inode:
     @property
     def identity(self) -> tuple[str, int, int]:
         """Equal for what is the same storage: one block device may have several files in several /dev."""
+        # Where its file lies does not matter, only which device it stands for.
         if self.kind == "block":
             return "block", self.number, 0
         return self.kind, self.id.device, self.id.inode
@@ -125,7 +126,9 @@ class Bound:
     @property
     def id(self) -> FileId | None:
         """The file, whatever it is called."""
-        return None if self.inode is None else self.inode.id
+        if self.inode is None:
+            return None
+        return self.inode.id
 
 
 @dataclass(frozen=True)

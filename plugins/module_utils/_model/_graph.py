@@ -12,7 +12,7 @@ never sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Collection, Mapping
+from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._reader import EDGES, NODES, Members, unfit
 
@@ -41,24 +41,30 @@ class Graph:
     def from_qmp(cls, reply: Any) -> Graph:
         """Read the reply of ``x-debug-query-block-graph``."""
         graph = Members(reply, _COMMAND)
-        members = {each.id: each for each in map(_Member.from_qmp, graph.items("nodes", NODES))}
-        below: dict[str, dict[str, str]] = {m.name: {} for m in members.values() if m.type == "block-driver"}
-        users: dict[str, set[str]] = {name: set() for name in below}
-        jobs: dict[str, list[tuple[str, str]]] = {m.name: [] for m in members.values() if m.type == "block-job"}
+        members = _members(graph)
+        below: dict[str, dict[str, str]] = {}
+        users: dict[str, set[str]] = {}
+        jobs: dict[str, list[tuple[str, str]]] = {}
+        for member in members.values():
+            if member.type == "block-driver":
+                below[member.name] = {}
+                users[member.name] = set()
+            elif member.type == "block-job":
+                jobs[member.name] = []
         for edge in graph.items("edges", EDGES):
-            parent, child = _end(members, edge, "parent"), _end(members, edge, "child").name
+            parent = _end(members, edge, "parent")
+            child = _end(members, edge, "child").name
             role = edge.text("name")
             users.setdefault(child, set()).add(_in_words(parent.type, parent.name))
             if parent.type == "block-driver":
                 below[parent.name][role] = child
             elif parent.type == "block-job":
                 jobs[parent.name].append((role, child))
-        roles = [dict(nodes) for nodes in jobs.values()]
         return cls(
             below=below,
             users={name: tuple(sorted(words)) for name, words in users.items()},
             jobs={job_id: _written_first(nodes) for job_id, nodes in jobs.items()},
-            inserted=frozenset(nodes["main node"] for nodes in roles if {"main node", "active node"} <= nodes.keys()),
+            inserted=_inserted(jobs.values()),
         )
 
     def child(self, node: str | None, role: str) -> str | None:
@@ -70,11 +76,12 @@ class Graph:
             found = self._next(found, "file")
         return None
 
-    def descendants(self, node: str, but: Collection[str] = ()) -> tuple[str, ...]:
+    def descendants(self, node: str | None, but: Collection[str] = ()) -> tuple[str, ...]:
         """The nodes that make up the image of ``node``: all below it but its backing chain, top down, each once.
 
         :param but: nodes that are known already, which are left out with all below them.
         """
+        # A dict, for a set would not keep the order.
         found: dict[str, None] = {}
         todo = self._parts(node)
         while todo:
@@ -85,11 +92,20 @@ class Graph:
         return tuple(found)
 
     def _next(self, node: str | None, role: str) -> str | None:
-        return self.below.get(node, {}).get(role) if node is not None else None
+        if node is None:
+            return None
+        return self.below.get(node, {}).get(role)
 
-    def _parts(self, node: str) -> list[str]:
+    def _parts(self, node: str | None) -> list[str]:
         """The children of a node but its backing chain, the first one last."""
-        return [child for role, child in reversed(list(self.below.get(node, {}).items())) if role != "backing"]
+        parts: list[str] = []
+        if node is None:
+            return parts
+        for role, child in self.below.get(node, {}).items():
+            if role != "backing":
+                parts.append(child)
+        parts.reverse()
+        return parts
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,15 @@ class _Member:
         return cls(id=member.size("id"), type=member.text("type"), name=member.text("name"))
 
 
+def _members(graph: Members) -> dict[int, _Member]:
+    """The nodes of the graph by their ids, which the edges name them by."""
+    members: dict[int, _Member] = {}
+    for each in graph.items("nodes", NODES):
+        member = _Member.from_qmp(each)
+        members[member.id] = member
+    return members
+
+
 def _end(members: Mapping[int, _Member], edge: Members, name: str) -> _Member:
     """The member at an end of an edge."""
     found = members.get(edge.size(name))
@@ -115,7 +140,24 @@ def _end(members: Mapping[int, _Member], edge: Members, name: str) -> _Member:
 
 def _written_first(uses: list[tuple[str, str]]) -> tuple[str, ...]:
     """QEMU 5.2 calls the written node "main node". Later ones put a filter there, and call it "active node"."""
-    return tuple(node for _role, node in sorted(uses, key=lambda use: use[0] != "active node"))
+    written: list[str] = []
+    others: list[str] = []
+    for role, node in uses:
+        if role == "active node":
+            written.append(node)
+        else:
+            others.append(node)
+    return (*written, *others)
+
+
+def _inserted(jobs: Iterable[Sequence[tuple[str, str]]]) -> frozenset[str]:
+    """The filters that QEMU put above the nodes that streams write to, which only then are called "active node"."""
+    filters: set[str] = set()
+    for uses in jobs:
+        nodes = dict(uses)
+        if "main node" in nodes and "active node" in nodes:
+            filters.add(nodes["main node"])
+    return frozenset(filters)
 
 
 def _in_words(kind: str, name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Iterator, Union
 HEADER_BYTES = 65_536
 LONGEST_BACKING = 1023
 
-_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
+_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
 _KNOWN = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
 _END, _BACKING_FORMAT, _DATA_FILE_NAME = 0, 0xE2792ACA, 0x44415441
 _LONGEST_FORMAT = 15
@@ -88,18 +88,16 @@ def _parse_qcow2(head: bytes) -> Header:
     if version not in (2, 3) or not 9 <= cluster_bits <= 21:
         raise _Invalid("its qcow2 header is invalid")
     (snapshots,) = struct.unpack_from(">I", head, 60)
-    features, header_length = 0, 72
-    if version == 3:
-        (features,) = struct.unpack_from(">Q", head, 72)
-        (header_length,) = struct.unpack_from(">I", head, 100)
-        if features & ~_KNOWN:
-            raise _Invalid("it has features that are not known here")
-        if header_length < 104:
-            raise _Invalid("its qcow2 header is invalid")
+    features, header_length = _features_and_length(head, version)
     cluster_size = 1 << cluster_bits
-    backing = _text(head, place, length, cluster_size) if place else ""
+    backing = ""
+    if place:
+        backing = _text(head, place, length, cluster_size)
+    # The extensions end where the name of the backing image begins, else with the first cluster.
     names = dict(_extensions(head, header_length, place or cluster_size))
-    data_file = names.get(_DATA_FILE_NAME, "") if features & _DATA_FILE else None
+    data_file = None
+    if features & _DATA_FILE:
+        data_file = names.get(_DATA_FILE_NAME, "")
     return Header(
         backing=backing,
         backing_format=names.get(_BACKING_FORMAT, "") if backing else "",
@@ -112,6 +110,19 @@ def _parse_qcow2(head: bytes) -> Header:
     )
 
 
+def _features_and_length(head: bytes, version: int) -> tuple[int, int]:
+    """The features that a reader must know, and the length of the header; version 2 has neither field."""
+    if version == 2:
+        return 0, 72
+    (features,) = struct.unpack_from(">Q", head, 72)
+    (header_length,) = struct.unpack_from(">I", head, 100)
+    if features & ~_KNOWN:
+        raise _Invalid("it has features that are not known here")
+    if header_length < 104:
+        raise _Invalid("its qcow2 header is invalid")
+    return features, header_length
+
+
 def _text(head: bytes, place: int, length: int, end: int) -> str:
     """A backing name, which QEMU takes up to the first NUL like every C program."""
     if place > end or length > min(LONGEST_BACKING, end - place):
@@ -122,6 +133,7 @@ def _text(head: bytes, place: int, length: int, end: int) -> str:
 
 
 def _string(name: bytes) -> str:
+    # A file name is bytes: those that are no UTF-8 must come out as they went in.
     return name.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
@@ -139,6 +151,7 @@ def _extensions(head: bytes, place: int, end: int) -> Iterator[tuple[int, str]]:
             if place + length > len(head):
                 raise _Invalid("its header is cut off")
             yield kind, _string(head[place : place + length])
+        # Each is padded to a multiple of 8 bytes.
         place += (length + 7) & ~7
 
 
@@ -149,12 +162,17 @@ def _parse_qed(head: bytes) -> Header:
         raise _Invalid("its file does not begin with a qed header")
     if features & ~_QED_KNOWN:
         raise _Invalid("it has features that are not known here")
-    if cluster_size & (cluster_size - 1) or not 1 << 12 <= cluster_size <= 1 << 26:
+    is_power_of_two = cluster_size & (cluster_size - 1) == 0
+    if not is_power_of_two or not 1 << 12 <= cluster_size <= 1 << 26:
         raise _Invalid("its qed header is invalid")
-    has_backing = bool(features & _QED_BACKING)
+    backing, backing_format = "", ""
+    if features & _QED_BACKING:
+        backing = _text(head, place, length, clusters * cluster_size)
+        # The format has no name in this header: it is raw, or QEMU looks at the file.
+        backing_format = "raw" if features & _QED_RAW_BACKING else ""
     return Header(
-        backing=_text(head, place, length, clusters * cluster_size) if has_backing else "",
-        backing_format="raw" if has_backing and features & _QED_RAW_BACKING else "",
+        backing=backing,
+        backing_format=backing_format,
         version=1,
         cluster_bits=cluster_size.bit_length() - 1,
         virtual_size=size,

@@ -18,6 +18,7 @@ from ._disk import Disk
 from ._reader import MESSAGE, Members
 from ._request import OnError
 
+# Only a convention: whoever names a job so has it taken for one of ours.
 _OUR_PREFIX = "populate-"
 
 ENDINGS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
@@ -76,13 +77,17 @@ class Job:
     @property
     def percent(self) -> float:
         """The position in per cent; 0 of 0 is 100."""
-        return 100.0 if self.len == 0 else 100.0 * self.offset / self.len
+        if self.len == 0:
+            return 100.0
+        return 100.0 * self.offset / self.len
 
     @property
     def position(self) -> str:
         """The state in words, for messages."""
         reasons = {"nospace": ", held because there is no space left", "failed": ", held by an I/O error"}
-        reason = reasons.get(self.io_status, "") if self.paused else ""
+        reason = ""
+        if self.paused:
+            reason = reasons.get(self.io_status, "")
         return f"job {self.id} is {self.status} at {self.offset} of {self.len} bytes{reason}"
 
 
@@ -109,8 +114,13 @@ class JobEvent:
         if kind not in ENDINGS:
             return cls()
         data = members.members("data")
-        error, offset = data.optional_text("error", MESSAGE), data.optional_size("offset")
-        return cls(Ending(kind == "BLOCK_JOB_CANCELLED", error, offset))
+        return cls(
+            Ending(
+                cancelled=kind == "BLOCK_JOB_CANCELLED",
+                error=data.optional_text("error", MESSAGE),
+                offset=data.optional_size("offset"),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -134,10 +144,18 @@ def job_id_for(disk: Disk, taken: Collection[str], migration: str = "") -> str:
 
     :param migration: the last migration of the VM, or saving of its state, before the job; see ``was_migrated_since``.
     """
-    stem = _OUR_PREFIX + (re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk")[-100:]
-    stem += f".{migration}" if migration else ""
-    free = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
-    return next(job_id for job_id in free if job_id not in taken)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", disk.label).strip("_") or "disk"
+    # Of a path the end tells more than the beginning.
+    stem = _OUR_PREFIX + name[-100:]
+    if migration:
+        stem += f".{migration}"
+    job_id = stem
+    number = 1
+    # Somebody may have named a job so, or an earlier one of ours is not gone yet.
+    while job_id in taken:
+        number += 1
+        job_id = f"{stem}-{number}"
+    return job_id
 
 
 def is_our_id(job_id: str) -> bool:
@@ -152,4 +170,6 @@ def was_migrated_since(job_id: str, migration: str) -> bool:
 
     :param migration: the last one as of now; empty where there was none, ever.
     """
-    return bool(migration) and not re.search(rf"\.{re.escape(migration)}(-\d+)?$", job_id)
+    # A number behind it tells jobs of one name apart, see `job_id_for`.
+    bears_it = re.search(rf"\.{re.escape(migration)}(-\d+)?$", job_id)
+    return bool(migration) and not bears_it

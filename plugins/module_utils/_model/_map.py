@@ -91,9 +91,11 @@ def _is_whole_file(filename: str) -> bool:
     except (ValueError, RecursionError):
         return False
     file = node.get("file") if isinstance(node, dict) else None
-    if not isinstance(file, dict) or set(node) - {"driver", "file", "backing", "data-file"}:
+    if not isinstance(file, dict):
         return False
-    return file.get("driver") in ("file", "host_device") and not set(file) - {"driver", "filename"}
+    # Every other option may change what is read, also those that later versions of QEMU will have.
+    has_other_options = set(node) - {"driver", "file", "backing", "data-file"} or set(file) - {"driver", "filename"}
+    return not has_other_options and file.get("driver") in ("file", "host_device")
 
 
 def describe(sources: Sequence[Source]) -> Mapping[str, Any]:
@@ -107,6 +109,7 @@ def describe(sources: Sequence[Source]) -> Mapping[str, Any]:
         node: dict[str, Any] = {"driver": source.format, "file": _file(source.file, source.kind)}
         if source.format != "raw":
             node["backing"] = below
+        # Only qcow2 takes the option; to the others it is an error.
         if source.format == "qcow2":
             node["l2-cache-size"] = _L2_CACHE
         if source.data_file is not None:
@@ -116,7 +119,9 @@ def describe(sources: Sequence[Source]) -> Mapping[str, Any]:
 
 
 def _file(number: int, kind: Kind) -> Mapping[str, str]:
-    return {"driver": "host_device" if kind == "block" else "file", "filename": f"/proc/self/fd/{number}"}
+    # Since QEMU 6.0 its driver `file` takes regular files only.
+    driver = "host_device" if kind == "block" else "file"
+    return {"driver": driver, "filename": f"/proc/self/fd/{number}"}
 
 
 def total(text: str, size: int, base_size: int) -> Mapping[tuple[int, bool], int]:
@@ -130,12 +135,17 @@ def total(text: str, size: int, base_size: int) -> Mapping[tuple[int, bool], int
     found: dict[tuple[int, bool], int] = {}
     end = 0
     for extent in _objects(text):
-        start, length, depth = (_count(extent, key) for key in ("start", "length", "depth"))
+        start = _count(extent, "start")
+        length = _count(extent, "length")
+        depth = _count(extent, "depth")
         data = extent.get("data")
         if start != end or not isinstance(data, bool):
             raise ValueError("the map has gaps")
         end += length
-        needed = length if data else max(0, min(end, base_size) - start)
+        needed = length
+        if not data:
+            # Zeros are needed as far as the image that stays reaches; behind its end it reads as zeros, too.
+            needed = max(0, min(end, base_size) - start)
         for is_needed, part in ((True, needed), (False, length - needed)):
             if part:
                 found[depth, is_needed] = found.get((depth, is_needed), 0) + part
@@ -146,6 +156,7 @@ def total(text: str, size: int, base_size: int) -> Mapping[tuple[int, bool], int
 
 def _count(extent: Mapping[str, Any], key: str) -> int:
     value = extent.get(key)
+    # No `isinstance`: true and false are numbers to Python.
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"an extent of the map has no {key}")
     return value

@@ -30,6 +30,7 @@ class _Collector(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         kept = self.printed[fd]
         kept += data[: self._most - len(kept)]
+        # Kept and ended as soon as it is full: who prints without end must not fill the memory.
         if len(kept) == self._most and self._transport is not None:
             self.is_cut = True
             self._transport.close()
@@ -65,6 +66,7 @@ class Child:
         transport, collector = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Collector(most),
             *words,
+            # No program may take what Ansible sends to the module.
             stdin=_NOTHING,
             stdout=stdout,
             stderr=_PIPE,
@@ -76,6 +78,7 @@ class Child:
     async def wait(self, seconds: float | None = None) -> bool:
         """Wait for its end; False if that takes longer. It goes on meanwhile, also when the waiter is cancelled."""
         await asyncio.wait({self._collector.ended}, timeout=seconds)
+        # `wait_for` would cancel the future at its timeout, and nobody could wait for it again.
         return self._collector.ended.done()
 
     @property

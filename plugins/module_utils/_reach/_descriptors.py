@@ -41,6 +41,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _REOPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _FDSET = re.compile(r"/dev/fdset/([0-9]{1,9})")
 # QEMU's locks lie on single bytes: 100 and up for what it does with an image, 200 and up for what others must not.
+_FLAGS = re.compile(r"^flags:\s*([0-7]+)$", re.MULTILINE)
+_FILE = re.compile(r"^(?:mnt_id|ino):\s*\d+$", re.MULTILINE)
 _LOCK = re.compile(r"^lock:.*\bOFDLCK\b.* (?:1[0-5][0-9]|2[0-5][0-9]) [0-9]+$", re.MULTILINE)
 
 
@@ -54,9 +56,14 @@ def survey(pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequenc
     :param pid: None where the process cannot be told, as behind a TCP monitor.
     :param fdsets: the descriptors of each set, by its id, as ``query-fdsets`` tells.
     """
-    sets = {name: each for name in names for each in [_fdset(name, fdsets)] if each is not None}
-    files = [name for name in names if name not in sets]
-    here = {name: _here(name) for name in files}
+    sets: dict[str, tuple[int, ...]] = {}
+    here: dict[str, Named] = {}
+    for name in names:
+        numbers = _fdset(name, fdsets)
+        if numbers is None:
+            here[name] = _here(name)
+        else:
+            sets[name] = numbers
     if pid is None:
         return _blind("the process behind this monitor is not known", here, sets)
     with contextlib.ExitStack() as stack:
@@ -68,7 +75,8 @@ def survey(pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequenc
             return _blind(str(error), here, sets)
         except OSError as error:
             return _blind(f"what process {pid} has open cannot be seen: {error.strerror}", here, sets)
-        return Survey(descriptors, {name: walk.find(name, here[name]) for name in files}, sets)
+        found = {name: walk.find(name, seen_here) for name, seen_here in here.items()}
+        return Survey(descriptors, found, sets)
 
 
 def _blind(why: str, here: Mapping[str, Named], sets: Mapping[str, tuple[int, ...]]) -> Survey:
@@ -77,7 +85,11 @@ def _blind(why: str, here: Mapping[str, Named], sets: Mapping[str, tuple[int, ..
 
 def _fdset(name: str, fdsets: Mapping[int, Sequence[int]]) -> tuple[int, ...] | None:
     match = _FDSET.fullmatch(name)
-    return None if match is None else tuple(fdsets.get(int(match.group(1)), ()))
+    if match is None:
+        return None
+    # A set that QEMU does not tell of has no descriptors any more; its name stays no file name.
+    numbers = fdsets.get(int(match.group(1)), ())
+    return tuple(numbers)
 
 
 def _opened(stack: contextlib.ExitStack, path: str, flags: int, at: int | None = None) -> int:
@@ -89,19 +101,22 @@ def _opened(stack: contextlib.ExitStack, path: str, flags: int, at: int | None =
 def read_inode(status: os.stat_result) -> Inode:
     """What ``stat`` says, as far as it tells files apart."""
     kind: Kind = "other"
+    number = 0
     if stat.S_ISREG(status.st_mode):
         kind = "regular"
     elif stat.S_ISBLK(status.st_mode):
         kind = "block"
-    number = status.st_rdev if kind == "block" else 0
-    return Inode(FileId(status.st_dev, status.st_ino), kind, number, status.st_nlink == 0)
+        number = status.st_rdev
+    file_id = FileId(status.st_dev, status.st_ino)
+    return Inode(file_id, kind, number, deleted=status.st_nlink == 0)
 
 
 def _inode_at(path: str) -> Inode | None:
     """What this host has there."""
     try:
         return read_inode(os.stat(path))
-    except (OSError, ValueError):  # ValueError: what cannot be a file name
+    # ValueError: what cannot be a file name
+    except (OSError, ValueError):
         return None
 
 
@@ -110,7 +125,9 @@ def _here(name: str) -> Named:
     if _fault_of(name) or not name.startswith("/"):
         return Named()
     inode = _inode_at(name)
-    return Named() if inode is None else Named(here=os.path.realpath(name), inode_here=inode)
+    if inode is None:
+        return Named()
+    return Named(here=os.path.realpath(name), inode_here=inode)
 
 
 def reopen(pid: int, bound: Bound) -> int:
@@ -126,7 +143,9 @@ def reopen(pid: int, bound: Bound) -> int:
         with contextlib.ExitStack() as stack:
             try:
                 place = _opened(stack, f"{_PROCESSES}/{pid}/fd/{number}", os.O_PATH)
-                if bound.inode is not None and read_inode(os.fstat(place)).identity == bound.inode.identity:
+                found = read_inode(os.fstat(place))
+                # QEMU may have closed the number, and got another file by it.
+                if bound.inode is not None and found.identity == bound.inode.identity:
                     return os.open(f"/proc/self/fd/{place}", _REOPEN)
             except OSError as refused:
                 error = refused
@@ -146,13 +165,15 @@ def _descriptors(process: int) -> Iterator[Descriptor]:
         if len(found) > MOST_DESCRIPTORS:
             raise _Unknown(f"it has more than {MOST_DESCRIPTORS} files open")
         for number in found:
-            with contextlib.suppress(FileNotFoundError):  # it was closed
+            # It was closed since the folder was read.
+            with contextlib.suppress(FileNotFoundError):
                 yield _descriptor(number, numbers, details)
 
 
 def _descriptor(number: str, numbers: int, details: int) -> Descriptor:
     """One descriptor: what the kernel says of it, and of a place that we hold meanwhile."""
     inode = read_inode(os.stat(number, dir_fd=numbers))
+    # No image can be on it: what it is called is enough, for messages.
     if inode.kind == "other":
         return Descriptor(int(number), inode, os.readlink(number, dir_fd=numbers))
     with contextlib.ExitStack() as stack:
@@ -161,15 +182,19 @@ def _descriptor(number: str, numbers: int, details: int) -> Descriptor:
         path, unlinked = _place_of(_target(place), inode)
         text = _read(number, details, _LONGEST_FDINFO)
         flags = _flags(text, _read(f"/proc/self/fdinfo/{place}", None, _LONGEST_FDINFO))
-    here = _inode_at(path)
+    found_here = _inode_at(path)
+    is_here = found_here is not None and found_here.identity == inode.identity
+    # With O_PATH the kernel takes no notice of the access mode: nothing can be written through it.
+    path_only = bool(flags & os.O_PATH)
+    is_read_only = flags & os.O_ACCMODE == os.O_RDONLY
     return Descriptor(
         number=int(number),
         inode=inode,
         path=path,
         unlinked=unlinked,
-        here=path if here is not None and here.identity == inode.identity else None,
-        path_only=bool(flags & os.O_PATH),
-        writable=not flags & os.O_PATH and flags & os.O_ACCMODE != os.O_RDONLY,
+        here=path if is_here else None,
+        path_only=path_only,
+        writable=not path_only and not is_read_only,
         locked=_LOCK.search(text) is not None,
     )
 
@@ -180,15 +205,18 @@ def _flags(theirs: str, ours: str) -> int:
     Whoever owns QEMU may put another file behind the number between two looks. Linux before 5.14 tells no inode here,
     and ``stat`` cannot serve for it: overlayfs has another number there.
     """
-    kept = [re.findall(r"^(?:mnt_id|ino):\s*\d+$", text, re.MULTILINE) for text in (theirs, ours)]
-    match = re.search(r"^flags:\s*([0-7]+)$", theirs, re.MULTILINE)
-    return int(match.group(1), 8) if match is not None and kept[0] == kept[1] else os.O_PATH
+    match = _FLAGS.search(theirs)
+    is_same_file = _FILE.findall(theirs) == _FILE.findall(ours)
+    if match is None or not is_same_file:
+        return os.O_PATH
+    return int(match.group(1), 8)
 
 
 def _place_of(target: str, inode: Inode) -> tuple[str, bool]:
     """Take the kernel's `` (deleted)`` off, unless it belongs to the name of a file that is there."""
     if not target.endswith(_DELETED):
         return target, False
+    # The name alone proves nothing: who owns QEMU can put a file of that name there.
     if not inode.deleted and _inode_at(target) == inode:
         return target, False
     return target[: -len(_DELETED)], True
@@ -204,6 +232,7 @@ def _read(path: str, folder: int | None, most: int) -> str:
     with contextlib.ExitStack() as stack:
         file = _opened(stack, path, _READ, folder)
         parts = []
+        # /proc gives a page or so at a time, also to who asks for more.
         while most > 0:
             part = os.read(file, most)
             if not part:
@@ -241,12 +270,12 @@ class _Walk:
 
     def find(self, name: str, here: Named) -> Named:
         """Where a name leads."""
-        fault = _fault_of(name)
         self._names_left -= 1
-        if not fault and self._names_left < 0:
-            fault = f"there are more than {MOST_NAMES} names"
+        fault = _fault_of(name)
         if fault:
             return Named(why=fault)
+        if self._names_left < 0:
+            return Named(why=f"there are more than {MOST_NAMES} names")
         with contextlib.ExitStack() as stack:
             try:
                 inode, path = self._follow(name, stack)
@@ -265,7 +294,9 @@ class _Walk:
         links = 0
         while parts:
             part = self._next(parts)
-            if part in ("", ".") or (part == ".." and place.is_at(self._root)):
+            # As for the kernel: above the root of a process is its root, whatever the host has there.
+            is_above_root = part == ".." and place.is_at(self._root)
+            if part in ("", ".") or is_above_root:
                 continue
             try:
                 text = place.enter(part)
@@ -274,6 +305,7 @@ class _Walk:
             if place.status.st_dev in self._procs:
                 raise _Unknown("it leads through /proc, which shows each process another one")
             if text is not None:
+                # A link stands for its text, which begins again at the root where it is absolute.
                 links += 1
                 parts.extendleft(reversed(text.split("/")))
                 if text.startswith("/"):
@@ -336,7 +368,11 @@ def _missing(folder: str, part: str, rest: Collection[str]) -> str:
     """What the kernel would call a file that is not there; a folder above it may be missing as well."""
     if ".." in rest:
         raise _Unknown("it leads through a folder that is not there, and back")
-    return "/".join([folder.rstrip("/"), part, *(each for each in rest if each not in ("", "."))])
+    parts = [folder.rstrip("/"), part]
+    for each in rest:
+        if each not in ("", "."):
+            parts.append(each)
+    return "/".join(parts)
 
 
 def _proc_devices(mounts: str) -> set[int]:

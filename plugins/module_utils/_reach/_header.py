@@ -37,6 +37,7 @@ def read_header(pid: int | None, bound: Bound, format: str) -> Reading:
 
 def _read(descriptor: int) -> bytes:
     head = b""
+    # A read may give fewer bytes than were asked for, also before the end.
     while len(head) < HEADER_BYTES:
         part = os.pread(descriptor, HEADER_BYTES - len(head), len(head))
         if not part:

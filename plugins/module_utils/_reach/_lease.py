@@ -77,7 +77,8 @@ def try_leases(files: Collection[KnownFile]) -> dict[KnownFile, Lease]:
         if not refused:
             break
         time.sleep(pause)
-        leases.update((file, try_lease(file)) for file in refused)
+        for file in refused:
+            leases[file] = try_lease(file)
     return leases
 
 
@@ -93,7 +94,8 @@ def _take(file: KnownFile, opened: contextlib.ExitStack) -> LeasedFile:
         return LeasedFile(Lease(Granted.NOT_REGULAR, file_system))
     try:
         descriptor = _open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK, opened)
-    except BlockingIOError:  # somebody else holds a lease
+    # Somebody else holds a lease, and so has it open.
+    except BlockingIOError:
         return LeasedFile(Lease(Granted.NO, file_system))
     except OSError as error:
         return LeasedFile(Lease(Granted.UNKNOWN, file_system, f"it cannot be opened: {error.strerror}"))

@@ -18,7 +18,7 @@ import shutil
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Any, Sequence
 
 from .._model._files import Bound, Kind
 from .._model._header import HEADER_BYTES, NoHeader, parse_header
@@ -69,16 +69,22 @@ def user_of(pid: int) -> User | None:
     :raise OSError: it has ended.
     """
     with open(f"/proc/{pid}/status", errors="replace") as status:
-        ids = {words[0]: [int(each) for each in words[1:]] for words in _ids(status.read(_LONGEST_STATUS))}
+        ids = _read_ids(status.read(_LONGEST_STATUS))
+    # The second number is the effective one, by which the kernel decides what may be opened.
     user = User(ids["Uid:"][1], ids["Gid:"][1], tuple(ids["Groups:"]))
-    return None if os.geteuid() != 0 or user.uid == 0 else user
+    if os.geteuid() != 0 or user.uid == 0:
+        return None
+    return user
 
 
-def _ids(status: str) -> Iterator[list[str]]:
+def _read_ids(status: str) -> dict[str, list[int]]:
     """The lines with user and group numbers: ``Uid: REAL EFFECTIVE SAVED FILE-SYSTEM``."""
+    ids: dict[str, list[int]] = {}
     for line in status.splitlines():
         if line.startswith(("Uid:", "Gid:", "Groups:")):
-            yield line.split()
+            title, *numbers = line.split()
+            ids[title] = list(map(int, numbers))
+    return ids
 
 
 async def read_map(
@@ -107,7 +113,9 @@ async def read_map(
         return NoMap(f"there is no {program} on this host")
     if not layers:
         return NoMap("the disk has no image")
-    base_size = 0 if base_depth is None else layers[base_depth].virtual_size
+    base_size = 0
+    if base_depth is not None:
+        base_size = layers[base_depth].virtual_size
     chain = await away(_Chain, pid, layers, base_depth, seconds=seconds)
     try:
         if chain.opaque == 0:
@@ -121,6 +129,7 @@ async def read_map(
     finally:
         chain.close()
     try:
+        # A map has millions of extents: in a thread, so that the jobs are still watched meanwhile.
         totals = await away(total, text, layers[0].virtual_size, base_size, seconds=max(1.0, deadline - loop.time()))
     except (ValueError, RecursionError) as error:
         return NoMap(f"{program} said what it never says: {error}")
@@ -129,10 +138,13 @@ async def read_map(
 
 async def _run(words: Sequence[str], numbers: Sequence[int], user: User | None, seconds: float) -> str:
     """Run qemu-img under limits, and return what it printed."""
-    if len(words[-1].encode()) > _LONGEST_WORD // 2:  # it is quoted once more for the launcher
+    # Half of it, for it is quoted once more for the launcher.
+    if len(words[-1].encode()) > _LONGEST_WORD // 2:
         raise _Opaque("the chain is too long to be told")
     limits = {"RLIMIT_AS": _MOST_MEMORY, "RLIMIT_CPU": int(seconds) + 1, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
-    who = (None, None, None) if user is None else (list(user.groups), user.gid, user.uid)
+    who: list[Any] = [None, None, None]
+    if user is not None:
+        who = [user.groups, user.gid, user.uid]
     order = json.dumps([limits, *who, words])
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, order]
     child = await Child.start(launcher, pass_fds=numbers, most=_MOST_OUTPUT)
@@ -142,8 +154,10 @@ async def _run(words: Sequence[str], numbers: Sequence[int], user: User | None, 
         if child.is_cut:
             raise _Opaque(f"the map has more than {_MOST_OUTPUT} bytes")
         if child.code != 0:
-            last = (child.errors.strip().splitlines() or [f"it ended with {child.code}"])[-1]
-            raise _Opaque(f"qemu-img could not tell: {last.replace(words[-1], 'the chain')[:500]}")
+            said = child.errors.strip().splitlines() or [f"it ended with {child.code}"]
+            # It repeats the whole chain where it cannot open it.
+            last = said[-1].replace(words[-1], "the chain")
+            raise _Opaque(f"qemu-img could not tell: {last[:500]}")
         return child.output.decode(errors="replace")
     finally:
         await child.end()
@@ -184,7 +198,8 @@ class _Chain:
         self.sources.append(Source("raw", number))
         try:
             os.truncate(number, size)
-        except (OSError, OverflowError) as error:  # a VM may claim what it likes
+        # A VM may claim what it likes of the size of its disk.
+        except (OSError, OverflowError) as error:
             self.fault = f"an image of {size} bytes is not possible: {error}"
 
     def _open(self, pid: int, layer: Layer, *, is_last: bool) -> Source:

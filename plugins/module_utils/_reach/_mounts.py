@@ -35,13 +35,20 @@ def file_system_of(descriptor: int) -> str:
     found = re.search(r"^mnt_id:\s*(\d+)", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)
     # One line: a host of containers has thousands of mounts.
     line = found and re.search(rf"^{found[1]} .*", read_text("/proc/self/mountinfo"), re.MULTILINE)
-    return _read_mount(line[0]).file_system if line else "unknown"
+    if not line:
+        return "unknown"
+    return _read_mount(line[0]).file_system
 
 
 def _read_mount(line: str) -> Mount:
-    words = [unescape(word) for word in line.split(" ")]
-    kind, _source, options = words[words.index("-", 6) + 1 :][:3]
-    return Mount(words[4], kind, _layers(options) if kind == "overlay" else ())
+    words = list(map(unescape, line.split(" ")))
+    # A folder may be called "-": the separator comes no earlier than the seventh word.
+    separator = words.index("-", 6)
+    kind, _source, options = words[separator + 1 :][:3]
+    layers: Sequence[str] = ()
+    if kind == "overlay":
+        layers = _layers(options)
+    return Mount(words[4], kind, layers)
 
 
 def unescape(word: str) -> str:
@@ -65,6 +72,8 @@ def _layers(options: str) -> list[str]:
         name, _, value = option.partition("=")
         if name == "upperdir":
             found.insert(0, value)
-        elif name.startswith(("lowerdir", "datadir")):  # also `lowerdir+=`, one for each layer
+        # Also `lowerdir+=` and `datadir+=`, one for each layer.
+        elif name.startswith(("lowerdir", "datadir")):
             found += value.split(":")
+    # A name that is not absolute was meant from where somebody stood then, and is empty between `::`.
     return [layer for layer in found if layer.startswith("/")]

@@ -12,7 +12,7 @@ import glob
 import os
 import re
 import struct
-from typing import Collection, Iterator
+from typing import Collection, Iterable, Iterator
 
 from .._model._files import FileId, KnownFile, Users
 from ._mounts import Mount, read_mounts, read_text, unescape
@@ -28,16 +28,17 @@ def find_users(files: Collection[KnownFile]) -> dict[KnownFile, Users]:
         return {}
     processes: dict[FileId, dict[int, str]] = {each: {} for each in wanted.values()}
     saw_all = True
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    for pid in pids:
         saw_all = saw_all and _may_look(pid)
         for each in opened_by(pid, wanted) | _mapped_by(pid, wanted):
             processes[wanted[each]][pid] = _process_name(pid)
-    kernel = [*_loop_devices(), *_swap_files()]
-    found = {}
+    kernel = _kernel_users()
+    found: dict[KnownFile, Users] = {}
     for file in files:
         if file.id is not None:
-            devices = tuple(name for name, each in kernel if each == file.id)
-            found[file] = Users(processes[file.id], devices, saw_all)
+            devices = kernel.get(file.id, [])
+            found[file] = Users(processes[file.id], tuple(devices), saw_all)
     return found
 
 
@@ -47,17 +48,22 @@ def opened_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
     for table in _descriptor_tables(pid):
         for descriptor in _list(table):
             each = _file_id(f"{table}/{descriptor}")
-            if each is not None and each in wanted and each not in found and _is_open(table, descriptor):
+            if each is None or each in found or each not in wanted:
+                continue
+            # The costly look comes last: hardly any descriptor gets here.
+            if _is_open(table, descriptor):
                 found.add(each)
     return found
 
 
 def _may_look(pid: int) -> bool:
     try:
+        # The kernel asks for the same rights here as for the descriptors.
         os.readlink(f"/proc/{pid}/root")
     except PermissionError:
         return False
-    except OSError:  # it has ended
+    except OSError:
+        # It has ended, and so uses nothing.
         return True
     return True
 
@@ -66,12 +72,15 @@ def _descriptor_tables(pid: int) -> Iterator[str]:
     """The tables of a process: one for all its threads; but that of its first thread is empty once this has ended."""
     if _list(f"/proc/{pid}/fd"):
         yield f"/proc/{pid}/fd"
-    else:
-        yield from (f"/proc/{pid}/task/{thread}/fd" for thread in _list(f"/proc/{pid}/task"))
+        return
+    for thread in _list(f"/proc/{pid}/task"):
+        yield f"/proc/{pid}/task/{thread}/fd"
 
 
 def _is_open(table: str, descriptor: str) -> bool:
-    flags = re.search(r"^flags:\s*([0-7]+)", read_text(f"{table}info/{descriptor}"), re.MULTILINE)
+    details = read_text(f"{table}info/{descriptor}")
+    flags = re.search(r"^flags:\s*([0-7]+)", details, re.MULTILINE)
+    # Better a user too many than one too few.
     return flags is None or not int(flags[1], 8) & _O_PATH
 
 
@@ -84,9 +93,10 @@ def _mapped_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
     inodes = "|".join(str(each.inode) for each in wanted)
     found: set[FileId | None] = set()
     for line in re.finditer(rf"^(\S+) \S+ \S+ (\w+):(\w+) ({inodes})\b", _maps(pid), re.MULTILINE):
-        found.add(FileId(os.makedev(int(line[2], 16), int(line[3], 16)), int(line[4])))
+        device = os.makedev(int(line[2], 16), int(line[3], 16))
+        found.add(FileId(device, int(line[4])))
         found.add(_file_id(f"/proc/{pid}/map_files/{line[1]}"))
-    return {each for each in found if each is not None and each in wanted}
+    return set(wanted).intersection(found)
 
 
 def _maps(pid: int) -> str:
@@ -94,11 +104,22 @@ def _maps(pid: int) -> str:
     own = read_text(f"/proc/{pid}/maps")
     if own:
         return own
-    return "".join(read_text(f"/proc/{pid}/task/{thread}/maps") for thread in _list(f"/proc/{pid}/task"))
+    text = ""
+    for thread in _list(f"/proc/{pid}/task"):
+        text += read_text(f"/proc/{pid}/task/{thread}/maps")
+    return text
 
 
 def _process_name(pid: int) -> str:
     return read_text(f"/proc/{pid}/comm").strip() or "a process"
+
+
+def _kernel_users() -> dict[FileId, list[str]]:
+    """The files that the kernel itself has open, each with what for."""
+    users: dict[FileId, list[str]] = {}
+    for name, each in [*_loop_devices(), *_swap_files()]:
+        users.setdefault(each, []).append(name)
+    return users
 
 
 def _loop_devices() -> Iterator[tuple[str, FileId]]:
@@ -108,6 +129,7 @@ def _loop_devices() -> Iterator[tuple[str, FileId]]:
     was attached in another mount namespace.
     """
     for path in glob.glob("/dev/loop[0-9]*"):
+        # One that has no file answers ENXIO; that says nothing of the others.
         with contextlib.suppress(OSError), open(path, "rb") as device:
             status = fcntl.ioctl(device, 0x4C05, bytes(232))
             yield os.path.basename(path), FileId(*struct.unpack("QQ", status[:16]))
@@ -115,6 +137,7 @@ def _loop_devices() -> Iterator[tuple[str, FileId]]:
 
 def _swap_files() -> Iterator[tuple[str, FileId]]:
     """The files that the kernel swaps to, by the names that they had then."""
+    # The first line has the titles.
     for line in read_text("/proc/swaps").splitlines()[1:]:
         each = _file_id(unescape(line.split()[0]))
         if each is not None:
@@ -123,9 +146,14 @@ def _swap_files() -> Iterator[tuple[str, FileId]]:
 
 def _by_every_id(files: Collection[KnownFile]) -> dict[FileId, FileId]:
     """What the files are as themselves, and as seen through the overlays above them, which number them anew."""
-    ids = {each: each for each in (file.id for file in files) if each is not None}
-    layers = [(mount, layer) for mount in read_mounts() for layer in mount.layers] if ids else []
-    for mount, layer in layers:
+    ids: dict[FileId, FileId] = {}
+    for file in files:
+        if file.id is not None:
+            ids[file.id] = file.id
+    # A host of containers has thousands of mounts, which need not be read for nothing.
+    if not ids:
+        return ids
+    for mount, layer in _layers_of_overlays():
         for file in files:
             seen = _seen_through(mount, layer, file)
             if seen is not None and file.id is not None:
@@ -133,13 +161,27 @@ def _by_every_id(files: Collection[KnownFile]) -> dict[FileId, FileId]:
     return ids
 
 
+def _layers_of_overlays() -> Iterator[tuple[Mount, str]]:
+    for mount in read_mounts():
+        for layer in mount.layers:
+            yield mount, layer
+
+
 def _seen_through(mount: Mount, layer: str, file: KnownFile) -> FileId | None:
     """What a file of a layer is in the overlay, unless a layer further up has another one of that name."""
-    inside = file.path[len(layer.rstrip("/")) :]
-    if not file.path.startswith(layer.rstrip("/") + "/"):
+    folder = layer.rstrip("/")
+    if not file.path.startswith(f"{folder}/"):
         return None
-    shown = next(filter(None, (_file_id(f"{each}{inside}") for each in mount.layers)), None)
-    return _file_id(f"{mount.point}{inside}") if shown == file.id else None
+    inside = file.path[len(folder) :]
+    if _shown_by(mount.layers, inside) != file.id:
+        return None
+    return _file_id(f"{mount.point}{inside}")
+
+
+def _shown_by(layers: Iterable[str], inside: str) -> FileId | None:
+    """What the upper one of the layers has by this name, which hides what the others have."""
+    found = filter(None, (_file_id(f"{layer}{inside}") for layer in layers))
+    return next(found, None)
 
 
 def _file_id(path: str) -> FileId | None:

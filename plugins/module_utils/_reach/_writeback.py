@@ -66,11 +66,15 @@ class WriteBack:
         while not is_new:
             self._raise_known()
             is_new = self._asked is None
-            asked = self._asked = self._asked or asyncio.ensure_future(self._fsync())
+            if self._asked is None:
+                self._asked = asyncio.ensure_future(self._fsync())
+            asked = self._asked
             await asyncio.wait({asked}, timeout=max(0.0, deadline - loop.time()))
             if not asked.done():
                 raise HostSilent(f"the storage of {self._name} does not write out within {seconds:g} s")
-            self._asked = None if self._asked is asked else self._asked
+            # Others may have waited for the same one, and have asked anew already.
+            if self._asked is asked:
+                self._asked = None
             self._failure = self._failure or asked.result()
         self._raise_known()
 
@@ -97,14 +101,16 @@ class WriteBack:
         """Why the kernel could not write out, if so."""
         try:
             child = await Child.start(_FSYNC, stdout=self._descriptor)
-        except OSError:  # there is no such program
+        except OSError:
+            # There is no such program: a thread does it, which cannot be ended while the storage hangs.
             return await self._fsync_here()
         try:
             await child.wait()
             if child.code == 0:
                 return ""
-            first = (child.errors.splitlines() or [f"dd ended with {child.code}"])[0]
-            return first.rpartition(": ")[2]
+            said = child.errors.splitlines() or [f"dd ended with {child.code}"]
+            # ``dd: fsync failed for 'standard output': No space left on device``
+            return said[0].rpartition(": ")[2]
         finally:
             child.close()
 
