@@ -21,10 +21,21 @@ def names_for_base(disk: Disk, base_index: int) -> list[str]:
     descriptor, and a name relative to its own working directory where it was given such a one.
     """
     base = disk.chain[base_index]
-    linked = _follow_links(disk.chain[:base_index])
-    names = [linked, base.file, base.path if posixpath.isabs(base.path) else None]
-    usable = [name for name in names if name and is_local(name) and not name.startswith("/dev/fdset/")]
-    return list(dict.fromkeys(usable))
+    candidates = [_follow_links(disk.chain[:base_index]), base.file]
+    # QEMU may have taken a relative name from its own working directory, which no header knows.
+    if posixpath.isabs(base.path):
+        candidates.append(base.path)
+    usable: list[str] = []
+    for name in candidates:
+        if name and _outlives_qemu(name) and name not in usable:
+            usable.append(name)
+    return usable
+
+
+def _outlives_qemu(name: str) -> bool:
+    """Whether the VM's next start may find a file by this name."""
+    # A set of descriptors is gone with the QEMU that was given it.
+    return is_local(name) and not name.startswith("/dev/fdset/")
 
 
 def _follow_links(images: Sequence[Image]) -> str | None:
@@ -49,8 +60,10 @@ def choose_name(disk: Disk, base_index: int, names: Sequence[str], found: Mappin
     :return: None where none does, or where the base is not known.
     """
     base = disk.chain[base_index].bound.inode
+    if base is None:
+        return None
     for name in names:
         inode = found[as_qemu_opens(disk, name)].inode
-        if base is not None and inode is not None and inode.identity == base.identity:
+        if inode is not None and inode.identity == base.identity:
             return name
     return None

@@ -21,13 +21,23 @@ def left_below(totals: MapTotals, base_depth: int | None) -> int:
     """
     left = 0
     for (depth, is_needed), length in totals.bytes_at.items():
-        is_going = depth > 0 and (base_depth is None or depth < base_depth)
+        # Nobody has seen whether zeros or data are in an opaque image, so all of it counts.
         is_unseen = totals.opaque is not None and depth >= totals.opaque
-        if is_going and (is_needed or is_unseen):
+        if _is_going(depth, base_depth) and (is_needed or is_unseen):
             left += length
     return left
 
 
+def _is_going(depth: int, base_depth: int | None) -> bool:
+    """Whether the image in this place would leave the chain: it is below the top, and above the base."""
+    if base_depth is None:
+        return depth > 0
+    return 0 < depth < base_depth
+
+
 def layers_of(disk: Disk) -> list[Layer]:
     """The chain of a disk, the top first, as ``read_map`` wants it."""
-    return [Layer(image.format, image.filename, image.virtual_size, image.bound, image.data) for image in disk.chain]
+    layers = []
+    for image in disk.chain:
+        layers.append(Layer(image.format, image.filename, image.virtual_size, image.bound, image.data))
+    return layers

@@ -34,6 +34,7 @@ def failed_ending(ending: Ending | None, job_id: str, disk: Disk, cursor: int, *
     """
     if ending is None:
         return None
+    # A job that this call has cancelled itself ends like one that somebody else has.
     if ending.cancelled and is_wanted:
         return StreamFailed(f"job {job_id} was cancelled by somebody else. What was copied is kept; run the task again")
     if ending.error:
@@ -54,6 +55,7 @@ def ended_unheard(disk: Disk) -> QmpError:
 
 def refused(disk: Disk, job: Job | None) -> QmpError:
     """Why nothing can be done with the disk now."""
+    # What stands in the way now comes first: what the file lacks can be told when it is out of the way.
     if job is not None:
         return StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
     if disk.lost is not None:
@@ -80,7 +82,9 @@ def no_room(disk: Disk, job: Job) -> QmpError:
 
 def not_on_storage(error: QmpError, job: Job | None) -> QmpError:
     """The kernel could not bring to the storage what was written to it."""
-    state = "The old images are needed as before" if job is None else f"The {job.position}, and needs the old images"
+    state = "The old images are needed as before"
+    if job is not None:
+        state = f"The {job.position}, and needs the old images"
     return WriteBackFailed(
         f"{error}. {state}. What the kernel could not write it forgets, and QEMU fails every later flush of this file: "
         "make room, or repair the storage, then restart the VM, and run the task again"

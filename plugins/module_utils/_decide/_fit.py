@@ -27,17 +27,40 @@ def leave_out_unfit(
     :return: the disks that fit; and, in words, those that are left out, and what the others lose.
     :raise WrongRequest: a disk that is named outright does not fit, or none of the disks does.
     """
-    costs = {target.key: _cost(target) for target in targets} if populates else {}
-    spared = {target.key: costs.get(target.key) for target in targets if not target.is_named}
-    judged = [(target, _refusal(target, base) or spared.get(target.key)) for target in targets]
-    fit = tuple(target for target, reason in judged if reason is None)
-    unfit = [(target, reason) for target, reason in judged if reason is not None]
-    refused = [(target, reason) for target, reason in unfit if target.is_named or not fit]
+    fit: list[Target] = []
+    unfit: list[tuple[Target, str]] = []
+    costs: list[str] = []
+    for target in targets:
+        cost = _cost(target) if populates else None
+        reason = _refusal(target, base)
+        # Who names a disk accepts the price; nobody has accepted it for a disk that came with all the others.
+        if reason is None and not target.is_named:
+            reason = cost
+        if reason is not None:
+            unfit.append((target, reason))
+            continue
+        fit.append(target)
+        if cost is not None:
+            costs.append(f"{target.label}: {cost}")
+    left_out = _leave_out(unfit, is_nothing_left=not fit)
+    return tuple(fit), (*left_out, *costs)
+
+
+def _leave_out(unfit: Sequence[tuple[Target, str]], *, is_nothing_left: bool) -> list[str]:
+    """Say which disks are left out, or refuse those that cannot be.
+
+    :raise WrongRequest: a disk was named outright, or no disk is left.
+    """
+    left_out: list[str] = []
+    refused: list[str] = []
+    for target, reason in unfit:
+        if target.is_named or is_nothing_left:
+            refused.append(f"{target.label}: {reason}")
+        else:
+            left_out.append(f"{target.label} was left out: {reason}")
     if refused:
-        raise WrongRequest(*(f"{target.label}: {reason}" for target, reason in refused))
-    told = [f"{target.label} was left out: {reason}" for target, reason in unfit]
-    told += [f"{target.label}: {costs[target.key]}" for target in fit if costs.get(target.key)]
-    return fit, tuple(told)
+        raise WrongRequest(*refused)
+    return left_out
 
 
 def _cost(target: Target) -> str | None:
@@ -61,7 +84,9 @@ def _cost(target: Target) -> str | None:
 
 def _refusal(target: Target, base: str | None) -> str | None:
     unfit = why_unfit(target.vm, target.disk, target.disk.chain[1 : target.base_index])
-    return unfit or (None if base is None else _refused_base(target, base))
+    if unfit is not None or base is None:
+        return unfit
+    return _refused_base(target, base)
 
 
 def why_unfit(vm: Vm, disk: Disk, dropped: Sequence[Image]) -> str | None:
@@ -134,7 +159,7 @@ def _refused_image(vm: Vm, disk: Disk, dropped: Sequence[Image]) -> str | None:
             f"its active image has subclusters (extended_l2=on), and QEMU {vm.identity.qemu_version} aborts when it "
             "streams into one that the guest has partly written. QEMU 8.2 or newer is needed"
         )
-    snapshots = [image for image in dropped if _SNAPSHOT_VOLUME.fullmatch(posixpath.basename(image.path))]
+    snapshots = _snapshot_volumes(dropped)
     if snapshots:
         return (
             f"{_paths(snapshots)} are snapshots that Proxmox VE keeps as a chain of volumes: they would lose the disk "
@@ -143,8 +168,17 @@ def _refused_image(vm: Vm, disk: Disk, dropped: Sequence[Image]) -> str | None:
     return None
 
 
+def _snapshot_volumes(images: Sequence[Image]) -> list[Image]:
+    found = []
+    for image in images:
+        if _SNAPSHOT_VOLUME.fullmatch(posixpath.basename(image.path)):
+            found.append(image)
+    return found
+
+
 def _refused_base(target: Target, base: str) -> str | None:
     disk = target.disk
+    # It has no backing image to stream, whatever the base: a rerun over a disk that is populated must not fail.
     if len(disk.chain) == 1:
         return None
     if target.base_index == 0:
@@ -152,7 +186,9 @@ def _refused_base(target: Target, base: str) -> str | None:
     if target.base_index == len(disk.chain):
         return f"base {base!r} is not in the backing chain, which is: {_paths(disk.chain)}"
     below, kept = disk.chain[1], disk.chain[target.base_index]
-    if target.base_index > 1 and below.virtual_size < min(disk.virtual_size, kept.virtual_size):
+    # Behind the end of that image the guest reads zeros, and they are copied nowhere: the base would shine through.
+    is_short = below.virtual_size < min(disk.virtual_size, kept.virtual_size)
+    if target.base_index > 1 and is_short:
         return (
             f"{below.path} is shorter than the disk and than base {base!r}: QEMU would let the guest read the base "
             "where it reads zeros now. Populate the disk without a base"

@@ -18,26 +18,41 @@ from ._bind import bind
 
 def reported_names(disks: Sequence[Disk]) -> list[str]:
     """Every file name that QEMU reports, once."""
-    return list(dict.fromkeys(path for disk in disks for path in disk.chain_paths))
+    names: dict[str, None] = {}
+    for disk in disks:
+        names.update(dict.fromkeys(disk.chain_paths))
+    return list(names)
 
 
 def bind_disks(disks: Sequence[Disk], survey: Survey) -> tuple[Disk, ...]:
     """Bind every image to the file that QEMU has open behind it."""
-    written = {disk.top.path for disk in disks if disk.chain and not disk.read_only}
-    found = bind([disk.chain_paths for disk in disks], survey, written)
+    chains = []
+    written = set()
+    for disk in disks:
+        chains.append(disk.chain_paths)
+        # Of a chain QEMU must have only the top open for writing.
+        if disk.chain and not disk.read_only:
+            written.add(disk.top.path)
+    found = bind(chains, survey, written)
     return tuple(_bind_chain(disk, found) for disk in disks)
 
 
 def _bind_chain(disk: Disk, found: Mapping[str, Bound]) -> Disk:
-    return replace(disk, chain=tuple(replace(image, bound=found[image.path]) for image in disk.chain))
+    chain = []
+    for image in disk.chain:
+        chain.append(replace(image, bound=found[image.path]))
+    return replace(disk, chain=tuple(chain))
 
 
 def names_in_header(disk: Disk, reading: Reading) -> list[str]:
     """The files that the header of the active image names, as QEMU would open them: data file, backing image."""
     if not isinstance(reading, Header):
         return []
-    named = [reading.data_file, reading.backing]
-    return [_from_the_image(disk, name) for name in named if name and is_local(name)]
+    names = []
+    for name in (reading.data_file, reading.backing):
+        if name and is_local(name):
+            names.append(_from_the_image(disk, name))
+    return names
 
 
 def _from_the_image(disk: Disk, name: str) -> str:
@@ -52,8 +67,12 @@ def hold_against_header(disk: Disk, reading: Reading, found: Mapping[str, Bound]
     """
     if isinstance(reading, NoHeader):
         return replace(disk, doubt=reading.why, lost=_why_lost(disk))
+    # The higher count is the careful one: an image that a snapshot may need is not free.
     counted = [reading.snapshots, disk.snapshots or 0]
-    top = replace(disk.top, data=found.get(_from_the_image(disk, reading.data_file)) if reading.data_file else None)
+    data = None
+    if reading.data_file:
+        data = found.get(_from_the_image(disk, reading.data_file))
+    top = replace(disk.top, data=data)
     return replace(
         disk,
         chain=(top, *disk.chain[1:]),
@@ -70,20 +89,26 @@ def _stale_name(disk: Disk, named: str, found: Mapping[str, Bound]) -> str | Non
         return named or None
     below = disk.chain[1]
     meant = found.get(_from_the_image(disk, named))
+    # It is stale only if it is known to be another one.
     if meant is None or meant.inode is None or below.bound.inode is None:
-        return None  # it is not known to be another one
-    return None if meant.inode.identity == below.bound.inode.identity else named
+        return None
+    if meant.inode.identity == below.bound.inode.identity:
+        return None
+    return named
 
 
 def _why_lost(disk: Disk) -> str | None:
     """Why the VM's next start will not find the file that QEMU writes to now."""
     top = disk.top
-    if top.bound.inode is not None and top.bound.inode.deleted:
+    # What cannot be told at all is a doubt, not a loss.
+    if top.bound.inode is None:
+        return None
+    if top.bound.inode.deleted:
         return (
             f"the file {top.path} was deleted or replaced after QEMU had opened it, or the VM runs with -snapshot: "
             "what the guest writes is lost when the VM ends"
         )
-    if top.bound.inode is not None and top.bound.same_file is False and top.file is None:
+    if top.bound.same_file is False and top.file is None:
         return f"{top.path} leads to another file now than the one that QEMU has open, which has no name on this host"
     return None
 

@@ -55,18 +55,17 @@ class Outcome:
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""
         job = vm.job_on(disk)
-        if self.proof is not None:  # a header that cannot be read was written by a job that tells if it fails
+        cursor = self.cursor
+        if job is not None:
+            cursor = job.offset
+        # A header that cannot be read was written by a job that tells if it fails.
+        if self.proof is not None:
             disk = replace(disk, doubt=None)
+        # What was not proven while the job was there, no later look can prove.
         if self.doubt is not None:
             disk = replace(disk, doubt=self.doubt)
-        return replace(
-            self,
-            vm=vm,
-            disk=disk,
-            base_index=base_index,
-            left=tuple(image for image in self.before.chain[1:] if not any(image.is_same(kept) for kept in disk.chain)),
-            cursor=self.cursor if job is None else job.offset,
-        )
+        left = _left_between(self.before, disk)
+        return replace(self, vm=vm, disk=disk, base_index=base_index, left=left, cursor=cursor)
 
     def did(self, step: Step) -> Outcome:
         """The same after a step, which may say more than those before."""
@@ -79,7 +78,9 @@ class Outcome:
     @property
     def next_cursor(self) -> int:
         """Where a next increment begins: the end, where nothing is left to copy."""
-        return self.disk.virtual_size if is_done(self.disk, self.base_index) else self.cursor
+        if is_done(self.disk, self.base_index):
+            return self.disk.virtual_size
+        return self.cursor
 
     @property
     def job(self) -> Job | None:
@@ -94,8 +95,8 @@ class Outcome:
     @property
     def grew_by(self) -> int | None:
         """By how many bytes the active image grew, the guest's own writes included; None where QEMU does not tell."""
-        sizes = [disk.top.allocated if disk.chain else None for disk in (self.before, self.disk)]
-        return None if sizes[0] is None or sizes[1] is None else sizes[1] - sizes[0]
+        before, now = _allocated(self.before), _allocated(self.disk)
+        return None if before is None or now is None else now - before
 
     @property
     def chain_after(self) -> tuple[str, ...]:
@@ -103,9 +104,27 @@ class Outcome:
         return self.disk.chain_paths if self.forecast is None else self.forecast
 
 
+def _left_between(before: Disk, now: Disk) -> tuple[Image, ...]:
+    """The images that were below the top, and are in the chain no longer."""
+    left = []
+    for image in before.chain[1:]:
+        # The objects differ: what QEMU calls an image may change when a stream ends.
+        if not any(image.is_same(kept) for kept in now.chain):
+            left.append(image)
+    return tuple(left)
+
+
+def _allocated(disk: Disk) -> int | None:
+    """What the active image occupies."""
+    return disk.top.allocated if disk.chain else None
+
+
 def untouched(target: Target, request: Request, error: Failure | None = None) -> Outcome:
     """The outcome of a disk to which nothing was done."""
-    cursor = request.waiting.cursor if target.job is None else target.job.offset
+    # The user's own cursor is handed back, so that a loop over increments goes on from there.
+    cursor = request.waiting.cursor
+    if target.job is not None:
+        cursor = target.job.offset
     if is_done(target.disk, target.base_index):
         cursor = target.disk.virtual_size
     return Outcome(target.vm, target.disk, target.base_index, target.disk, cursor=cursor, error=error)
@@ -114,7 +133,14 @@ def untouched(target: Target, request: Request, error: Failure | None = None) ->
 def forecast(target: Target, request: Request) -> Outcome:
     """What check mode tells: the action that would come first, and the chain if all goes well."""
     step = next_step(target.disk, target.job, request, target.base_index)
-    is_seen_through = request.state == "populated" and request.waiting.wait and request.waiting.increment is None
-    chain = requested_chain(target.disk, target.base_index) if is_seen_through else target.disk.chain
+    chain = target.disk.chain
+    if _waits_for_the_end(request):
+        chain = requested_chain(target.disk, target.base_index)
     paths = tuple(image.path for image in chain)
     return replace(untouched(target, request), action=ACTIONS.get(step, "none"), forecast=paths)
+
+
+def _waits_for_the_end(request: Request) -> bool:
+    """Whether the call would return only when the disk is populated."""
+    waiting = request.waiting
+    return request.state == "populated" and waiting.wait and waiting.increment is None

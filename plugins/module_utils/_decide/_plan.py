@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from enum import Enum
 from typing import Mapping, Sequence
 
@@ -33,10 +34,10 @@ class Step(Enum):
 def is_done(disk: Disk, base_index: int) -> bool:
     """Whether nothing is left to copy.
 
-    :param stays: the place in the chain of the image that stays as the backing image; its length where none does.
+    :param base_index: the place in the chain of the image that stays as the backing image; its length where none does.
     """
-    against = (disk.hidden_backing, disk.stale_header, disk.lost, disk.doubt)
-    return _is_at_end(disk, base_index) and all(each is None for each in against)
+    against = {disk.hidden_backing, disk.stale_header, disk.lost, disk.doubt}
+    return _is_at_end(disk, base_index) and against == {None}
 
 
 def _is_at_end(disk: Disk, base_index: int) -> bool:
@@ -50,34 +51,52 @@ def next_step(disk: Disk, job: Job | None, request: Request, base_index: int, *,
     :param is_stopping: the time for it is over: no stream shall run, but one that has copied everything is finished.
     """
     is_wanted = request.state == "populated" and not is_stopping
+    # A backup or a mirror is somebody else's: it is in the way, unless there is nothing to do.
     if job is not None and job.type != "stream":
-        return Step.DONE if is_wanted and is_done(disk, base_index) else Step.REFUSE
+        is_content = is_wanted and is_done(disk, base_index)
+        return Step.DONE if is_content else Step.REFUSE
+    # Whatever is wanted: a concluded job stays in QEMU, and keeps its id, until it is dismissed.
     if job is not None and job.is_concluded:
         return Step.DISMISS
     if is_wanted:
         return _towards_populated(disk, job, request, base_index)
+    return _towards_no_stream(job, request, is_stopping=is_stopping)
+
+
+def _towards_no_stream(job: Job | None, request: Request, *, is_stopping: bool) -> Step:
     if job is None:
         return Step.DONE
     if job.status == "aborting":
         return Step.FOLLOW
     if request.state == "paused":
-        return Step.DONE if job.paused or job.is_pending else Step.PAUSE
+        # A pending job copies no more: that is a pause already, and QEMU refuses another.
+        stands_still = job.paused or job.is_pending
+        return Step.DONE if stands_still else Step.PAUSE
+    # All is copied: to cancel now would throw the whole work away.
     if is_stopping and job.is_pending:
         return Step.FINALIZE
     return Step.CANCEL
 
 
 def _towards_populated(disk: Disk, job: Job | None, request: Request, base_index: int) -> Step:
-    if job is None and _is_at_end(disk, base_index):
-        # Where QEMU uses no other image and the disk still needs one, a stream would copy nothing and say it had.
-        return Step.DONE if is_done(disk, base_index) else Step.REFUSE
     if job is None:
-        return Step.START
+        return _without_job(disk, base_index)
     if job.is_pending:
         return Step.FINALIZE
     if request.speed is not None and request.speed != job.speed:
         return Step.RETUNE
-    return Step.RESUME if job.paused else Step.FOLLOW
+    if job.paused:
+        return Step.RESUME
+    return Step.FOLLOW
+
+
+def _without_job(disk: Disk, base_index: int) -> Step:
+    if not _is_at_end(disk, base_index):
+        return Step.START
+    if is_done(disk, base_index):
+        return Step.DONE
+    # Where QEMU uses no other image and the disk still needs one, a stream would copy nothing and say it had.
+    return Step.REFUSE
 
 
 class WaitEnd(Enum):
@@ -96,6 +115,7 @@ def wait_end(job: Job | None, waiting: Waiting, *, time_is_up: bool) -> WaitEnd 
 
     A pause by somebody else is none: it is theirs to end, and the next run's to resume.
     """
+    # What the job is comes first: a wait whose time is over just as the job ends has not failed.
     if job is None:
         return WaitEnd.GONE
     if job.is_pending or job.is_concluded:
@@ -108,7 +128,10 @@ def wait_end(job: Job | None, waiting: Waiting, *, time_is_up: bool) -> WaitEnd 
         return WaitEnd.FAR_ENOUGH
     if time_is_up:
         return WaitEnd.TIME_IS_UP
-    return WaitEnd.LEFT if waiting.poll_interval else None
+    # Between polls nobody holds the monitor: the caller comes back.
+    if waiting.poll_interval:
+        return WaitEnd.LEFT
+    return None
 
 
 class After(Enum):
@@ -132,7 +155,9 @@ _AFTER = {
 
 def after_wait(end: WaitEnd, waiting: Waiting) -> After:
     """What the end of a wait means; only where the time is over it is the user who says."""
-    return _AFTER_TIMEOUT[waiting.on_timeout] if end is WaitEnd.TIME_IS_UP else _AFTER[end]
+    if end is WaitEnd.TIME_IS_UP:
+        return _AFTER_TIMEOUT[waiting.on_timeout]
+    return _AFTER[end]
 
 
 # What a step is called in the result.
@@ -171,15 +196,21 @@ def space_needed(disk: Disk, base_index: int) -> int:
     does not tell.
     """
     layers = disk.chain[1:base_index]
-    return min(sum(_most_in(image) for image in layers), disk.virtual_size)
+    return min(sum(map(_most_in, layers)), disk.virtual_size)
 
 
 def _most_in(image: Image) -> int:
-    """What an image may hold. QEMU calls 0 what a block device occupies."""
-    is_device = image.bound.inode is not None and image.bound.inode.kind == "block"
-    if image.allocated is None or is_device or (image.allocated == 0 and image.bound.inode is None):
+    """What an image may hold."""
+    if image.allocated is None or _may_be_device(image):
         return image.virtual_size
     return min(image.allocated, image.virtual_size)
+
+
+def _may_be_device(image: Image) -> bool:
+    """Whether what QEMU says of the space that an image occupies is worth nothing: of a block device it says 0."""
+    inode = image.bound.inode
+    is_device = inode is not None and inode.kind == "block"
+    return is_device or (inode is None and image.allocated == 0)
 
 
 def metadata_size(disk: Disk) -> int:
@@ -199,12 +230,22 @@ def releasable(left: Sequence[Image], graph: Graph) -> tuple[list[str], list[str
     """
     delete: list[str] = []
     kept: list[str] = []
-    for node in (node for image in left for node in image.nodes):
-        if node.startswith("#") or node not in graph.below:
-            continue
-        others = [user for user in graph.users.get(node, ()) if user not in {f"node {gone}" for gone in delete}]
+    # QEMU deletes no node that another one uses, so those above go first, and then use nothing any more.
+    going: set[str] = set()
+    for node in _named_nodes(left, graph):
+        others = [user for user in graph.users.get(node, ()) if user not in going]
         if others:
             kept.append(f"{node} (used by {', '.join(others)})")
         else:
             delete.append(node)
+            going.add(f"node {node}")
     return delete, kept
+
+
+def _named_nodes(images: Sequence[Image], graph: Graph) -> list[str]:
+    """The nodes of these images that are still in the graph because somebody has named them, top down."""
+    nodes = []
+    for node in itertools.chain.from_iterable(image.nodes for image in images):
+        if node in graph.below and not node.startswith("#"):
+            nodes.append(node)
+    return nodes

@@ -14,7 +14,10 @@ def why_not_populated(disk: Disk) -> tuple[bool | None, str | None]:
     needed = _why_needed(disk)
     if needed is not None:
         return False, needed
-    return (True, None) if disk.doubt is None else (None, disk.doubt)
+    # What is known to be missing outweighs a doubt: only where nothing is does the doubt leave it open.
+    if disk.doubt is not None:
+        return None, disk.doubt
+    return True, None
 
 
 def _why_needed(disk: Disk) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from .._model._errors import MonitorLost, MonitorMissing, MonitorSilent, MonitorUnusable
 
-_NO_ANSWER = {error.__name__ for error in (MonitorLost, MonitorMissing, MonitorSilent, MonitorUnusable)}
+_NO_ANSWER = {MonitorLost.__name__, MonitorMissing.__name__, MonitorSilent.__name__, MonitorUnusable.__name__}
 
 # What outweighs what where several disks gave up one image: only what all call free is free.
 _LEAST_FREE_FIRST = (False, None, True)
@@ -23,7 +23,11 @@ Released = Mapping[str, Any]
 
 def unanswered(errors: Iterable[Mapping[str, Any]]) -> list[str]:
     """The monitors of the VMs that did not answer, or no longer, from the elements of ``errors``."""
-    return sorted({error["monitor"] for error in errors if error["kind"] in _NO_ANSWER})
+    monitors = set()
+    for error in errors:
+        if error["kind"] in _NO_ANSWER:
+            monitors.add(error["monitor"])
+    return sorted(monitors)
 
 
 def weigh(released: Sequence[Released], chains: Mapping[str, str], silent: Sequence[str]) -> list[Released]:
@@ -36,6 +40,7 @@ def weigh(released: Sequence[Released], chains: Mapping[str, str], silent: Seque
 
 
 def _weigh(image: Released, user: str | None, silent: Sequence[str]) -> Released:
+    # Its own verdict names the reason better than anything that could be said here.
     if image["free"] is False:
         return image
     if user is not None:

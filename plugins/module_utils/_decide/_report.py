@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Sequence
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
-from .._model._files import FreeSpaces
+from .._model._files import FreeSpace, FreeSpaces
 from .._model._job import Job
 from .._model._vm import Vm
 from ._fit import why_unfit
@@ -36,10 +37,10 @@ class Informed:
         """The result of the module, with ``warnings`` and ``errors``."""
         return {
             "changed": False,
-            "vms": [vm_to_result(vm) for vm in self.vms],
+            "vms": list(map(vm_to_result, self.vms)),
             "disks": [disk_to_result(vm, disk, self.free_spaces) for vm, disk in self.disks],
             "warnings": list(self.skipped),
-            "errors": [failure_to_result(failure) for failure in self.failures],
+            "errors": list(map(failure_to_result, self.failures)),
         }
 
 
@@ -59,21 +60,37 @@ class Populated:
 
     def to_result(self) -> dict[str, Any]:
         """The result of the module, with ``warnings`` and ``errors``."""
-        errors = [failure_to_result(failure) for failure in self.failures]
-        errors += [disk_error_to_result(outcome, outcome.error) for outcome in self.outcomes if outcome.error]
+        errors = self._errors()
         disks = self._disks(unanswered(errors))
-        notes = [note for outcome in self.outcomes for note in outcome.notes]
-        notes += dict.fromkeys(note for verdicts in self.verdicts for each in verdicts for note in each.notes)
+        # What one disk calls free another may still need: only all of them together tell.
+        released = itertools.chain.from_iterable(disk["released"] for disk in disks)
         return {
-            "changed": any(has_changed(outcome) for outcome in self.outcomes),
+            "changed": any(map(has_changed, self.outcomes)),
             "finished": not self.failures and all(outcome.is_finished for outcome in self.outcomes),
-            "vms": [vm_to_result(vm) for vm in self.vms],
+            "vms": list(map(vm_to_result, self.vms)),
             "disks": disks,
-            "released": each_once(image for disk in disks for image in disk["released"]),
+            "released": each_once(released),
             "diff": diff_of(self.outcomes),
-            "warnings": [*self.skipped, *notes],
+            "warnings": [*self.skipped, *self._notes()],
             "errors": errors,
         }
+
+    def _errors(self) -> list[dict[str, Any]]:
+        errors = list(map(failure_to_result, self.failures))
+        for outcome in self.outcomes:
+            if outcome.error is not None:
+                errors.append(disk_error_to_result(outcome, outcome.error))
+        return errors
+
+    def _notes(self) -> list[str]:
+        notes: list[str] = []
+        for outcome in self.outcomes:
+            notes += outcome.notes
+        # Every image that is free has the same note on the VMs that are off: it is said once.
+        on_images: dict[str, None] = {}
+        for verdict in itertools.chain.from_iterable(self.verdicts):
+            on_images.update(dict.fromkeys(verdict.notes))
+        return [*notes, *on_images]
 
     def _disks(self, silent: Sequence[str]) -> list[dict[str, Any]]:
         chains = users_of_images(self.vms)
@@ -86,12 +103,13 @@ class Populated:
 
 def users_of_images(vms: Sequence[Vm]) -> dict[str, str]:
     """The disk that has an image in its chain, in words, by the path of the image."""
-    return {
-        image.absolute_path: f"disk {disk.label} of VM {vm.identity.label}"
-        for vm in vms
-        for disk in vm.disks
-        for image in disk.chain
-    }
+    users: dict[str, str] = {}
+    for vm in vms:
+        for disk in vm.disks:
+            user = f"disk {disk.label} of VM {vm.identity.label}"
+            for image in disk.chain:
+                users[image.absolute_path] = user
+    return users
 
 
 def failure_to_result(failure: Failure) -> dict[str, Any]:
@@ -137,7 +155,6 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
 
 def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any]:
     """One element of ``disks``."""
-    top = disk.top if disk.chain else None
     populated, reason = _why_not_populated(vm, disk)
     free_space = free_spaces.get((vm.identity.monitor, disk.key))
     return {
@@ -149,60 +166,103 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
         "device": disk.device,
         "qdev": disk.qdev,
         "node_name": disk.node_name,
-        "path": top.absolute_path if top else None,
-        "filename": top.filename if top else None,
-        "format": top.format if top else None,
+        **_top_to_result(disk),
         "virtual_size": disk.virtual_size,
         "read_only": disk.read_only,
         "populated": populated,
         "reason": reason,
         "snapshots": disk.snapshots,
-        "same_file": top.is_where_told if top else None,
+        "same_file": _is_same_file(disk),
         "stale_header": disk.stale_header,
-        "chain": [_image_to_result(image) for image in disk.chain],
-        "space": {"needed": space_needed(disk, len(disk.chain)), "free": free_space.free if free_space else None},
+        "chain": list(map(_image_to_result, disk.chain)),
+        "space": _space_to_result(disk, free_space),
         "job": _job_to_result(vm.job_on(disk)),
     }
+
+
+def _top_to_result(disk: Disk) -> dict[str, str | None]:
+    """The active image; all null where there is no medium."""
+    if not disk.chain:
+        return {"path": None, "filename": None, "format": None}
+    return {"path": disk.top.absolute_path, "filename": disk.top.filename, "format": disk.top.format}
+
+
+def _is_same_file(disk: Disk) -> bool | None:
+    """Whether the path names the very file that QEMU has open."""
+    if not disk.chain:
+        return None
+    return disk.top.is_where_told
+
+
+def _space_to_result(disk: Disk, free_space: FreeSpace | None) -> dict[str, int | None]:
+    # What is needed without a base: this look does not know how far a later task will populate the disk.
+    needed = space_needed(disk, len(disk.chain))
+    if free_space is None:
+        return {"needed": needed, "free": None}
+    return {"needed": needed, "free": free_space.free}
 
 
 def _why_not_populated(vm: Vm, disk: Disk) -> tuple[bool | None, str | None]:
     """As ``why_not_populated``, with what a stream would be refused for."""
     populated, reason = why_not_populated(disk)
-    unfit = why_unfit(vm, disk, disk.chain[1:]) if len(disk.chain) > 1 else None
-    return populated, f"{reason}. It cannot be populated: {unfit}" if unfit else reason
+    # A disk that needs no other image is not to be streamed, so nothing can be in the way of it.
+    if len(disk.chain) <= 1:
+        return populated, reason
+    unfit = why_unfit(vm, disk, disk.chain[1:])
+    if unfit is not None:
+        reason = f"{reason}. It cannot be populated: {unfit}"
+    return populated, reason
 
 
 def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """One element of ``disks`` of block_stream."""
+    disk = disk_to_result(outcome.vm, outcome.disk, free_spaces)
+    # What was seen first no longer counts where the VM, asked again, did not answer.
+    if outcome.is_unknown:
+        disk["populated"] = None
     return {
-        **disk_to_result(outcome.vm, outcome.disk, free_spaces),
-        **({"populated": None} if outcome.is_unknown else {}),
+        **disk,
         "action": outcome.action,
         "finished": outcome.is_finished,
-        "proof": (outcome.proof or "chain") if outcome.is_finished else None,
+        "proof": _proof_of(outcome),
         "cursor": outcome.cursor,
         "seconds": round(outcome.seconds, 1),
         "grew_by": outcome.grew_by,
-        "released": [_verdict_to_result(each) for each in verdicts],
-        "error": outcome.error.message if outcome.error else None,
-        "error_kind": outcome.error.kind if outcome.error else None,
+        "released": list(map(_verdict_to_result, verdicts)),
+        **_error_to_result(outcome.error),
     }
+
+
+def _proof_of(outcome: Outcome) -> str | None:
+    """What "populated" rests on; where nothing was streamed in this run, that is the chain alone."""
+    if not outcome.is_finished:
+        return None
+    return outcome.proof or "chain"
+
+
+def _error_to_result(error: Failure | None) -> dict[str, str | None]:
+    if error is None:
+        return {"error": None, "error_kind": None}
+    return {"error": error.message, "error_kind": error.kind}
 
 
 def diff_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[str]]]:
     """The chain of every disk before and after, top first, as Ansible prints it with ``--diff``."""
-    names = [f"{outcome.vm.identity.label} {outcome.disk.label}" for outcome in outcomes]
-    return {
-        "before": {name: list(outcome.before.chain_paths) for name, outcome in zip(names, outcomes)},
-        "after": {name: list(outcome.chain_after) for name, outcome in zip(names, outcomes)},
-    }
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        name = f"{outcome.vm.identity.label} {outcome.disk.label}"
+        before[name] = list(outcome.before.chain_paths)
+        after[name] = list(outcome.chain_after)
+    return {"before": before, "after": after}
 
 
 def has_changed(outcome: Outcome) -> bool:
     """Whether anything about the disk is other than it was."""
-    return (
-        is_change(outcome.action) or bool(outcome.released_nodes) or outcome.before.chain_paths != outcome.chain_after
-    )
+    if is_change(outcome.action) or outcome.released_nodes:
+        return True
+    # A stream that was only joined, or that somebody else has ended meanwhile, shows in the chain alone.
+    return outcome.before.chain_paths != outcome.chain_after
 
 
 def _image_to_result(image: Image) -> dict[str, Any]:
@@ -216,11 +276,15 @@ def _image_to_result(image: Image) -> dict[str, Any]:
 
 
 def _verdict_to_result(verdict: Verdict) -> dict[str, Any]:
+    pids = None
+    # None is unknown, and an empty list is nobody.
+    if verdict.pids is not None:
+        pids = list(verdict.pids)
     return {
         "path": verdict.path,
         "free": verdict.free,
         "reason": verdict.reason,
-        "pids": None if verdict.pids is None else list(verdict.pids),
+        "pids": pids,
         "device": verdict.device,
         "inode": verdict.inode,
     }

@@ -29,7 +29,9 @@ def turn(target: Target, request: Request) -> Turn:
     """Whether a stream would begin for this disk, runs already, or neither."""
     if request.state != "populated" or next_step(target.disk, target.job, request, target.base_index) is Step.DONE:
         return Turn.NEEDS_NONE
-    return Turn.WAITS if target.job is None or target.job.paused or target.job.is_concluded else Turn.COUNTS
+    if target.job is None or target.job.paused or target.job.is_concluded:
+        return Turn.WAITS
+    return Turn.COUNTS
 
 
 def lanes(targets: Sequence[Target]) -> list[list[Target]]:
@@ -37,14 +39,47 @@ def lanes(targets: Sequence[Target]) -> list[list[Target]]:
 
     QEMU refuses the second of them ("Node is busy"). Within a lane, disks with a job come first.
     """
-    groups: list[tuple[set[tuple[str, str]], list[Target]]] = []
+    groups: list[_Lane] = []
     for target in targets:
-        nodes = {(target.vm.identity.monitor, node) for image in target.disk.chain[1:] for node in image.nodes}
-        touching = [group for group in groups if group[0] & nodes]
-        groups = [group for group in groups if group not in touching]
-        members = [member for group in touching for member in group[1]]
-        groups.append((nodes.union(*(group[0] for group in touching)), [*members, target]))
-    return [sorted(members, key=lambda member: member.job is None) for _nodes, members in groups]
+        groups = _with_one_more(groups, target)
+    return [sorted(group.members, key=_has_no_job) for group in groups]
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """Disks of one VM that share nodes, each with at least one of the others."""
+
+    nodes: frozenset[tuple[str, str]]
+    members: tuple[Target, ...]
+
+
+def _with_one_more(groups: Sequence[_Lane], target: Target) -> list[_Lane]:
+    """The same groups with one more disk, which may join several of them into one."""
+    own = _nodes_below_top(target)
+    nodes = own
+    members: tuple[Target, ...] = ()
+    apart: list[_Lane] = []
+    for group in groups:
+        if group.nodes & own:
+            nodes |= group.nodes
+            members += group.members
+        else:
+            apart.append(group)
+    return [*apart, _Lane(nodes, (*members, target))]
+
+
+def _nodes_below_top(target: Target) -> frozenset[tuple[str, str]]:
+    # Every VM names its own nodes, so only those of one monitor can be the same.
+    monitor = target.vm.identity.monitor
+    nodes: set[tuple[str, str]] = set()
+    for image in target.disk.chain[1:]:
+        for node in image.nodes:
+            nodes.add((monitor, node))
+    return frozenset(nodes)
+
+
+def _has_no_job(target: Target) -> bool:
+    return target.job is None
 
 
 def leave_out_crowded(
@@ -61,18 +96,14 @@ def leave_out_crowded(
     """
     crowded: dict[tuple[str, str], str] = {}
     problems: list[str] = []
-    for own in _by_device(targets, free_spaces).values():
-        free = min(each.free for each in own)
-        named = [each for each in own if each.target.is_named]
-        taken = sum(each.wanted for each in named)
+    for claims in _by_device(targets, free_spaces).values():
+        # The disks were looked at one after the other, and the VMs write meanwhile.
+        free = min(claim.free for claim in claims)
+        named, others = _split_by_naming(claims)
+        taken = sum(map(_wanted, named))
         if taken > free:
-            each_of_them = "; ".join(f"{each.target.label} up to {each.wanted}" for each in named)
-            problems.append(_no_room(taken, free, each_of_them))
-        for each in sorted((each for each in own if not each.target.is_named), key=lambda each: each.wanted):
-            if taken + each.wanted <= free:
-                taken += each.wanted
-            else:
-                crowded[each.target.key] = _no_room(each.wanted, free - taken, "beside the other disks of this call")
+            problems.append(_no_room(taken, free, "; ".join(map(_in_words, named))))
+        crowded.update(_crowded_out(others, free - taken))
     if problems:
         raise WrongRequest(*problems)
     return tuple(target for target in targets if target.key not in crowded), crowded
@@ -87,13 +118,47 @@ class _Claim:
     free: int
 
 
+def _wanted(claim: _Claim) -> int:
+    return claim.wanted
+
+
+def _split_by_naming(claims: Sequence[_Claim]) -> tuple[list[_Claim], list[_Claim]]:
+    """The disks that are named outright, and the others."""
+    named: list[_Claim] = []
+    others: list[_Claim] = []
+    for claim in claims:
+        if claim.target.is_named:
+            named.append(claim)
+        else:
+            others.append(claim)
+    return named, others
+
+
+def _in_words(claim: _Claim) -> str:
+    return f"{claim.target.label} up to {claim.wanted}"
+
+
+def _crowded_out(claims: Sequence[_Claim], left: int) -> dict[tuple[str, str], str]:
+    """Why some of the disks that nobody named do not fit into what is left, by their keys."""
+    crowded: dict[tuple[str, str], str] = {}
+    for claim in sorted(claims, key=_wanted):
+        if claim.wanted <= left:
+            left -= claim.wanted
+        else:
+            crowded[claim.target.key] = _no_room(claim.wanted, left, "beside the other disks of this call")
+    return crowded
+
+
 def _by_device(targets: Sequence[Target], free_spaces: FreeSpaces) -> Mapping[int, list[_Claim]]:
     claims: dict[int, list[_Claim]] = {}
     for target in targets:
         free_space = free_spaces.get(target.key)
         wanted = space_needed(target.disk, target.base_index)
-        if free_space is not None and target.job is None and wanted:
-            claims.setdefault(free_space.device, []).append(_Claim(target, wanted, free_space.free))
+        # What a stream that is there already has yet to write cannot be told.
+        would_start = target.job is None and wanted > 0
+        if free_space is not None and would_start:
+            claim = _Claim(target, wanted, free_space.free)
+            claims.setdefault(free_space.device, []).append(claim)
     return claims
 
 

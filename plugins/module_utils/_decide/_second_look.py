@@ -32,9 +32,10 @@ def confirm(outcome: Outcome, vms: Sequence[Vm], failures: Sequence[Failure], ba
     :param failures: why the others did not.
     """
     planned = outcome.vm.identity
-    vm = next((vm for vm in vms if vm.identity.monitor == planned.monitor), None)
+    vm = _vm_at(planned.monitor, vms)
     if vm is None:
         return _unknown(outcome, next(failure for failure in failures if failure.monitor == planned.monitor))
+    # The socket may have been taken by another VM meanwhile, or by the same one after a restart.
     successor = planned.successor(vm.identity)
     if successor is not None:
         return _unknown(outcome, Failure(MonitorUnusable.__name__, f"{planned.monitor}: {successor}", planned.monitor))
@@ -42,7 +43,17 @@ def confirm(outcome: Outcome, vms: Sequence[Vm], failures: Sequence[Failure], ba
     if disk is None or not disk.chain:
         return _disproved(replace(outcome, vm=vm))
     now = outcome.seen(vm, disk, base_index_of(vm, disk, base))
-    return outcome if is_done(now.disk, now.base_index) else _disproved(now)
+    if not is_done(now.disk, now.base_index):
+        return _disproved(now)
+    # What was said stands as it was said: the second look adds nothing to it.
+    return outcome
+
+
+def _vm_at(monitor: str, vms: Sequence[Vm]) -> Vm | None:
+    for vm in vms:
+        if vm.identity.monitor == monitor:
+            return vm
+    return None
 
 
 def _unknown(outcome: Outcome, failure: Failure) -> Outcome:

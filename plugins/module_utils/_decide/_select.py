@@ -18,6 +18,8 @@ from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 
 VmDisk = Tuple[Vm, Disk]
+# The monitor of the VM, and the key of the disk.
+_Id = Tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,31 +37,49 @@ def select(vms: Sequence[Vm], selection: Selection, base: str | None) -> Selecte
     :raise WrongRequest: with every name of a disk that fits none, or several of one VM, and with the names that there
         are.
     """
-    meant = tuple(vm for vm in vms if _is_meant(vm, selection))
-    warnings = [f"vms: {name!r} fits no VM that answered" for name in selection.vms if not _fits_any(vms, name)]
-    warnings += [
-        f"exclude: {name!r} fits no disk and no VM that answered"
-        for name in selection.exclude
-        if not _fits_any(vms, name) and not any(_fits_disk(vm, disk, name) for vm, disk in _disks_of(vms))
-    ]
-    open_disks = [
-        (vm, disk) for vm, disk in _disks_of(meant) if not any(_fits_disk(vm, disk, name) for name in selection.exclude)
-    ]
-    # The VMs that are meant may all run on other hosts, and then so do the disks.
-    if selection.disks is not None and (meant or not (vms or selection.vms)):
+    meant = _meant(vms, selection)
+    warnings = _names_that_fit_nothing(vms, selection)
+    open_disks = _not_excluded(_disks_of(meant), selection.exclude)
+    if selection.disks is not None and not _run_elsewhere(meant, vms, selection):
         open_disks, unfit = _named(vms, open_disks, selection.disks)
         warnings += unfit
-    return Selected(
-        vms=meant,
-        targets=tuple(_target(vm, disk, selection, base) for vm, disk in open_disks),
-        warnings=tuple(warnings),
-    )
+    targets = []
+    for vm, disk in open_disks:
+        is_named = _is_named_outright(vm, disk, selection)
+        targets.append(Target(vm, disk, base_index_of(vm, disk, base), is_named=is_named))
+    return Selected(tuple(meant), tuple(targets), tuple(warnings))
 
 
-def _target(vm: Vm, disk: Disk, selection: Selection, base: str | None) -> Target:
-    outright = [name for name in selection.disks or () if name != EVERY_DISK]
-    is_named = any(_answers_to(vm, disk, name) for name in outright)
-    return Target(vm, disk, base_index_of(vm, disk, base), is_named=is_named)
+def _names_that_fit_nothing(vms: Sequence[Vm], selection: Selection) -> list[str]:
+    """Warn of them, no more: one play serves many hosts, and not every VM runs on each."""
+    warnings: list[str] = []
+    for name in selection.vms:
+        if not _fits_any_vm(vms, name):
+            warnings.append(f"vms: {name!r} fits no VM that answered")
+    for name in selection.exclude:
+        if not _fits_any_vm(vms, name) and not _fits_any_disk(vms, name):
+            warnings.append(f"exclude: {name!r} fits no disk and no VM that answered")
+    return warnings
+
+
+def _not_excluded(disks: Sequence[VmDisk], exclude: Sequence[str]) -> list[VmDisk]:
+    left = []
+    for vm, disk in disks:
+        if not any(_fits_disk(vm, disk, name) for name in exclude):
+            left.append((vm, disk))
+    return left
+
+
+def _run_elsewhere(meant: Sequence[Vm], vms: Sequence[Vm], selection: Selection) -> bool:
+    """Whether the VMs that are meant may all run on other hosts: then so do the disks, and their names are right."""
+    asked_for_some = bool(vms or selection.vms)
+    return asked_for_some and not meant
+
+
+def _is_named_outright(vm: Vm, disk: Disk, selection: Selection) -> bool:
+    # The star names nothing outright: what it brings along may be left out.
+    outright = set(selection.disks or ()) - {EVERY_DISK}
+    return any(_answers_to(vm, disk, name) for name in outright)
 
 
 def _named(
@@ -68,41 +88,65 @@ def _named(
     names: Sequence[str],
 ) -> tuple[list[VmDisk], list[str]]:
     """Those of the disks that have one of the names, and the names that only disks have that are left out."""
-    wanted: set[tuple[str, str]] = set()
+    wanted: set[_Id] = set()
     warnings: list[str] = []
     problems: list[str] = []
     for name in names:
-        own = [_id(vm, disk) for vm, disk in open_disks if _answers_to(vm, disk, name)]
+        own = _ids_of(open_disks, name)
         wanted.update(own)
+        # The star may mean any number of disks, or none.
         if name == EVERY_DISK:
             continue
-        problems += [_ambiguous(vm, name, count) for vm, count in _per_vm(vms, own) if count > 1]
+        problems += _ambiguities(vms, name, own)
         if own:
             continue
-        if any(_answers_to(vm, disk, name) for vm, disk in _disks_of(vms)):
+        if _ids_of(_disks_of(vms), name):
             warnings.append(f"disks: {name!r} names only disks that vms and exclude leave out")
         else:
             problems.append(f"{name!r} names no disk of any VM. {describe(vms)}")
     if problems:
         raise WrongRequest(*problems)
-    return [(vm, disk) for vm, disk in open_disks if _id(vm, disk) in wanted], warnings
+    chosen = []
+    # In the order of VMs and disks, not of the names.
+    for vm, disk in open_disks:
+        if _id(vm, disk) in wanted:
+            chosen.append((vm, disk))
+    return chosen, warnings
 
 
 def _disks_of(vms: Sequence[Vm]) -> list[VmDisk]:
-    return [(vm, disk) for vm in vms for disk in vm.disks]
+    disks = []
+    for vm in vms:
+        for disk in vm.disks:
+            disks.append((vm, disk))
+    return disks
 
 
-def _id(vm: Vm, disk: Disk) -> tuple[str, str]:
+def _id(vm: Vm, disk: Disk) -> _Id:
     return vm.identity.monitor, disk.key
 
 
-def _per_vm(vms: Sequence[Vm], ids: Sequence[tuple[str, str]]) -> list[tuple[Vm, int]]:
-    counts = Counter(monitor for monitor, _key in ids)
-    return [(vm, counts[vm.identity.monitor]) for vm in vms]
+def _ids_of(disks: Sequence[VmDisk], name: str) -> list[_Id]:
+    """The disks that a name in ``disks`` means."""
+    ids = []
+    for vm, disk in disks:
+        if _answers_to(vm, disk, name):
+            ids.append(_id(vm, disk))
+    return ids
 
 
-def _ambiguous(vm: Vm, name: str, count: int) -> str:
-    return f"{vm.identity.label}: {name!r} names {count} disks; use a name that one has. {describe([vm])}"
+def _ambiguities(vms: Sequence[Vm], name: str, ids: Sequence[_Id]) -> list[str]:
+    """The VMs of which a name means several disks: in several VMs it may, for disks of all VMs have the same names."""
+    counts: Counter[str] = Counter()
+    for monitor, _key in ids:
+        counts[monitor] += 1
+    problems = []
+    for vm in vms:
+        count = counts[vm.identity.monitor]
+        if count > 1:
+            words = f"{name!r} names {count} disks; use a name that one has. {describe([vm])}"
+            problems.append(f"{vm.identity.label}: {words}")
+    return problems
 
 
 def _answers_to(vm: Vm, disk: Disk, name: str) -> bool:
@@ -112,18 +156,32 @@ def _answers_to(vm: Vm, disk: Disk, name: str) -> bool:
     return disk.answers_to(name, vm.meaning(name))
 
 
-def _is_meant(vm: Vm, selection: Selection) -> bool:
-    is_in = not selection.vms or any(_fits_vm(vm, name) for name in selection.vms)
-    return is_in and not any(_fits_vm(vm, name) for name in selection.exclude)
+def _meant(vms: Sequence[Vm], selection: Selection) -> list[Vm]:
+    """The VMs that are meant: all of them where none is named, and never one that is excluded."""
+    meant = []
+    for vm in vms:
+        is_in = not selection.vms or _fits_one_of(vm, selection.vms)
+        if is_in and not _fits_one_of(vm, selection.exclude):
+            meant.append(vm)
+    return meant
 
 
-def _fits_any(vms: Sequence[Vm], name: str) -> bool:
+def _fits_one_of(vm: Vm, names: Sequence[str]) -> bool:
+    return any(_fits_vm(vm, name) for name in names)
+
+
+def _fits_any_vm(vms: Sequence[Vm], name: str) -> bool:
     return any(_fits_vm(vm, name) for vm in vms)
+
+
+def _fits_any_disk(vms: Sequence[Vm], name: str) -> bool:
+    return any(_fits_disk(vm, disk, name) for vm, disk in _disks_of(vms))
 
 
 def _fits_vm(vm: Vm, name: str) -> bool:
     """Whether a name or pattern means this VM."""
-    return any(_fits(own, name) for own in (vm.identity.name, vm.identity.uuid) if own)
+    # A VM without a name must not answer to the star for it.
+    return any(own and _fits(own, name) for own in (vm.identity.name, vm.identity.uuid))
 
 
 def _fits_disk(vm: Vm, disk: Disk, name: str) -> bool:
@@ -149,19 +207,25 @@ def select_bound(
     seen = {vm.identity.monitor: vm for vm in vms}
     for planned in bound:
         vm = seen.get(planned.monitor)
+        # It did not answer, which whoever visited it tells.
         if vm is None:
-            continue  # it did not answer, which whoever visited it tells
+            continue
+        # The keys may fit another VM's disks, too, and nobody has selected those.
         if (vm.identity.process or (None, None)) != (planned.pid, planned.started):
             failures.append(_another_vm(vm, planned))
             continue
         for key in planned.keys:
             disk = vm.disk(key)
             if disk is None:
-                words = f"{vm.identity.label}: disk {key}: the disk is gone: it was unplugged during the task"
-                failures.append(Failure(DiskGone.__name__, words, planned.monitor, key))
+                failures.append(_gone(vm, planned, key))
             else:
                 targets.append(Target(vm, disk, base_index_of(vm, disk, base)))
     return tuple(targets), tuple(failures)
+
+
+def _gone(vm: Vm, planned: BoundVm, key: str) -> Failure:
+    message = f"{vm.identity.label}: disk {key}: the disk is gone: it was unplugged during the task"
+    return Failure(DiskGone.__name__, message, planned.monitor, key)
 
 
 def _another_vm(vm: Vm, planned: BoundVm) -> Failure:
@@ -174,5 +238,10 @@ def _another_vm(vm: Vm, planned: BoundVm) -> Failure:
 
 def describe(vms: Sequence[Vm]) -> str:
     """List the disks with all their names, for an error about a name."""
-    lines = [f"{vm.identity.label}: {', '.join(disk.names) or '(no name)'}" for vm in vms for disk in vm.disks]
-    return "There are: " + "; ".join(lines) if lines else "No VM answers, or none has a disk"
+    lines = []
+    for vm, disk in _disks_of(vms):
+        names = ", ".join(disk.names) or "(no name)"
+        lines.append(f"{vm.identity.label}: {names}")
+    if not lines:
+        return "No VM answers, or none has a disk"
+    return "There are: " + "; ".join(lines)

@@ -9,7 +9,7 @@ What speaks against it makes it *not free*; what cannot be seen, read or asked m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 from .._model._disk import Image
@@ -53,7 +53,9 @@ class LeftImage:
     @property
     def file(self) -> KnownFile | None:
         """The file to ask the kernel about; None where the image is no file of this host."""
-        return None if self.image.file is None else KnownFile(self.image.file, self.id)
+        if self.image.file is None:
+            return None
+        return KnownFile(self.image.file, self.id)
 
 
 @dataclass(frozen=True)
@@ -84,31 +86,47 @@ def judge(
     :param vms: the VMs that were visited, to call a process by its VM.
     :param off: the sockets that nobody serves: their VMs are off, and an overlay of theirs may name the image.
     """
+    free, reason = _is_free(left, lease, users, vms)
+    path = left.image.file or left.image.path
+    verdict = Verdict(path, free, reason, _pids(lease, users))
+    if left.id is not None:
+        verdict = replace(verdict, device=left.id.device, inode=left.id.inode)
+    # A warning for who may delete it; what is not free has a stronger word against it.
+    if free and off:
+        verdict = replace(verdict, notes=(_note_on(off),))
+    return verdict
+
+
+def _is_free(
+    left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm]
+) -> tuple[bool | None, str | None]:
+    """Whether an image is free, None for unknown, and why it is not, or is unknown."""
+    # What is seen to speak against it outweighs what cannot be seen.
     against = _why_not_free(left, lease, users, vms)
-    reason = against or _why_unknown(left, lease)
-    return Verdict(
-        path=left.image.file or left.image.path,
-        free=False if against else None if reason else True,
-        reason=reason,
-        pids=_pids(lease, users),
-        device=None if left.id is None else left.id.device,
-        inode=None if left.id is None else left.id.inode,
-        notes=() if reason or not off else (_note_on(off),),
-    )
+    if against is not None:
+        return False, against
+    unknown = _why_unknown(left, lease)
+    if unknown is not None:
+        return None, unknown
+    return True, None
 
 
 def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm]) -> str | None:
     if not left.is_finished:
         return "the disk that it has left is not populated"
+    # An internal snapshot keeps its own map of the image, with holes that only the backing image fills.
+    if left.snapshots == 1:
+        return f"the internal snapshot of {left.top} still needs it"
     if left.snapshots:
-        which = "the internal snapshot" if left.snapshots == 1 else f"the {left.snapshots} internal snapshots"
-        return f"{which} of {left.top} still {'needs' if left.snapshots == 1 else 'need'} it"
-    names = [] if users is None else _names(users, vms)
+        return f"the {left.snapshots} internal snapshots of {left.top} still need it"
+    names = _names(users, vms)
     if names:
         return f"it is still open in {', '.join(names)}"
-    if lease is None or lease.granted is not Granted.NO or not _proves_use(lease.file_system):
+    if not _proves_use(lease):
         return None
-    return _NOBODY_FOUND if users is None or users.saw_all else _NOT_ALL_SEEN
+    if users is not None and not users.saw_all:
+        return _NOT_ALL_SEEN
+    return _NOBODY_FOUND
 
 
 def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
@@ -116,6 +134,7 @@ def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
         return "it is reached over a protocol, and only its server can know who uses it"
     if lease is None:
         return "the kernel was not asked whether it is open"
+    # Before all that is said of the file: here there is none to speak of.
     if lease.granted is Granted.GONE:
         return "there is no such file any more"
     if left.id is None:
@@ -134,32 +153,53 @@ def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
 def _why_not_proven(lease: Lease) -> str | None:
     """What a lease is worth on this file system."""
     kind = lease.file_system
-    if lease.granted is Granted.NO:  # NFS 4 and SMB refuse where the server has not given them the file
+    # NFS 4 and SMB refuse where the server has not given them the file.
+    if lease.granted is Granted.NO:
         return f"the kernel refuses a lease on it, which on {kind} does not tell whether it is open"
     if kind in _LOCAL:
         return None
-    if kind == "overlay":  # measured on Linux 6.18: the lease is granted while the layer's own file is open
+    # Measured on Linux 6.18: the lease is granted while the layer's own file is open.
+    if kind == "overlay":
         return "it lies on an overlay file system, and the file of the layer below may be open"
     if kind == "unknown":
         return "it cannot be told on which file system it lies, and other hosts may use it"
     return f"it lies on {kind}, and other hosts may use it"
 
 
-def _proves_use(kind: str) -> bool:
-    """Whether a lease is refused for one reason only: somebody has the file open."""
+def _proves_use(lease: Lease | None) -> bool:
+    """Whether a lease was refused, where that has one reason only: somebody has the file open."""
+    if lease is None or lease.granted is not Granted.NO:
+        return False
+    kind = lease.file_system
     return kind in _LOCAL or kind == "overlay" or kind.startswith("fuse")
 
 
-def _names(users: Users, vms: Sequence[Vm]) -> list[str]:
-    called = {vm.identity.pid: f"VM {vm.identity.label}" for vm in vms}
-    return [f"{called.get(pid, users.processes[pid])} (pid {pid})" for pid in sorted(users.processes)] + [*users.kernel]
+def _proves_no_use(lease: Lease | None) -> bool:
+    """Whether a lease was granted, where that means that nobody on this host has the file open."""
+    if lease is None or lease.granted is not Granted.YES:
+        return False
+    return lease.file_system != "overlay"
+
+
+def _names(users: Users | None, vms: Sequence[Vm]) -> list[str]:
+    """Who has it open; a VM by its label, for the processes of all of them have one name."""
+    if users is None:
+        return []
+    labels: dict[int | None, str] = {}
+    for vm in vms:
+        labels[vm.identity.pid] = f"VM {vm.identity.label}"
+    names = []
+    for pid, process in sorted(users.processes.items()):
+        names.append(f"{labels.get(pid, process)} (pid {pid})")
+    return [*names, *users.kernel]
 
 
 def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
     if users is not None and (users.processes or users.kernel):
         return tuple(sorted(users.processes))
-    is_nobody = lease is not None and lease.granted is Granted.YES and lease.file_system != "overlay"
-    return () if is_nobody else None
+    if _proves_no_use(lease):
+        return ()
+    return None
 
 
 def _note_on(off: Sequence[str]) -> str:
