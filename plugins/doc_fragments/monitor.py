@@ -53,6 +53,9 @@ requirements:
 notes:
   - An empty string in a list of O(monitors), O(disks), O(vms) or O(exclude) is as if it were left out.
   - The module runs on the hypervisor, and needs the right to use the monitors' sockets.
+  - A VM is trusted with its own disks and nothing else. What its QEMU could not have answered is an error of this VM,
+    and the others are done. In all texts of the result, characters that would act on a terminal are shown escaped,
+    such as C(\x1b), and a text of more than 8192 characters is cut.
 attributes:
   check_mode:
     description: Can run in check mode, and tell what would be done without doing it.

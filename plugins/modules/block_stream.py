@@ -37,7 +37,8 @@ options:
       - Paths are compared as absolute paths without links; relative ones start from the working directory of the
         VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
-        they are.
+        they are. One that cannot be populated, such as a disk of a VM that waits for an incoming migration, is left
+        out with a warning; when it is named outright, or when there is no other disk, it is refused.
       - A name that fits no disk of any VM, or two disks of one VM, is an error that lists the disks with all their
         names. A name that fits only disks that O(vms) and O(exclude) leave out is a warning, and if they leave no VM at
         all, there is nothing to do and names are not looked at.
@@ -134,6 +135,8 @@ options:
   check_space:
     description:
       - Refuse to start anything when all that may be copied would not fit into the file system of the active images.
+      - Of the disks that only V(*) has chosen those that need least come first. Each that does not fit any more is an
+        error of its own, and the others are populated.
       - Set it to V(false) where the figure is too careful, such as for a disk that is nearly done.
     type: bool
     default: true

@@ -9,13 +9,13 @@ import contextlib
 import json
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .monitor import Monitor
 from .process import kill, start, tool, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 GREETING = json.dumps(
@@ -73,6 +73,33 @@ def says(*lines: bytes) -> Callable[[socket.socket], None]:
             client.sendall(line + b"\r\n")
 
     return talk
+
+
+def answers(replies: Mapping[str, Any], otherwise: Any = None) -> Callable[[socket.socket], None]:
+    """Speak QMP, and answer each command as it is told to; all others with `otherwise`, or with nothing in particular.
+
+    A reply that is bytes goes out as it is.
+    """
+
+    def talk(client: socket.socket) -> None:
+        client.sendall(GREETING + b"\r\n")
+        text = ""
+        while received := client.recv(1 << 16):
+            text += received.decode()
+            with contextlib.suppress(ValueError):
+                while text := text.lstrip():
+                    message, end = json.JSONDecoder().raw_decode(text)
+                    text = text[end:]
+                    client.sendall(_reply(message, replies, {} if otherwise is None else otherwise))
+
+    return talk
+
+
+def _reply(message: Mapping[str, Any], replies: Mapping[str, Any], otherwise: Any) -> bytes:
+    found = {} if message["execute"] == "qmp_capabilities" else replies.get(message["execute"], otherwise)
+    content = found if isinstance(found, bytes) else json.dumps(found).encode()
+    own = b', "id": ' + json.dumps(message["id"]).encode() if "id" in message else b""
+    return b'{"return": ' + content + own + b"}\r\n"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict  # noqa: UP035  # Python 3.8
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk, Image
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Named
@@ -56,7 +56,7 @@ def vm_from(answers: dict[str, Any]) -> Vm:
     return Vm(who, status, tuple(_located(disk) for disk in disks), jobs, graph, meanings=Meanings())
 
 
-class Meanings(dict[str, Named]):
+class Meanings(Dict[str, Named]):  # noqa: UP006  # Python 3.8
     """What every name means to a QEMU in `/vms`."""
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -60,7 +60,8 @@ def nested(depth: int, key: str | None = None) -> Any:
 
 def dag(depth: int) -> Any:
     """A graph of few nodes in which there are 2^depth ways."""
-    nodes = [{"id": floor, "type": "block-driver", "name": f"n{floor}"} for floor in range(depth + 1)]
+    names = ["top", *(f"n{floor}" for floor in range(depth))]  # a disk of `named-nodes` stands on the first one
+    nodes = [{"id": floor, "type": "block-driver", "name": name} for floor, name in enumerate(names)]
     edges: list[dict[str, Any]] = [
         {"parent": floor, "child": floor + 1, "name": role, "perm": [], "shared-perm": []}
         for floor in range(depth)

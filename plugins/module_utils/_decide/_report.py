@@ -14,11 +14,11 @@ from .._model._errors import Failure
 from .._model._files import FreeSpaces
 from .._model._job import Job
 from .._model._vm import Vm
+from ._fit import why_unfit
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
 from ._populated import why_not_populated
 from ._released import each_once, unanswered, weigh
-from ._select import why_unfit
 from ._verdict import Verdict
 
 

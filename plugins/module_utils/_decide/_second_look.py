@@ -42,7 +42,7 @@ def confirm(outcome: Outcome, vms: Sequence[Vm], failures: Sequence[Failure], ba
     if disk is None or not disk.chain:
         return _disproved(replace(outcome, vm=vm))
     now = outcome.seen(vm, disk, base_index_of(vm, disk, base))
-    return outcome if is_done(disk, now.base_index) else _disproved(now)
+    return outcome if is_done(now.disk, now.base_index) else _disproved(now)
 
 
 def _unknown(outcome: Outcome, failure: Failure) -> Outcome:

@@ -35,9 +35,9 @@ from .._decide._endings import (
     not_proven,
     refused,
 )
+from .._decide._fit import refused_state
 from .._decide._outcome import Outcome, untouched
 from .._decide._plan import After, Step, WaitEnd, after_wait, is_done, metadata_size, next_step, releasable
-from .._decide._select import refused_state
 from .._model._disk import is_local
 from .._model._errors import (
     CommandRefused,

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
+from .._decide._fit import leave_out_unfit
 from .._decide._outcome import Outcome, forecast, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import leave_out_crowded
 from .._decide._second_look import confirm, is_claim
-from .._decide._select import Selected, leave_out_unfit, select, select_bound
+from .._decide._select import Selected, select, select_bound
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace, FreeSpaces

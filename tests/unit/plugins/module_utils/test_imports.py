@@ -110,7 +110,7 @@ def test_one_file_knows_a_library(library: str, importers: set[str]) -> None:
 def test_one_decision_hangs_on_a_version() -> None:
     """QEMU's version is read and reported. Only what aborts an old QEMU, and cannot be asked for, needs it."""
     knowing = {name for name, path in UTILS.items() if re.search("qemu_version|query-version", path.read_text())}
-    assert knowing == {"_reach/_qemu.py", "_model/_vm.py", "_decide/_report.py", "_decide/_select.py"}
+    assert knowing == {"_reach/_qemu.py", "_model/_vm.py", "_decide/_report.py", "_decide/_fit.py"}
 
 
 @pytest.mark.parametrize("path", each("modules"), ids=named)

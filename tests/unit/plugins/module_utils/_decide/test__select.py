@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from typing import Any, Sequence  # noqa: UP035  # Python 3.8
+from typing import Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import (
     Selected,
     describe,
-    leave_out_unfit,
     select,
     select_bound,
 )
@@ -20,7 +18,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Named
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm, Selection
-from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
+from ansible_collections.virtops.qmp.plugins.module_utils._model._target import base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Vm
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     EMPTY,
@@ -28,7 +26,6 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
     identity,
     image,
     job,
-    recorded_vm,
     target,
     vm,
 )
@@ -40,10 +37,20 @@ def named(name: str, *disks: Disk) -> Vm:
 
 
 A = disk(image("a-top"), "base", qdev="vda", device="drive-a")
+
+
 B = disk(image("b-top"), "base", qdev="vdb", device="drive-b")
+
+
 RO = disk(image("ro-top"), "base", qdev="vdr", read_only=True)
+
+
 ALONE = disk(image("alone"), qdev="vds")
+
+
 WEB = named("web", A, B, RO, ALONE, EMPTY)
+
+
 DB = named("db", disk(image("db-top"), "base", qdev="vda"))
 
 
@@ -84,11 +91,23 @@ def test_select(names: list[str], labels: list[str]) -> None:
 
 
 UUID = "1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51"
+
+
 FILE = image("f-top", path="f.qcow2", file="/pool/f.qcow2")
+
+
 WEB01 = vm(A, B, identity=identity(name="web01", uuid=UUID, monitor="/vms/web01.qmp"))
+
+
 WEB02 = named("web02", disk(FILE, "base", qdev="vda"), disk(image("x[0]"), "base", qdev="vdb", device="d[0]"))
+
+
 NAMELESS = vm(disk(image("n-top"), "base", qdev="vda"), identity=identity(name=None, monitor="/vms/nameless.qmp"))
+
+
 FLEET = [WEB01, WEB02, named("db01", disk(image("db01"), "base", qdev="vdz")), NAMELESS]
+
+
 ALL = ["web01 vda", "web01 vdb", "web02 vda", "web02 vdb", "db01 vdz", "/vms/nameless.qmp vda"]
 
 
@@ -322,119 +341,6 @@ def test_the_job_of_a_target(running: Job | None) -> None:
     assert target(running=running).job == running
 
 
-LONG = disk("top", "mid", "base")
-
-
-@pytest.mark.parametrize(
-    ("subject", "base", "words"),
-    [
-        pytest.param(target(identity=identity(is_libvirts=True)), None, ["libvirt", "virsh blockpull"], id="libvirt"),
-        pytest.param(target(status="inmigrate"), None, ["incoming migration"], id="incoming migration"),
-        pytest.param(target(EMPTY), None, ["empty"], id="no medium"),
-        pytest.param(target(RO), None, ["read-only"], id="read-only"),
-        pytest.param(
-            target(disk(image(format="raw"), hidden_backing="below")),
-            None,
-            ["raw node", "below"],
-            id="raw over a chain",
-        ),
-        pytest.param(
-            target(LONG, base_index=0),
-            "/vms/top.qcow2",
-            ["'/vms/top.qcow2' is the active image", "/vms/mid.qcow2, /vms/base.qcow2"],
-            id="the base is the top",
-        ),
-        pytest.param(
-            target(LONG),
-            "other",
-            ["'other' is not in the backing chain", "/vms/top.qcow2, /vms/mid.qcow2, /vms/base.qcow2"],
-            id="the base is not in the chain",
-        ),
-        pytest.param(
-            target(disk("top", image("mid", virtual_size=400), "base"), base_index=2),
-            "base",
-            ["/vms/mid.qcow2 is shorter", "without a base"],
-            id="what is dropped is shorter than the disk and the base",
-        ),
-    ],
-)
-def test_what_is_named_and_unfit_is_refused(subject: Target, base: str | None, words: list[str]) -> None:
-    """What QEMU would take and get wrong is refused, with the disk, the reason and the remedy."""
-    with pytest.raises(WrongRequest) as refusal:
-        leave_out_unfit([target(), subject], base)
-    assert str(refusal.value).splitlines()[-1].startswith(f"{subject.label}: ")
-    for each in words:
-        assert each in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("subject", "base"),
-    [
-        pytest.param(target(), None, id="a chain"),
-        pytest.param(target(disk("top")), None, id="populated"),
-        pytest.param(target(disk("top")), "/vms/long-gone.qcow2", id="populated, and the base is gone: a rerun"),
-        pytest.param(target(disk("top"), base_index=0), "/vms/top.qcow2", id="populated, and the base is itself"),
-        pytest.param(target(LONG, base_index=1), "mid", id="a base below the top"),
-        pytest.param(target(LONG, base_index=2), "base", id="the last base"),
-        pytest.param(target(running=job()), None, id="a stream runs"),
-    ],
-)
-def test_nothing_is_refused(subject: Target, base: str | None) -> None:
-    """What can be streamed, or is populated already, is not refused."""
-    assert leave_out_unfit([subject], base) == ((subject,), ())
-
-
-@pytest.mark.parametrize(
-    ("name", "label", "refused"),
-    [
-        pytest.param("libvirt", "vda", True, id="libvirt"),
-        pytest.param("charmonitor", "vda", True, id="libvirt's monitor"),
-        pytest.param("incoming", "vda", True, id="incoming"),
-        pytest.param("drive", "vdb", True, id="read-only"),
-        pytest.param("drive", "cd0", True, id="empty"),
-        pytest.param("raw-over-chain", "vda", True, id="raw over a chain"),
-        pytest.param("raw-over-chain", "vdb", False, id="raw"),
-        pytest.param("drive", "vda", False, id="-drive"),
-        pytest.param("drive", "unused", False, id="a drive that no device uses"),
-        pytest.param("filters", "vda", False, id="filters"),
-        pytest.param("json-names", "vda", False, id="json:"),
-        pytest.param("nbd", "vda", False, id="NBD"),
-        pytest.param("held", "vda", False, id="held by an error"),
-        pytest.param("shared-base", "vdb", False, id="shared base"),
-    ],
-)
-def test_what_real_disks_are_refused(name: str, label: str, refused: bool) -> None:
-    """The refusals meet the disks of real QEMUs, and only the right ones."""
-    targets = chosen([recorded_vm(f"qemu-7.2-{name}")], [label]).targets
-    problems: list[Any] = []
-    try:
-        leave_out_unfit(targets, None)
-    except WrongRequest as error:
-        problems.append(error)
-    assert bool(problems) is refused
-
-
-@pytest.mark.parametrize(
-    ("sizes", "base_index"),
-    [
-        pytest.param((1000, 400, 1000), 1, id="nothing is dropped"),
-        pytest.param((1000, 400, 400), 2, id="as short as the base"),
-        pytest.param((400, 400, 1000), 2, id="as short as the disk"),
-        pytest.param((1000, 1000, 400, 1000), 3, id="further down"),
-    ],
-)
-def test_short_images_that_do_no_harm(sizes: tuple[int, ...], base_index: int) -> None:
-    """Only an image right below the top that is shorter than it and than the base lets the base shine through."""
-    chain = [image(str(place), virtual_size=size) for place, size in enumerate(sizes)]
-    leave_out_unfit([target(disk(*chain), base_index=base_index)], "base")
-
-
-def by_star(subject: Disk, name: str, **members: Any) -> Target:
-    """A disk of the VM `name` that only the star has chosen."""
-    who = {"identity": identity(name=name, monitor=f"/vms/{name}.qmp"), **members}
-    return replace(target(subject, **who), is_named=False)
-
-
 @pytest.mark.parametrize(
     ("names", "named_outright"),
     [
@@ -447,139 +353,3 @@ def by_star(subject: Disk, name: str, **members: Any) -> Target:
 def test_it_is_known_who_was_named(names: list[str], named_outright: list[bool]) -> None:
     """A disk that a name fits is named outright, also where the star chose it with all others."""
     assert [each.is_named for each in chosen([WEB, DB], names).targets] == named_outright
-
-
-GOOD = by_star(disk(), "good")
-
-
-@pytest.mark.parametrize(
-    ("subject", "words"),
-    [
-        pytest.param(by_star(disk(), "x", status="inmigrate"), "incoming migration", id="incoming migration"),
-        pytest.param(
-            replace(by_star(disk(), "x"), vm=vm(disk(), identity=identity(name="x", is_libvirts=True))),
-            "libvirt manages this VM",
-            id="libvirt",
-        ),
-        pytest.param(by_star(disk(image(format="raw"), hidden_backing="b"), "x"), "a raw node stands", id="raw"),
-    ],
-)
-def test_what_only_the_star_chose_and_is_unfit_is_left_out(subject: Target, words: str) -> None:
-    """What one VM says of itself keeps no other from being done, and is told."""
-    fit, left_out = leave_out_unfit([subject, GOOD], None)
-    assert fit == (GOOD,)
-    assert len(left_out) == 1
-    assert left_out[0].startswith("x: disk vda was left out: ")
-    assert words in left_out[0]
-
-
-def test_where_all_is_unfit_it_is_refused() -> None:
-    """A task that would do nothing at all is no success, though nobody named a disk."""
-    subjects = [by_star(disk(), name, status="inmigrate") for name in ("x", "y")]
-    with pytest.raises(WrongRequest) as refusal:
-        leave_out_unfit(subjects, None)
-    assert [problem.split(":")[0] for problem in refusal.value.problems] == ["x", "y"]
-
-
-def test_a_named_one_is_refused_alone() -> None:
-    """The error is about what was asked for, and not about what would have been left out."""
-    left, named_one = by_star(disk(), "x", status="inmigrate"), target(RO)
-    with pytest.raises(WrongRequest) as refusal:
-        leave_out_unfit([left, named_one, GOOD], None)
-    assert [problem.split(":")[0] for problem in refusal.value.problems] == ["vm0"]
-
-
-def test_a_base_that_no_chain_has_is_refused() -> None:
-    """A base with a wrong name is left out of no chain: it is an error, also with the star."""
-    with pytest.raises(WrongRequest, match="'typo' is not in the backing chain"):
-        leave_out_unfit([GOOD, by_star(disk(), "x")], "typo")
-
-
-def test_nothing_is_left_out_of_nothing() -> None:
-    """No disk is no error."""
-    assert leave_out_unfit([], None) == ((), ())
-
-
-SAVED = replace(disk("top", "mid", "base"), snapshots=2)
-WAY_BACK = "`qemu-img rebase -u -b /vms/mid.qcow2 -F qcow2 /vms/top.qcow2`"
-
-
-@pytest.mark.parametrize(
-    ("subject", "words"),
-    [
-        pytest.param(target(SAVED), f"2 internal snapshots, which need /vms/mid.qcow2.*{WAY_BACK}", id="several"),
-        pytest.param(target(replace(SAVED, snapshots=1)), "an internal snapshot, which needs /vms/mid", id="one"),
-        pytest.param(target(SAVED, base_index=2), WAY_BACK, id="above a base"),
-    ],
-)
-def test_the_way_back_to_internal_snapshots_is_told(subject: Target, words: str) -> None:
-    """Who names the disk has it populated, and is told what the snapshots need and how they come back."""
-    fit, told = leave_out_unfit([subject], "base" if subject.base_index == 2 else None)
-    assert (fit, len(told)) == ((subject,), 1)
-    assert re.match(f"vm0: disk vda: its active image has .*{words}", told[0])
-
-
-@pytest.mark.parametrize(
-    ("subject", "populates"),
-    [
-        pytest.param(target(SAVED), False, id="no stream shall end"),
-        pytest.param(by_star(SAVED, "x"), False, id="no stream shall end, and only the star chose it"),
-        pytest.param(target(SAVED, base_index=1), True, id="nothing is dropped"),
-        pytest.param(by_star(replace(disk("top"), snapshots=2), "x"), True, id="populated already"),
-        pytest.param(by_star(replace(LONG, snapshots=None), "x"), True, id="unknown"),
-    ],
-)
-def test_internal_snapshots_that_lose_nothing(subject: Target, populates: bool) -> None:
-    """Where nothing is taken from the snapshots there is nothing to tell."""
-    base = "mid" if subject.base_index == 1 else None
-    assert leave_out_unfit([subject], base, populates=populates) == ((subject,), ())
-
-
-def test_the_star_leaves_internal_snapshots_alone() -> None:
-    """A disk with snapshots that nobody named is left out, with the same words."""
-    fit, told = leave_out_unfit([by_star(SAVED, "x"), GOOD], None)
-    assert fit == (GOOD,)
-    assert told[0].startswith("x: disk vda was left out: its active image has 2 internal snapshots")
-    assert WAY_BACK in told[0]
-
-
-OVER = disk("top", "base")
-SNAPSHOT = "/dev/vg/snap_vm-100-disk-0_before.qcow2"
-
-
-@pytest.mark.parametrize(
-    ("subject", "members", "words"),
-    [
-        pytest.param(OVER, {"status": "postmigrate"}, "give it `cont` first", id="saved"),
-        pytest.param(OVER, {"status": "finish-migrate"}, "is about to end", id="about to leave"),
-        pytest.param(disk("top", "base", is_active=False), {}, "it is inactive", id="inactive"),
-        pytest.param(
-            disk("top", "base", lost="it is gone"), {}, "it is gone. Keep /vms/base.qcow2, and copy", id="lost"
-        ),
-        pytest.param(disk(image("top", format="vmdk"), "base"), {}, "is vmdk", id="a format that keeps its link"),
-        pytest.param(disk("top", "base", extended_l2=True), {}, "QEMU 7.2.22 aborts", id="subclusters"),
-        pytest.param(disk("top", image("s", path=SNAPSHOT), "base"), {}, "Proxmox VE keeps", id="snapshot volumes"),
-    ],
-)
-def test_what_would_go_wrong_is_refused(subject: Disk, members: dict[str, Any], words: str) -> None:
-    """What QEMU copies nothing of, dies of, or what would cost the user something else, is refused with the reason."""
-    with pytest.raises(WrongRequest, match=re.escape(words)):
-        refuse(target(subject, **members))
-
-
-@pytest.mark.parametrize(
-    "subject",
-    [
-        pytest.param(target(disk("top", "base", extended_l2=True), identity=identity(qemu_version="8.2.0")), id="8.2"),
-        pytest.param(target(disk("top", extended_l2=True)), id="nothing to stream"),
-        pytest.param(target(disk(image("top", format="vmdk"))), id="nothing to drop"),
-        pytest.param(target(disk("top", image("s", path=SNAPSHOT)), base_index=1), id="the snapshot stays"),
-    ],
-)
-def test_what_would_not_go_wrong_is_not_refused(subject: Target) -> None:
-    """The reason must be there."""
-    refuse(subject)
-
-
-def refuse(subject: Target) -> None:
-    assert leave_out_unfit([replace(subject, is_named=True)], None)[0]

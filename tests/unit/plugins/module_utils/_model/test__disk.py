@@ -241,7 +241,7 @@ def test_a_chain_that_no_qemu_shows(image: Any, words: str) -> None:
     [
         pytest.param(layers(1), {"top": {"backing": "base"}, "base": {}}, id="below the image"),
         pytest.param(
-            layers(2, format="throttle") | {"backing-image": layers(1)},
+            {**layers(2, format="throttle"), "backing-image": layers(1)},
             {"top": {"file": "x", "backing": "base"}, "x": {}, "base": {}},
             id="below a filter",
         ),

@@ -9,7 +9,13 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorUnusable
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import DISKS, EDGES, NODES
-from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Identity, read_disks, read_name, read_uuid
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import (
+    Identity,
+    read_disks,
+    read_fdsets,
+    read_name,
+    read_uuid,
+)
 from ansible_collections.virtops.qmp.tests.unit.builders import (
     NO_GRAPH,
     disk,
@@ -56,6 +62,12 @@ def test_uuid(given: str, uuid: str | None) -> None:
 def medium(node: str, file: str = "/vms/top.qcow2") -> dict[str, Any]:
     image = {"format": "qcow2", "filename": file, "virtual-size": 1}
     return {"node-name": node, "ro": False, "image": image}
+
+
+def test_fdsets() -> None:
+    """The descriptors of each set are known by its id."""
+    sets = [{"fdset-id": 2, "fds": [{"fd": 7, "opaque": "ro"}, {"fd": 8}]}, {"fdset-id": 3, "fds": []}]
+    assert read_fdsets(sets) == {2: [7, 8], 3: []}
 
 
 def test_two_disks_of_one_name_are_none() -> None:

@@ -357,6 +357,12 @@ def test_a_command_without_an_answer(folder: Path, command: str, seconds: int) -
         pytest.param(({"event": ["x"]},), MonitorUnusable, "a line that is no message of QMP", id="a list of events"),
         pytest.param(({"return": 1, "id": {}},), MonitorUnusable, "a line that is no message of QMP", id="no id"),
         pytest.param(
+            (b'{"return": [' + b"{}," * 2**17 + b"0]}\r\n",),
+            MonitorUnusable,
+            "none that a QEMU sends",
+            id="too many objects",
+        ),
+        pytest.param(
             (b'{"return": ' + b"[" * 100_000 + b"\r\n",),
             MonitorUnusable,
             "a line that is",

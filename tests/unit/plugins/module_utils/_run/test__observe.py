@@ -177,6 +177,16 @@ def test_a_refused_question_is_told() -> None:
     assert "has not been found" in seen(FakeHost(qemu), qemu.address).failures[0].message
 
 
+def test_descriptor_sets_are_asked_for_where_an_image_uses_one() -> None:
+    """Most VMs have none, and are not asked."""
+    plain, passed = vm_called("vm1", 1), vm_called("vm2", 2)
+    passed.nodes["top"].filename = "/dev/fdset/2"
+    setattr(passed, "_query_fdsets", lambda arguments: [{"fdset-id": 2, "fds": [{"fd": 7}]}])  # noqa: B010
+    sighting = seen(FakeHost(plain, passed), plain.address, passed.address)
+    assert labels(sighting) == ["vm1", "vm2"]
+    assert [qemu.commands.count("query-fdsets") for qemu in (plain, passed)] == [0, 1]
+
+
 def test_answers_that_contradict_each_other_are_asked_for_again() -> None:
     """A stream that ends between two answers leaves a graph in which the chain is whole, and that is over at once."""
     qemu = vm_called("vm1", 1)
