@@ -89,7 +89,7 @@ def test_a_job_of_somebody_else(saveable: Callable[..., Disk]) -> None:
 
 
 def test_a_job_of_somebody_else_that_is_followed(saveable: Callable[..., Disk]) -> None:
-    """The save comes while the task follows it: the link is gone before anybody can look, and nothing is claimed."""
+    """The save comes while the task follows it: given up in time, or gone before anybody can look and not believed."""
     disk = saveable()
     disk.start_foreign_job(speed=1)
     task = disk.begin()
@@ -98,8 +98,11 @@ def test_a_job_of_somebody_else_that_is_followed(saveable: Callable[..., Disk]) 
     wait_until(lambda: disk.position("foreign") >= SIZE // 2, "the stream has passed over what it did not copy")
     disk.vm.command("cont")
     result = task.result()
+    if not result.failed:
+        disk.assert_streamed_again(result)
+        return
     (said,) = result["disks"]
-    assert (result.failed, result["finished"], said["populated"]) == (True, False, None), result
+    assert (result["finished"], said["populated"] is True) == (False, False), result
     assert [each["path"] for each in said["released"] if each["free"]] == []
     assert "saved" in result["msg"]
 
