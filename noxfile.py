@@ -128,14 +128,18 @@ def matrix(session: nox.Session) -> None:
     run_matrix(session, [(PYTHONS[0], RUNNABLE[0]), (PYTHONS[-1], RUNNABLE[-1])])
 
 
-# What tells most about a QEMU in half a minute: the facts that the product builds on, the order of truth and its
-# commands, jobs of others, files that are given up, and a header that cannot be written.
+# What tells most about a QEMU in a minute or two: the facts that the product builds on, the order of truth and its
+# commands, jobs of others, files that are given up, a header that cannot be written, a VM that is saved, and what ends
+# a QEMU or loses its disk.
 TELLING = (
     "qemu_facts",
     "populate_chains/test_order.py",
     "populate_chains/test_foreign.py",
     "released/test_told.py",
     "faults/test_finalize.py",
+    "truth/test_facts.py",
+    "truth/test_aborting.py",
+    "truth/test_saved.py",
 )
 
 

@@ -67,7 +67,10 @@ def leave(bench: Bench, vm: Vm) -> Vm:
     with bench.guest(vm) as guest:
         time.sleep(round.delay)  # the moment is drawn
         with guest.held():
-            state = vm.save()
+            try:
+                state = vm.save()
+            except OSError:  # of its own, now and then: a stream that writes while QEMU gives its images away
+                return _after_its_death(bench, vm)
     _hurry(vm)
     there = bench.boot("-incoming", f"exec:cat {state}")
     there.wait_migration("completed")
@@ -80,6 +83,14 @@ def leave(bench: Bench, vm: Vm) -> Vm:
         bench.report.first = "failed" if result.failed else "done"
         vm.kill()
     return there
+
+
+def _after_its_death(bench: Bench, vm: Vm) -> Vm:
+    """No task was there, so this is a crash as any other: nothing is lost, and the VM is started anew."""
+    vm.kill()
+    bench.report.first = "QEMU died"
+    bench.judge_after_a_crash("after QEMU died of the save")
+    return bench.boot()
 
 
 def _hurry(vm: Vm) -> None:

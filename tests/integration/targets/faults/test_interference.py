@@ -81,7 +81,7 @@ def test_qemu_is_stopped_while_it_is_asked(disk: Busy, folder: Path) -> None:
     stopped, asked = threading.Event(), threading.Event()
 
     def stop_once(name: str) -> None:
-        if name == "return block-stream":
+        if name == "return block-stream" and not stopped.is_set():
             os.kill(disk.vm.pid, signal.SIGSTOP)
             state = Path(f"/proc/{disk.vm.pid}/status")
             wait_until(lambda: "T (stopped)" in state.read_text(), "QEMU is stopped")

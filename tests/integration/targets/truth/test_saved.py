@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lab import images
+from lab import images, wait_until
 
 from .conftest import SIZE, SPEED, Disk
 
@@ -79,16 +79,30 @@ def test_a_save_that_was_long_ago(saveable: Callable[..., Disk]) -> None:
 
 
 def test_a_job_of_somebody_else(saveable: Callable[..., Disk]) -> None:
-    """A job that finalizes itself cannot be proven in time: it is given up before, or nothing is claimed."""
+    """A job that finalizes itself would drop the link before anybody can look: it is given up in time, and told."""
     disk = saveable()
     disk.start_foreign_job(speed=1)
-    disk.save_and_lose("foreign", speed=SPEED)
+    disk.save_and_lose("foreign", speed=SPEED // 8)  # so that the task comes before its end
     result = disk.stream()
+    disk.assert_streamed_again(result)
+    assert any("foreign" in warning for warning in map(str, result["warnings"])), result
+
+
+def test_a_job_of_somebody_else_that_is_followed(saveable: Callable[..., Disk]) -> None:
+    """The save comes while the task follows it: given up in time, or gone before anybody can look and not believed."""
+    disk = saveable()
+    disk.start_foreign_job(speed=1)
+    task = disk.begin()
+    wait_until(lambda: disk.position("foreign") >= SIZE // 8, "the task has come, and follows the job")
+    disk.vm.save()
+    wait_until(lambda: disk.position("foreign") >= SIZE // 2, "the stream has passed over what it did not copy")
+    disk.vm.command("cont")
+    result = task.result()
     if not result.failed:
         disk.assert_streamed_again(result)
         return
     (said,) = result["disks"]
-    assert (result["finished"], said["populated"]) != (True, True), result
+    assert (result["finished"], said["populated"] is True) == (False, False), result
     assert [each["path"] for each in said["released"] if each["free"]] == []
     assert "saved" in result["msg"]
 
