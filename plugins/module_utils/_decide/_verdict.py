@@ -103,6 +103,11 @@ def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, vms
     if left.snapshots:
         which = "the internal snapshot" if left.snapshots == 1 else f"the {left.snapshots} internal snapshots"
         return f"{which} of {left.top} still {'needs' if left.snapshots == 1 else 'need'} it"
+    return why_open(lease, users, vms)
+
+
+def why_open(lease: Lease | None, users: Users | None, vms: Sequence[Vm] = ()) -> str | None:
+    """Say that somebody has a file open, and who; None where that is not known."""
     names = [] if users is None else _names(users, vms)
     if names:
         return f"it is still open in {', '.join(names)}"
@@ -128,11 +133,11 @@ def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
         return f"whether it is open cannot be told: {lease.why}"
     if left.snapshots is None:
         return f"whether internal snapshots of {left.top} still need it cannot be read"
-    return _why_not_proven(lease)
+    return why_not_proven(lease)
 
 
-def _why_not_proven(lease: Lease) -> str | None:
-    """What a lease is worth on this file system."""
+def why_not_proven(lease: Lease) -> str | None:
+    """Say why a lease, granted or refused, tells nothing on this file system; None where a granted one is proof."""
     kind = lease.file_system
     if lease.granted is Granted.NO:  # NFS 4 and SMB refuse where the server has not given them the file
         return f"the kernel refuses a lease on it, which on {kind} does not tell whether it is open"

@@ -197,7 +197,8 @@ def test_rights_are_revoked_of_free_images_only(folder: Path) -> None:
     assert (snapshot.stat().st_mode & 0o777, (folder / "golden.qcow2").stat().st_mode) == (0, before)
 
 
-def test_rights_elsewhere_are_not_revoked(folder: Path, vms: list[Vm]) -> None:
+@pytest.mark.usefixtures("vms")
+def test_rights_elsewhere_are_not_revoked(folder: Path) -> None:
     """An image that lies in none of `populate_revoke_below` keeps its rights, though it is free."""
     snapshot = folder / "web01-vda-snapshot.qcow2"
     mode = snapshot.stat().st_mode
