@@ -78,7 +78,7 @@ options:
   inode:
     description:
       - The inode number of the file that was judged, as C(released) of M(virtops.qmp.block_stream) has it.
-      - Give it with O(device).
+      - Give it with O(device). Some file systems give the number of a removed file to the next one that is made.
     type: int
 requirements:
   - Linux

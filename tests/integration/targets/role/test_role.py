@@ -209,7 +209,7 @@ def test_rights_elsewhere_are_not_revoked(folder: Path) -> None:
 
 @pytest.mark.usefixtures("vms")
 def test_an_image_whose_rights_cannot_be_revoked(folder: Path) -> None:
-    """It fails the role once, at the end, with its name; the other images lose their rights, and a rerun is no failure."""
+    """It fails the role once, at the end, by its name; the others lose their rights, and a rerun is no failure."""
     linked, other = (folder / f"{vm}-vda-snapshot.qcow2" for vm in ("web01", "web02"))
     (folder / "elsewhere").hardlink_to(linked)
     mode = linked.stat().st_mode
