@@ -317,7 +317,7 @@ def test_a_reader_that_opens_it_while_its_rights_change(folder: Path, image: Pat
     """Whoever races for the image: nobody has it open once its rights are gone, or the task fails and they stay."""
     folder.chmod(0o755)
     before, rounds, done = rights(image), 15, 0
-    command = [*NOBODY, sys.executable, "-c", OPENS_AGAIN_AND_AGAIN, image, folder / "stop"]
+    command = [*NOBODY, sys.executable, "-c", OPENS_AGAIN_AND_AGAIN, str(image), str(folder / "stop")]
     racer = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert racer.stdout is not None
