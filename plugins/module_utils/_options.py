@@ -44,3 +44,16 @@ STREAM_OPTIONS: Spec = {
     "progress": {"type": "int", "default": 10},
     "bound": {"type": "dict"},
 }
+
+ACCESS_OPTIONS: Spec = {
+    # No path: that would expand a $ in a name that a VM has chosen.
+    "path": {"type": "str", "required": True},
+    "below": {"type": "list", "elements": "path", "required": True},
+    "state": {"type": "str", "choices": ["revoked"], "default": "revoked"},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+    "mode": {"type": "raw"},
+    "setype": {"type": "str"},
+    "device": {"type": "int"},
+    "inode": {"type": "int"},
+}

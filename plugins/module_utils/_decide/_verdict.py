@@ -119,6 +119,11 @@ def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, vms
         return f"the internal snapshot of {left.top} still needs it"
     if left.snapshots:
         return f"the {left.snapshots} internal snapshots of {left.top} still need it"
+    return why_open(lease, users, vms)
+
+
+def why_open(lease: Lease | None, users: Users | None, vms: Sequence[Vm] = ()) -> str | None:
+    """Say that somebody has a file open, and who; None where that is not known."""
     names = _names(users, vms)
     if names:
         return f"it is still open in {', '.join(names)}"
@@ -147,11 +152,11 @@ def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
         return f"whether it is open cannot be told: {lease.why}"
     if left.snapshots is None:
         return f"whether internal snapshots of {left.top} still need it cannot be read"
-    return _why_not_proven(lease)
+    return why_not_proven(lease)
 
 
-def _why_not_proven(lease: Lease) -> str | None:
-    """What a lease is worth on this file system."""
+def why_not_proven(lease: Lease) -> str | None:
+    """Say why a lease, granted or refused, tells nothing on this file system; None where a granted one is proof."""
     kind = lease.file_system
     # NFS 4 and SMB refuse where the server has not given them the file.
     if lease.granted is Granted.NO:

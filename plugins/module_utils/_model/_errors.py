@@ -20,6 +20,10 @@
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
     |   +-- JobHangs        its storage does not answer: it does not end, or cannot be written out
     |   +-- WriteBackFailed  what was written did not reach the storage
+    +-- ImageRefused        the rights of an image stay as they are: it is not the file that is meant
+    |   +-- ImageInUse      somebody has it open
+    |   +-- UseUnknown      whether somebody has it open cannot be told
+    +-- RightsNotSet        the kernel, or the file system, does not set the rights of an image
     +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
@@ -100,6 +104,22 @@ class JobHangs(StreamFailed):
 
 class WriteBackFailed(StreamFailed):
     """The kernel took what was written and could not bring it to the storage, or it is not known whether it could."""
+
+
+class ImageRefused(QmpError):
+    """The rights of an image stay as they are, for it is not known to be the file that is meant."""
+
+
+class ImageInUse(ImageRefused):
+    """Somebody has the image open, or opens it at this moment."""
+
+
+class UseUnknown(ImageRefused):
+    """Whether somebody has the image open cannot be told."""
+
+
+class RightsNotSet(QmpError):
+    """The kernel, or the file system, does not set the rights of an image."""
 
 
 class TimeIsUp(QmpError):

@@ -28,7 +28,7 @@ from .._model._files import FileId, Granted, KnownFile, Lease
 from ._mounts import file_system_of, read_text
 
 # Who has just closed the file, or asks the same question at the same moment, is no user: 0.3 s in all.
-_PAUSES = (0.01, 0.02, 0.04, 0.08, 0.15)
+PAUSES = (0.01, 0.02, 0.04, 0.08, 0.15)
 
 # Where an administrator can switch leases off, which reads like a file system that knows none.
 _SWITCH = "/proc/sys/fs/leases-enable"
@@ -72,7 +72,7 @@ def try_lease(file: KnownFile) -> Lease:
 def try_leases(files: Collection[KnownFile]) -> dict[KnownFile, Lease]:
     """The same for several files; those that are refused are tried again for a moment, all together."""
     leases = {file: try_lease(file) for file in files}
-    for pause in _PAUSES:
+    for pause in PAUSES:
         refused = [file for file, lease in leases.items() if lease.granted is Granted.NO]
         if not refused:
             break
@@ -87,11 +87,19 @@ def _take(file: KnownFile, opened: contextlib.ExitStack) -> LeasedFile:
     # by the first, so that nobody can put another file there in between.
     place = _open(file.path, os.O_PATH | os.O_NOFOLLOW, opened)
     status = os.fstat(place)
-    file_system = file_system_of(place)
     if FileId(status.st_dev, status.st_ino) != file.id:
-        return LeasedFile(Lease(Granted.OTHER, file_system))
+        return LeasedFile(Lease(Granted.OTHER, file_system_of(place)))
     if not stat.S_ISREG(status.st_mode):
-        return LeasedFile(Lease(Granted.NOT_REGULAR, file_system))
+        return LeasedFile(Lease(Granted.NOT_REGULAR, file_system_of(place)))
+    return take_lease(place, opened)
+
+
+def take_lease(place: int, opened: contextlib.ExitStack) -> LeasedFile:
+    """Try to have a regular file for this process alone, until ``opened`` is closed.
+
+    :param place: a descriptor with O_PATH on it, so that its name, and what is there now, do not matter.
+    """
+    file_system = file_system_of(place)
     try:
         descriptor = _open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK, opened)
     # Somebody else holds a lease, and so has it open.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.virtops.qmp.plugins.module_utils._options import STREAM_OPTIONS
+from ansible_collections.virtops.qmp.plugins.module_utils._options import ACCESS_OPTIONS, STREAM_OPTIONS
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "populate"
 # What the role is for is not left to its user, it populates, and waits; and what the task tells itself is its own.
@@ -70,6 +70,19 @@ def test_every_option_is_handed_on_to_the_option_of_its_name() -> None:
         assert re.fullmatch(rf"{{{{ populate_{name}( \| default\(omit\))? }}}}", value)
         has_default = "default" in options()[f"populate_{name}"] or options()[f"populate_{name}"].get("required")
         assert ("omit" in value) is not bool(has_default)
+
+
+def test_what_is_revoked_is_handed_on() -> None:
+    """Each right in `populate_revoke` is an option of image_access, of its type, and gets there by its name."""
+    (revoke,) = (task["virtops.qmp.image_access"] for task in tasks() if "virtops.qmp.image_access" in task)
+    rights = options()["populate_revoke"]["options"]
+    assert {name: right["type"] for name, right in rights.items()} == {
+        name: ACCESS_OPTIONS[name]["type"] for name in ("mode", "owner", "group", "setype")
+    }
+    handed_on = {name: f"{{{{ populate_revoke.{name} | default(omit) }}}}" for name in rights}
+    judged = {name: f"{{{{ item.{name} }}}}" for name in ("path", "device", "inode")}
+    assert revoke == {**handed_on, **judged, "state": "revoked", "below": "{{ populate_revoke_below }}"}
+    assert set(revoke) == set(ACCESS_OPTIONS)
 
 
 def test_the_role_works_once() -> None:

@@ -207,6 +207,22 @@ def test_rights_elsewhere_are_not_revoked(folder: Path) -> None:
     assert (left["free"], left["revoked"], snapshot.stat().st_mode) == ([str(snapshot)], [], mode)
 
 
+@pytest.mark.usefixtures("vms")
+def test_an_image_whose_rights_cannot_be_revoked(folder: Path) -> None:
+    """It fails the role once, at the end, by its name; the others lose their rights, and a rerun is no failure."""
+    linked, other = (folder / f"{vm}-vda-snapshot.qcow2" for vm in ("web01", "web02"))
+    (folder / "elsewhere").hardlink_to(linked)
+    mode = linked.stat().st_mode
+    revoke = {"populate_revoke": {"mode": "u=r,go="}, "populate_revoke_below": ["/no/such/", f"{folder}/"]}
+    left = populate(folder, populate_disks=["vda"], **revoke)
+    (failure,) = left["failures"]
+    assert failure.startswith(f"{linked}: its rights stay as they are: it has 2 names (hard links)")
+    assert (sorted(left["free"]), left["revoked"], left["finished"]) == ([f"{linked}", f"{other}"], [f"{other}"], False)
+    assert (linked.stat().st_mode, other.stat().st_mode & 0o7777) == (mode, 0o400)
+    left = populate(folder, populate_disks=["vda"], **revoke)
+    assert (left["changed"], left["failures"], left["revoked"]) == (False, [], [])
+
+
 def test_nothing_is_revoked_without_bounds(folder: Path, vms: list[Vm]) -> None:
     """`populate_revoke` alone fails before any disk is touched, and says what is missing."""
     run = play(folder, populate_revoke={"mode": "0000"})

@@ -228,7 +228,7 @@ def test_storage_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel is asked whether a file is open, and /proc where."""
-    monkeypatch.setattr(_lease, "_PAUSES", ())
+    monkeypatch.setattr(_lease, "PAUSES", ())
     (folder / "file").write_text("")
     status = os.stat(str(folder / "file"))
     file = KnownFile(str(folder / "file"), FileId(status.st_dev, status.st_ino))

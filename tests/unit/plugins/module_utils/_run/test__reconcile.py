@@ -750,6 +750,19 @@ def test_a_base_that_is_not_known_as_a_file(path: str, name: str | None) -> None
     assert arguments.get("backing-file") == name
 
 
+def test_a_stream_that_is_gone_before_it_was_seen_is_told_as_begun() -> None:
+    """Where not even one look showed the job, its id is all that is known of it."""
+    qemu = vm_with()
+    qemu.act_before("query-block-jobs", lambda: None)
+
+    def vanish() -> None:
+        qemu.jobs.pop("populate-vda", None)
+
+    qemu.deaf = True
+    qemu.act_before("block-stream", lambda: asyncio.get_running_loop().call_soon(vanish))
+    assert "ended while nobody listened" in str(bring(qemu).error)
+
+
 def test_two_tasks_at_the_same_moment_are_one_stream() -> None:
     """QEMU refuses the second stream: its task joins the first."""
     qemu = vm_with()
