@@ -99,8 +99,11 @@ def bound_from(vms: Mapping[str, Any]) -> BoundVms:
 
 
 def _bound_vm(monitor: str, vm: Mapping[str, Any]) -> BoundVm:
-    pid, started = (None if vm[name] is None else int(vm[name]) for name in ("pid", "started"))
-    return BoundVm(monitor, pid, started, tuple(vm["keys"]))
+    return BoundVm(monitor, _int_or_none(vm["pid"]), _int_or_none(vm["started"]), tuple(vm["keys"]))
+
+
+def _int_or_none(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def request_from(params: Mapping[str, Any]) -> Request:

@@ -220,6 +220,7 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
     # What was seen first no longer counts where the VM, asked again, did not answer.
     if outcome.is_unknown:
         disk["populated"] = None
+        disk["reason"] = str(outcome.error)
     return {
         **disk,
         "action": outcome.action,

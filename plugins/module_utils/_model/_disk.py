@@ -193,6 +193,11 @@ class Disk:
         return tuple(image.path for image in self.chain)
 
     @property
+    def uses_fdsets(self) -> bool:
+        """Whether an image was given to QEMU as file descriptors, rather than by a name."""
+        return any(path.startswith("/dev/fdset/") for path in self.chain_paths)
+
+    @property
     def virtual_size(self) -> int:
         """What the guest sees, in bytes; 0 without a medium."""
         if not self.chain:

@@ -80,7 +80,7 @@ class Sight:
     @property
     def uses_fdsets(self) -> bool:
         """Whether an image was given to QEMU as file descriptors, rather than by a name."""
-        return any(path.startswith("/dev/fdset/") for disk in self.disks for path in disk.chain_paths)
+        return any(disk.uses_fdsets for disk in self.disks)
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,14 @@ class Vm:
         ``query-block-jobs`` does not tell which disk a job works on. The graph does, also when the job is pending or
         concluded.
         """
-        own = {node for image in disk.chain[:1] for node in image.nodes}
+        if not disk.chain:
+            return None
         for job in self.jobs:
             nodes = self.graph.jobs.get(job.id, ())
             # A stream also holds the images that it reads from, and those may belong to several disks.
-            if own.intersection(nodes[:1] if job.type == "stream" else nodes):
+            if job.type == "stream":
+                nodes = nodes[:1]
+            if set(disk.top.nodes).intersection(nodes):
                 return job
         return None
 
@@ -127,7 +130,12 @@ class Vm:
 
     @property
     def _files(self) -> set[tuple[str, FileId | str | None]]:
-        return {(disk.key, (disk.top.id or disk.top.absolute_path) if disk.chain else None) for disk in self.disks}
+        files: set[tuple[str, FileId | str | None]] = set()
+        for disk in self.disks:
+            # Where it is not proven which file it is, its name must serve.
+            file = disk.chain[0].id or disk.chain[0].absolute_path if disk.chain else None
+            files.add((disk.key, file))
+        return files
 
     def disk(self, key: str) -> Disk | None:
         """Find a disk again by its key."""
@@ -192,8 +200,10 @@ def is_libvirts(chardevs: Collection[str], disks: Sequence[Disk]) -> bool:
 
 def read_fdsets(reply: Any) -> dict[int, list[int]]:
     """Read ``query-fdsets``: the numbers of the descriptors of each set, in QEMU's process."""
-    sets = items_of(reply, "query-fdsets", FDSETS)
-    return {each.size("fdset-id"): [entry.size("fd") for entry in each.items("fds", FDSETS)] for each in sets}
+    sets: dict[int, list[int]] = {}
+    for each in items_of(reply, "query-fdsets", FDSETS):
+        sets[each.size("fdset-id")] = [entry.size("fd") for entry in each.items("fds", FDSETS)]
+    return sets
 
 
 def read_migration(reply: Any) -> str:

@@ -205,13 +205,24 @@ def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] =
 
     :param is_ours: whether a process is another run of this collection.
     """
-    lines = [line.split() for line in listing.splitlines()]
-    rows = [(row[1], row[4], row[5], row[7], _user(row[8] if len(row) > 8 else "")) for row in lines if len(row) >= 8]
-    owner = next(
-        (user for state, path, _inode, _peer, user in rows if state == "LISTEN" and path == address and user), None
-    )
-    served = {peer for state, path, _inode, peer, user in rows if state == "ESTAB" and path == address and user}
-    client = next((user for _state, _path, inode, _peer, user in rows if inode in served and user), None)
+    owner: tuple[str, int] | None = None
+    users: dict[str, tuple[str, int]] = {}
+    served: list[str] = []
+    for line in listing.splitlines():
+        row = line.split()
+        user = _user(row[8]) if len(row) > 8 else None
+        if user is None:
+            continue
+        state, path, inode, peer = row[1], row[4], row[5], row[7]
+        users[inode] = user
+        if path != address:
+            continue
+        if state == "LISTEN" and owner is None:
+            owner = user
+        if state == "ESTAB":
+            served.append(peer)
+    # Who has the other end of the connection that is served.
+    client = next((users[peer] for peer in served if peer in users), None)
     if owner is None:
         return ""
     if client is None or client[1] == os.getpid():

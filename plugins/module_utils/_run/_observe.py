@@ -16,6 +16,7 @@ from .._decide._locate import bind_disks, hold_against_header, names_in_header, 
 from .._model._address import read_address
 from .._model._disk import Disk
 from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
+from .._model._files import Bound
 from .._model._seams import Host, Link, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
@@ -119,10 +120,19 @@ async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[
 
 
 async def _hold_against_headers(disks: Sequence[Disk], identity: Identity, host: Host) -> tuple[Disk, ...]:
-    tops = [disk.top for disk in disks if disk.chain]
-    answers = iter(await host.headers(identity.pid, [(top.bound, top.format) for top in tops]))
-    readings = [(disk, next(answers)) for disk in disks if disk.chain]
-    named = [name for disk, reading in readings for name in names_in_header(disk, reading)]
-    found = bind([named], await host.survey(identity.pid, named, {})) if named else {}
-    held = iter([hold_against_header(disk, reading, found) for disk, reading in readings])
-    return tuple(next(held) if disk.chain else disk for disk in disks)
+    full = [disk for disk in disks if disk.chain]
+    readings = await host.headers(identity.pid, [(disk.top.bound, disk.top.format) for disk in full])
+    named: list[str] = []
+    for disk, reading in zip(full, readings):
+        named += names_in_header(disk, reading)
+    found: Mapping[str, Bound] = {}
+    if named:
+        found = bind([named], await host.survey(identity.pid, named, {}))
+    answers = iter(readings)
+    held: list[Disk] = []
+    for disk in disks:
+        # A drive without a medium has no header, and was not asked about.
+        if disk.chain:
+            disk = hold_against_header(disk, next(answers), found)
+        held.append(disk)
+    return tuple(held)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Mapping, Sequence
 
 from .._decide._outcome import Outcome
@@ -20,10 +21,16 @@ async def judge_all(
 ) -> list[list[Verdict]]:
     """The verdicts on the images that each of the disks has left, in order."""
     left = [images_left(outcome) for outcome in outcomes]
-    files = {each.file for images in left for each in images if each.file is not None and each.is_finished}
+    files: set[KnownFile] = set()
+    for image in chain.from_iterable(left):
+        if image.file is not None and image.is_finished:
+            files.add(image.file)
     leases = dict(await host.leases(files))
     users = await _find_users(leases, host)
-    return [[_judge(each, leases, users, vms, off) for each in images] for images in left]
+    verdicts: list[list[Verdict]] = []
+    for images in left:
+        verdicts.append([_judge(each, leases, users, vms, off) for each in images])
+    return verdicts
 
 
 def images_left(outcome: Outcome) -> list[LeftImage]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Mapping, Sequence
+from typing import Collection, Iterable, Mapping, Sequence
 
 from .._decide._fit import leave_out_unfit
 from .._decide._outcome import Outcome, forecast, untouched
@@ -48,7 +48,10 @@ async def inform(monitors: Sequence[str], selection: Selection, open_link: OpenL
 
 def _names_in(selection: Selection, base: str | None) -> list[str]:
     """What the user gave that may be a file name."""
-    return [*(selection.disks or ()), *selection.exclude, *([base] if base else [])]
+    names = [*(selection.disks or ()), *selection.exclude]
+    if base:
+        names.append(base)
+    return names
 
 
 async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out of this process
@@ -124,25 +127,26 @@ async def _act(
     outcomes = await reconcile_all(targets, request, open_link, host)
     if request.state != "populated":
         return outcomes, sighting
-    claims = [is_claim(target, outcome) for target, outcome in zip(targets, outcomes)]
+    claims = {target.key for target, outcome in zip(targets, outcomes) if is_claim(target, outcome)}
     return await _ask_again(sighting, outcomes, claims, request.base, open_link, host)
 
 
 async def _ask_again(
     sighting: Sighting,
     outcomes: Sequence[Outcome],
-    claims: Sequence[bool],
+    claims: Collection[tuple[str, str]],
     base: str | None,
     open_link: OpenLink,
     host: Host,
 ) -> tuple[Sequence[Outcome], Sighting]:
     """Look once more at the VMs of those disks that are said to be populated now, by connections of their own."""
-    monitors = {outcome.vm.identity.monitor: True for outcome, claims_it in zip(outcomes, claims) if claims_it}
+    monitors = {monitor: True for monitor, _key in claims}
     again = await visit_all(monitors, open_link, host, [base] if base else [])
-    confirmed = [
-        confirm(outcome, again.vms, again.failures, base) if claims_it else outcome
-        for outcome, claims_it in zip(outcomes, claims)
-    ]
+    confirmed: list[Outcome] = []
+    for outcome in outcomes:
+        if (outcome.vm.identity.monitor, outcome.before.key) in claims:
+            outcome = confirm(outcome, again.vms, again.failures, base)
+        confirmed.append(outcome)
     now = {vm.identity.monitor: vm for vm in again.vms}
     return confirmed, replace(sighting, vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
 
@@ -154,7 +158,7 @@ async def _judged(
     return Populated(
         vms=sighting.vms,
         outcomes=tuple(outcomes),
-        verdicts=tuple(tuple(each) for each in await judge_all(outcomes, sighting.vms, host, sighting.off)),
+        verdicts=tuple(map(tuple, await judge_all(outcomes, sighting.vms, host, sighting.off))),
         skipped=sighting.skipped,
         failures=tuple(failures),
         free_spaces=await _free_spaces([(outcome.vm, outcome.disk) for outcome in outcomes], host),
