@@ -171,3 +171,21 @@ def test_without_wait_each_run_goes_on(three: tuple[Vm, list[images.Chain]]) -> 
     for chain in chains:
         chain.take_away()
         assert images.differences(chain.expected, images.content(chain.top)) == []
+
+
+@pytest.mark.parametrize("round_", range(4))
+def test_two_tasks_at_the_same_moment_are_one_stream(boot: Boot, folder: Path, round_: int) -> None:
+    """Two tasks on two monitors of one VM: QEMU refuses the second stream, its task joins the first, both succeed."""
+    chain = images.chain(folder, prefix=f"{round_}-")
+    other = str(folder / "other.qmp")
+    vm = boot(
+        *disks.drive(chain.top, id="drive0", qdev="vda"), *("-qmp", f"unix:{other},server=on,wait=off"), name="vm0"
+    )
+    tasks = [product.Running("block_stream", {"monitors": [path], "disks": ["vda"]}) for path in (vm.monitor, other)]
+    results = [task.result() for task in tasks]
+    assert [(result.failed, result["finished"]) for result in results] == [(False, True)] * 2, results
+    assert vm.jobs() == {}
+    vm.kill()
+    chain.take_away()
+    assert images.backing(chain.top) is None
+    assert images.differences(chain.expected, images.content(chain.top)) == []
