@@ -156,8 +156,8 @@ def total(text: str, size: int, base_size: int) -> Mapping[tuple[int, bool], int
 
 def _count(extent: Mapping[str, Any], key: str) -> int:
     value = extent.get(key)
-    # No `isinstance`: true and false are numbers to Python.
-    if type(value) is not int or not 0 <= value < 1 << 63:
+    # True and false are numbers to Python.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
         raise ValueError(f"an extent of the map has no {key}")
     return value
 

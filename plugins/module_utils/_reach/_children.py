@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Collection, Mapping, Sequence
+from typing import Collection, Mapping, Sequence, cast
 
 _PIPE, _NOTHING = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
 
@@ -24,8 +24,7 @@ class _Collector(asyncio.SubprocessProtocol):
         self._transport: asyncio.SubprocessTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         kept = self.printed[fd]

@@ -69,7 +69,7 @@ def _layers(options: str) -> list[str]:
     """The folders of ``lowerdir=/a:/b,upperdir=/c,workdir=/d``; what is between them is of no interest."""
     found: list[str] = []
     for option in options.split(","):
-        name, _, value = option.partition("=")
+        name, _mark, value = option.partition("=")
         if name == "upperdir":
             found.insert(0, value)
         # Also `lowerdir+=` and `datadir+=`, one for each layer.

@@ -85,7 +85,7 @@ def test_what_a_lease_proves(lease: Lease, words: str | None) -> None:
 def test_what_a_refused_lease_means(file_system: str, users: Users, kind: type[ImageRefused], words: str) -> None:
     """A refused lease is somebody who has the image open, with names where they are known, but for NFS."""
     error = refusal(Lease(Granted.NO, file_system), users)
-    assert type(error) is kind
+    assert error.__class__ is kind
     assert words in str(error)
 
 

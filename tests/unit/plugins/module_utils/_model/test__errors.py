@@ -62,10 +62,9 @@ def test_a_defect_is_told_with_its_place() -> None:
     def stumble() -> None:
         raise KeyError("x")
 
-    try:
+    with pytest.raises(KeyError) as stumbled:
         stumble()
-    except KeyError as error:
-        failure = Failure.of_defect(error, "vm0: disk vda")
+    failure = Failure.of_defect(stumbled.value, "vm0: disk vda")
     assert failure.kind == "Defect"
     assert failure.message.startswith("vm0: disk vda: a defect of virtops.qmp")
     assert "KeyError in stumble, line" in failure.message

@@ -124,10 +124,8 @@ def test_an_image_that_is_not_below(folder: Path, image: Path, path: str, below:
     (folder / "golden" / "other").mkdir()
     (folder / "link").symlink_to("golden")
     before = os.listdir("/proc/self/fd")
-    with (
-        pytest.raises(ImageRefused) as refused,
-        open_image(asked(f"{folder}/{path}", *(f"{folder}/{each}" for each in below))),
-    ):
+    image_asked = asked(f"{folder}/{path}", *(f"{folder}/{each}" for each in below))
+    with pytest.raises(ImageRefused) as refused, open_image(image_asked):
         pass
     assert words in str(refused.value)
     assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -266,7 +266,7 @@ def test_a_stream_that_is_aborting_in_a_vm_that_was_saved_is_followed() -> None:
     def arrive() -> None:
         qemu.stream("top").status = "aborting"
 
-    outcome = bring(qemu, first=arrive, then=later(1, lambda: qemu.jobs.clear()))
+    outcome = bring(qemu, first=arrive, then=later(1, qemu.jobs.clear))
     assert "job-cancel" not in qemu.acts
     assert (outcome.error, outcome.is_finished) == (None, True)
 
