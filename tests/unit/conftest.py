@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 
 @pytest.fixture
@@ -17,3 +18,8 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="qmp-")).resolve()
     yield path
     shutil.rmtree(path)
+
+
+# How long an example takes to make says something about the machine, and nothing about the code.
+settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
