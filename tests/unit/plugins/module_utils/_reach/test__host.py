@@ -200,6 +200,20 @@ def test_free_space(folder: Path) -> None:
         assert asyncio.run(HOST.free_space(pid, bound)) is None
 
 
+def test_a_file_system_that_does_not_tell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system of an open file cannot be asked, its room is unknown, and no descriptor is left behind."""
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError("stale file handle")
+
+    (folder / "file").write_text("")
+    monkeypatch.setattr(os, "statvfs", refuse)
+    with (folder / "file").open():
+        before = os.listdir("/proc/self/fd")
+        assert asyncio.run(HOST.free_space(os.getpid(), known(folder / "file"))) is None
+        assert os.listdir("/proc/self/fd") == before
+
+
 def test_survey_and_headers(folder: Path) -> None:
     """What a process has open is seen, and headers are read through that."""
     (folder / "file").write_bytes(b"no qcow2 header")
