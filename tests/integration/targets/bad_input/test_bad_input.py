@@ -123,7 +123,6 @@ ROWS = [
     Row("read-only disk", disk("golden"), ("golden", "read-only", "attach it writable"), told=("golden",)),
     Row("read-only disk by its path", disk("{folder}/e-top.qcow2"), ("golden", "read-only"), told=("golden",)),
     Row("raw node over a chain", disk("vdf"), ("vdf", "raw", "without the node above"), told=("vdf",)),
-    Row("raw node among all", disk("*"), ("vdf", "raw")),
     Row("no disks", {"disks": []}, ("disks is empty", "'*'")),
     Row("disks left out", {}, ("disks",)),
     # Bases
