@@ -102,9 +102,6 @@ def test_no_call_waits_for_storage_on_the_event_loop(
     with pytest.raises(SystemExit):
         importlib.import_module(f"{MODULES}.{name}").main()
     printed = json.loads(capsys.readouterr().out)
-    import sys
-
-    sys.__stderr__.write(str(printed.get("msg")))
     # What is said of the files is no matter here: QEMU never wrote to them.
     assert [disk["vm"] for disk in printed["disks"]] == ["vm0"], printed
     assert (len(qemu.chain()) == 1) == (name == "block_stream"), printed
