@@ -111,6 +111,11 @@ class Vm:
             raise LabError(f"{self.name} does not run")
         return self._judge
 
+    def ask_anew(self) -> None:
+        """Have the judge leave its monitor, and come back to it as another client."""
+        self.judge.close()
+        self._judge = Monitor(self._judge_path)
+
     @property
     def version(self) -> tuple[int, int]:
         """QEMU's major and minor version."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
+from typing import Awaitable, Callable, Mapping, cast
 
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
 from .._decide._copied import layers_of, left_below
@@ -468,8 +468,13 @@ class _Visit:
         watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
-        async with self._written_out_meanwhile():
+        writing = asyncio.ensure_future(self._keep_written_out())
+        try:
             end = await watch.wait(waiting, deadline)
+        finally:
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
         position = f"job {job_id} has begun"
         if watch.last_seen is not None:
             self._now = replace(self._now, cursor=watch.last_seen.offset)
@@ -481,21 +486,11 @@ class _Visit:
             raise failed_wait(end, position)
         return after
 
-    @contextlib.asynccontextmanager
-    async def _written_out_meanwhile(self) -> AsyncIterator[None]:
+    async def _keep_written_out(self) -> None:
         """Have what is copied written out while the stream goes on, so that little is left to wait for at its end.
 
         The guest gains, too: each of its flushes waits for all of the image, and so for what the stream has copied.
         """
-        writing = asyncio.ensure_future(self._keep_written_out())
-        try:
-            yield
-        finally:
-            writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await writing
-
-    async def _keep_written_out(self) -> None:
         pause = _SOON_SECONDS
         # An error stays known, and is told when the image is flushed.
         with contextlib.suppress(HostSilent, WriteBackFailed):

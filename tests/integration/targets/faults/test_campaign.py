@@ -39,7 +39,10 @@ def test_nothing_is_lost(victim: str, moment: str) -> None:
 @pytest.mark.parametrize("control", CONTROLS)
 def test_the_judge_can_fail(control: Callable[[], Seen]) -> None:
     """What is lost on purpose, the judge of the campaign reports."""
-    seen = control()
+    for _try in range(4):  # a QEMU that died of its own shows nothing
+        seen = control()
+        if seen.must_see:
+            break
     if not seen.must_see:
         pytest.skip("this QEMU or this host cannot be brought to it")
     assert seen.losses != []

@@ -44,8 +44,7 @@ def test_a_pending_job_has_changed_nothing_that_is_visible(vm: Vm, chain: images
 
 def test_a_pending_job_survives_its_client(vm: Vm) -> None:
     """A job that waits to be finalized is still there when its client has gone and another one comes."""
-    vm.judge.close()
-    vm._judge = None
+    vm.ask_anew()
     assert vm.jobs()["job"]["status"] == "pending"
 
 
