@@ -127,7 +127,8 @@ async def _act(
     outcomes = await reconcile_all(targets, request, open_link, host)
     if request.state != "populated":
         return outcomes, sighting
-    claims = {target.key for target, outcome in zip(targets, outcomes) if is_claim(target, outcome)}
+    # In the order of the disks, as a set would not be.
+    claims = dict.fromkeys(target.key for target, outcome in zip(targets, outcomes) if is_claim(target, outcome))
     return await _ask_again(sighting, outcomes, claims, request.base, open_link, host)
 
 
