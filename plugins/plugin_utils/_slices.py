@@ -19,8 +19,8 @@ from ansible.module_utils.common.validation import check_type_bool, check_type_i
 
 from ..module_utils._decide._plan import weightier
 from ..module_utils._decide._released import each_once, unanswered, weigh
-from ..module_utils._decide._report import in_one_message
-from ..module_utils._model._errors import StreamFailed, WrongRequest
+from ..module_utils._decide._report import failure_to_result, in_one_message
+from ..module_utils._model._errors import Failure, StreamFailed, WrongRequest
 
 # A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
 _SHARE = 10
@@ -153,15 +153,10 @@ def settle(told: Result, watched: Sequence[Disk] | None, part: Slice) -> Result:
 def _pause_by_somebody(disk: Disk) -> dict[str, Any] | None:
     if disk["error"] is not None or disk["job"] is None or not disk["job"]["paused"]:
         return None
-    return {
-        "kind": StreamFailed.__name__,
-        "msg": f"{disk['vm']}: disk {disk['label']}: somebody paused its stream during the task. "
-        "Run the task again to resume it",
-        "vm": disk["vm"],
-        "disk": disk["label"],
-        "monitor": disk["monitor"],
-        "key": disk["key"],
-    }
+    subject = f"{disk['vm']}: disk {disk['label']}"
+    message = f"{subject}: somebody paused its stream during the task. Run the task again to resume it"
+    failure = failure_to_result(Failure(StreamFailed.__name__, message, *key_of(disk)))
+    return {**failure, "vm": disk["vm"], "disk": disk["label"]}
 
 
 def errors_of(told: Result) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .._model._disk import Disk, Image
-from .._model._errors import Failure
+from .._model._errors import Failure, QmpError
 from .._model._job import Job
 from .._model._request import Request
 from .._model._target import Target
@@ -128,6 +128,11 @@ def untouched(target: Target, request: Request, error: Failure | None = None) ->
     if is_done(target.disk, target.base_index):
         cursor = target.disk.virtual_size
     return Outcome(target.vm, target.disk, target.base_index, target.disk, cursor=cursor, error=error)
+
+
+def not_begun(target: Target, request: Request, kind: type[QmpError], reason: str) -> Outcome:
+    """The outcome of a disk that should have been streamed and was not, which is an error of this disk."""
+    return untouched(target, request, Failure(kind.__name__, f"{target.label}: not started: {reason}"))
 
 
 def forecast(target: Target, request: Request) -> Outcome:

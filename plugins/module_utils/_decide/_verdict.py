@@ -200,7 +200,7 @@ def _names(users: Users | None, vms: Sequence[Vm]) -> list[str]:
 
 
 def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
-    if users is not None and (users.processes or users.kernel):
+    if users is not None and users.are_known:
         return tuple(sorted(users.processes))
     if _proves_no_use(lease):
         return ()

@@ -73,6 +73,11 @@ class Image:
         return self.bound.id
 
     @property
+    def written(self) -> Bound:
+        """The file that takes what is written to the image: its external data file, where it has one."""
+        return self.data or self.bound
+
+    @property
     def is_where_told(self) -> bool | None:
         """Whether ``absolute_path`` leads to the very file that QEMU has open."""
         if self.bound.inode is None:

@@ -174,3 +174,8 @@ class Users:
     processes: Mapping[int, str] = field(default_factory=dict)
     kernel: tuple[str, ...] = ()
     saw_all: bool = True
+
+    @property
+    def are_known(self) -> bool:
+        """Whether anybody was found."""
+        return bool(self.processes or self.kernel)

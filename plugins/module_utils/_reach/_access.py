@@ -16,11 +16,12 @@ from typing import Iterator
 from .._model._access import AskedImage, FoundImage, Rights
 from .._model._errors import ImageRefused
 from .._model._files import FileId, Granted, KnownFile, Lease, Users
+from ._descriptors import open_into
 from ._lease import PAUSES, LeasedFile, take_lease
 from ._users import find_users
 
 # A folder or a file by its name alone: needs no right to it, does not block, and names the link itself where it is one.
-_BY_NAME = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_BY_NAME = os.O_PATH | os.O_NOFOLLOW
 
 # Mounted where the kernel enforces, or only watches, SELinux.
 _SELINUX = "/sys/fs/selinux/enforce"
@@ -50,14 +51,13 @@ def open_image(asked: AskedImage) -> Iterator[OpenedImage]:
     with contextlib.ExitStack() as opened:
         try:
             passed = _open_folders(folders, opened)
-            descriptor = os.open(name, _BY_NAME, dir_fd=passed[-1])
+            descriptor = open_into(opened, name, _BY_NAME, passed[-1])
         except FileNotFoundError:
             raise ImageRefused("there is no such file any more") from None
         except NotADirectoryError:
             raise ImageRefused("a part of its path is no folder, or a link, and links are not followed") from None
         except OSError as error:
             raise ImageRefused(f"the file cannot be reached: {error.strerror}") from None
-        opened.callback(os.close, descriptor)
         _check_lies_below(asked.below, {_id_of(folder) for folder in passed})
         yield OpenedImage(asked.path, descriptor)
 
@@ -128,11 +128,9 @@ class LeasedImage:
 
 def _open_folders(names: list[str], opened: contextlib.ExitStack) -> list[int]:
     """The root and each folder on the way, the last one last; what is no folder, as a link, raises."""
-    passed = [os.open("/", _BY_NAME | os.O_DIRECTORY)]
-    opened.callback(os.close, passed[0])
+    passed = [open_into(opened, "/", _BY_NAME | os.O_DIRECTORY)]
     for name in names:
-        passed.append(os.open(name, _BY_NAME | os.O_DIRECTORY, dir_fd=passed[-1]))
-        opened.callback(os.close, passed[-1])
+        passed.append(open_into(opened, name, _BY_NAME | os.O_DIRECTORY, passed[-1]))
     return passed
 
 

@@ -68,7 +68,7 @@ def survey(pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequenc
         return _blind("the process behind this monitor is not known", here, sets)
     with contextlib.ExitStack() as stack:
         try:
-            process = _opened(stack, f"{_PROCESSES}/{pid}", os.O_PATH | os.O_DIRECTORY)
+            process = open_into(stack, f"{_PROCESSES}/{pid}", os.O_PATH | os.O_DIRECTORY)
             descriptors = tuple(_descriptors(process))
             walk = _Walk(stack, process)
         except _Unknown as error:
@@ -92,7 +92,8 @@ def _fdset(name: str, fdsets: Mapping[int, Sequence[int]]) -> tuple[int, ...] | 
     return tuple(numbers)
 
 
-def _opened(stack: contextlib.ExitStack, path: str, flags: int, at: int | None = None) -> int:
+def open_into(stack: contextlib.ExitStack, path: str, flags: int, at: int | None = None) -> int:
+    """Open a file until the stack is closed; ``at`` is the folder that a relative path begins in."""
     descriptor = os.open(path, flags | os.O_CLOEXEC, dir_fd=at)
     stack.callback(os.close, descriptor)
     return descriptor
@@ -142,7 +143,7 @@ def reopen(pid: int, bound: Bound) -> int:
     for number in bound.descriptors:
         with contextlib.ExitStack() as stack:
             try:
-                place = _opened(stack, f"{_PROCESSES}/{pid}/fd/{number}", os.O_PATH)
+                place = open_into(stack, f"{_PROCESSES}/{pid}/fd/{number}", os.O_PATH)
                 found = read_inode(os.fstat(place))
                 # QEMU may have closed the number, and got another file by it.
                 if bound.inode is not None and found.identity == bound.inode.identity:
@@ -158,8 +159,8 @@ def reopen(pid: int, bound: Bound) -> int:
 def _descriptors(process: int) -> Iterator[Descriptor]:
     """Each descriptor of a process that is not closed while we look."""
     with contextlib.ExitStack() as stack:
-        numbers = _opened(stack, "fd", os.O_RDONLY | os.O_DIRECTORY, process)
-        details = _opened(stack, "fdinfo", os.O_RDONLY | os.O_DIRECTORY, process)
+        numbers = open_into(stack, "fd", os.O_RDONLY | os.O_DIRECTORY, process)
+        details = open_into(stack, "fdinfo", os.O_RDONLY | os.O_DIRECTORY, process)
         with os.scandir(numbers) as entries:
             found = [entry.name for entry in itertools.islice(entries, MOST_DESCRIPTORS + 1)]
         if len(found) > MOST_DESCRIPTORS:
@@ -177,7 +178,7 @@ def _descriptor(number: str, numbers: int, details: int) -> Descriptor:
     if inode.kind == "other":
         return Descriptor(int(number), inode, os.readlink(number, dir_fd=numbers))
     with contextlib.ExitStack() as stack:
-        place = _opened(stack, number, os.O_PATH, numbers)
+        place = open_into(stack, number, os.O_PATH, numbers)
         inode = read_inode(os.fstat(place))
         path, unlinked = _place_of(_target(place), inode)
         text = _read(number, details, _LONGEST_FDINFO)
@@ -230,7 +231,7 @@ def _target(descriptor: int) -> str:
 def _read(path: str, folder: int | None, most: int) -> str:
     """The beginning of a file of /proc."""
     with contextlib.ExitStack() as stack:
-        file = _opened(stack, path, _READ, folder)
+        file = open_into(stack, path, _READ, folder)
         parts = []
         # /proc gives a page or so at a time, also to who asks for more.
         while most > 0:
@@ -262,8 +263,8 @@ class _Walk:
     """Follows names from the root and the working directory of a process."""
 
     def __init__(self, stack: contextlib.ExitStack, process: int):
-        self._root = _opened(stack, "root", os.O_PATH | os.O_DIRECTORY, process)
-        self._directory = _opened(stack, "cwd", os.O_PATH | os.O_DIRECTORY, process)
+        self._root = open_into(stack, "root", os.O_PATH | os.O_DIRECTORY, process)
+        self._directory = open_into(stack, "cwd", os.O_PATH | os.O_DIRECTORY, process)
         self._procs = _proc_devices(_read("mountinfo", process, _LONGEST_MOUNTINFO))
         self._names_left = MOST_NAMES
         self._steps_left = MOST_STEPS

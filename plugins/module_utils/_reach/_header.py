@@ -28,14 +28,15 @@ def read_header(pid: int | None, bound: Bound, format: str) -> Reading:
     except OSError as error:
         return NoHeader(f"its file cannot be read: {error.strerror}")
     try:
-        return parse_header(format, _read(descriptor))
+        return parse_header(format, read_head(descriptor))
     except OSError as error:
         return NoHeader(f"its file cannot be read: {error.strerror}")
     finally:
         os.close(descriptor)
 
 
-def _read(descriptor: int) -> bytes:
+def read_head(descriptor: int) -> bytes:
+    """So much of a file as a header may take; less only where the file is shorter."""
     head = b""
     # A read may give fewer bytes than were asked for, also before the end.
     while len(head) < HEADER_BYTES:

@@ -22,6 +22,7 @@ from ._descriptors import reopen, survey
 from ._header import read_header
 from ._lease import try_leases
 from ._map import read_map, user_of
+from ._mounts import read_text
 from ._threads import away
 from ._users import find_users
 from ._writeback import WriteBack
@@ -172,7 +173,7 @@ def _expand(pattern: str) -> Sequence[str] | None:
 
 def _runs_block_stream(pid: int) -> bool:
     """Whether a process is a run of this collection: Ansible's wrapper, or the module by its file or name."""
-    words = _read(f"/proc/{pid}/cmdline").split("\0")
+    words = read_text(f"/proc/{pid}/cmdline").split("\0")
     return any(re.search(r"(^|[/.]|AnsiballZ_)block_stream(_info)?(\.py)?$", word) for word in words)
 
 
@@ -186,14 +187,6 @@ def _stat(path: str) -> os.stat_result | None:
         return os.stat(path)
     except OSError:
         return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] = lambda _pid: False) -> str:

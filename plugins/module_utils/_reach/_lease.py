@@ -25,6 +25,7 @@ import time
 from typing import Collection, Iterator
 
 from .._model._files import FileId, Granted, KnownFile, Lease
+from ._descriptors import open_into
 from ._mounts import file_system_of, read_text
 
 # Who has just closed the file, or asks the same question at the same moment, is no user: 0.3 s in all.
@@ -85,7 +86,7 @@ def try_leases(files: Collection[KnownFile]) -> dict[KnownFile, Lease]:
 def _take(file: KnownFile, opened: contextlib.ExitStack) -> LeasedFile:
     # To open something can block (a FIFO), or act (a watchdog device). O_PATH does neither, and the second open goes
     # by the first, so that nobody can put another file there in between.
-    place = _open(file.path, os.O_PATH | os.O_NOFOLLOW, opened)
+    place = open_into(opened, file.path, os.O_PATH | os.O_NOFOLLOW)
     status = os.fstat(place)
     if FileId(status.st_dev, status.st_ino) != file.id:
         return LeasedFile(Lease(Granted.OTHER, file_system_of(place)))
@@ -101,7 +102,7 @@ def take_lease(place: int, opened: contextlib.ExitStack) -> LeasedFile:
     """
     file_system = file_system_of(place)
     try:
-        descriptor = _open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK, opened)
+        descriptor = open_into(opened, f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK)
     # Somebody else holds a lease, and so has it open.
     except BlockingIOError:
         return LeasedFile(Lease(Granted.NO, file_system))
@@ -118,12 +119,6 @@ def take_lease(place: int, opened: contextlib.ExitStack) -> LeasedFile:
     # To close it may not be enough: a process that is being started shares it until it has become another program.
     opened.callback(fcntl.fcntl, descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return LeasedFile(Lease(Granted.YES, file_system), descriptor)
-
-
-def _open(path: str, flags: int, opened: contextlib.ExitStack) -> int:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    opened.callback(os.close, descriptor)
-    return descriptor
 
 
 def _why_unknown(error: OSError, file_system: str) -> str:

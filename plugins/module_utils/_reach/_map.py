@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Sequence
 
 from .._model._files import Bound, Kind
-from .._model._header import HEADER_BYTES, NoHeader, parse_header
+from .._model._header import NoHeader, parse_header
 from .._model._map import Layer, MapTotals, NoMap, Source, describe, fault_of, total
 from ._children import Child
 from ._descriptors import reopen
+from ._header import read_head
 from ._threads import away
 
 # The kernel takes no longer word on a command line: 128 KiB less the NUL.
@@ -208,7 +209,7 @@ class _Chain:
             raise _Opaque(fault)
         file = self._keep(pid, layer.bound)
         # qemu-img would open the data file by the name in the header if it were not given, and refuses one too many.
-        header = parse_header(layer.format, os.pread(file, HEADER_BYTES, 0))
+        header = parse_header(layer.format, read_head(file))
         if isinstance(header, NoHeader):
             raise _Opaque(header.why)
         if header.data_file is None:

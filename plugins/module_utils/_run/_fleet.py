@@ -11,7 +11,7 @@ import contextlib
 from dataclasses import replace
 from typing import AsyncIterator, Sequence
 
-from .._decide._outcome import Outcome, untouched
+from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._schedule import Turn, lanes, turn
 from .._model._errors import Failure, QmpError, TimeIsUp
 from .._model._request import Request, Waiting
@@ -127,7 +127,7 @@ class _Fleet:
         for target in lane:
             if holder is not None and turn(target, self._request) is Turn.WAITS:
                 reason = f"it shares a backing node with disk {holder.disk.label}, whose job is still there"
-                self._outcomes[id(target)] = _not_begun(target, self._request, reason)
+                self._outcomes[id(target)] = _left_waiting(target, self._request, reason)
                 continue
             outcome = self._outcomes[id(target)] = await self._take_turn_by_itself(target)
             holder = holder or (target if outcome.job is not None else None)
@@ -145,7 +145,7 @@ class _Fleet:
             return await self._see_through(target)
         if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
             reason = "its turn did not come before wait_timeout was over"
-            return _not_begun(target, self._request, reason)
+            return _left_waiting(target, self._request, reason)
         began = asyncio.get_running_loop().time()
         outcome: Outcome | None = None
         try:
@@ -175,8 +175,8 @@ class _Fleet:
             await asyncio.sleep(pause if remaining is None else min(pause, remaining))
 
 
-def _not_begun(target: Target, request: Request, reason: str) -> Outcome:
+def _left_waiting(target: Target, request: Request, reason: str) -> Outcome:
     """A disk whose turn did not come: an error only if the user wanted to wait for it, and for nothing less."""
-    is_failure = request.waiting.wait and request.waiting.on_timeout == "fail"
-    failure = Failure(TimeIsUp.__name__, f"{target.label}: not started: {reason}")
-    return untouched(target, request, failure if is_failure else None)
+    if request.waiting.wait and request.waiting.on_timeout == "fail":
+        return not_begun(target, request, TimeIsUp, reason)
+    return untouched(target, request)

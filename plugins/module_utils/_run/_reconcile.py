@@ -320,7 +320,7 @@ class _Visit:
         job, disk, pid = self._job, self._now.disk, self._now.vm.identity.pid
         if disk.io_status != "ok":
             raise guest_errors(disk, job)
-        free_space = await self._host.free_space(pid, disk.top.data or disk.top.bound)
+        free_space = await self._host.free_space(pid, disk.top.written)
         if free_space is not None and free_space.free < metadata_size(disk):
             raise no_room(disk, job)
         is_told = await self._flush()

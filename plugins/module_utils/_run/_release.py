@@ -43,14 +43,11 @@ async def _find_users(leases: dict[KnownFile, Lease], host: Host) -> Mapping[Kno
     """Who has the files open that the kernel does not call free. Where nobody is found, ask the kernel again."""
     open_files = [file for file, lease in leases.items() if lease.granted in (Granted.NO, Granted.UNKNOWN)]
     users = await host.users(open_files)
-    unfound = [each for each in open_files if leases[each].granted is Granted.NO and not is_found(users.get(each))]
+    unfound = [
+        each for each in open_files if leases[each].granted is Granted.NO and not users.get(each, Users()).are_known
+    ]
     leases.update(await host.leases(unfound))
     return users
-
-
-def is_found(users: Users | None) -> bool:
-    """Whether somebody is known who has the file open."""
-    return users is not None and bool(users.processes or users.kernel)
 
 
 def _judge(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Collection, Iterable, Mapping, Sequence
 
 from .._decide._fit import leave_out_unfit
-from .._decide._outcome import Outcome, forecast, untouched
+from .._decide._outcome import Outcome, forecast, not_begun, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import leave_out_crowded
 from .._decide._second_look import confirm, is_claim
@@ -91,13 +91,8 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     by_key = {target.key: outcome for target, outcome in zip(fit, outcomes)}
     for target in targets:
         if target.key in crowded:
-            by_key[target.key] = _not_begun(target, crowded[target.key], request)
+            by_key[target.key] = not_begun(target, request, WrongRequest, crowded[target.key])
     return await _judged(sighting, [by_key[target.key] for target in targets], sighting.failures, host)
-
-
-def _not_begun(target: Target, reason: str, request: Request) -> Outcome:
-    """A disk whose stream was not begun, which is an error of this disk."""
-    return untouched(target, request, Failure(WrongRequest.__name__, f"{target.label}: not started: {reason}"))
 
 
 async def _populate_bound(
@@ -171,6 +166,5 @@ async def _free_spaces(vms_and_disks: Iterable[tuple[Vm, Disk]], host: Host) -> 
     spaces: dict[tuple[str, str], FreeSpace | None] = {}
     for vm, disk in vms_and_disks:
         if disk.chain:
-            written = disk.top.data or disk.top.bound
-            spaces[vm.identity.monitor, disk.key] = await host.free_space(vm.identity.pid, written)
+            spaces[vm.identity.monitor, disk.key] = await host.free_space(vm.identity.pid, disk.top.written)
     return spaces

@@ -213,10 +213,10 @@ def test_files_that_cannot_be_opened(
     """What cannot be opened is unknown; what somebody else holds a lease on is open."""
     real: Any = os.open
 
-    def open_(path: str, flags: int) -> int:
+    def open_(path: str, flags: int, *, dir_fd: int | None = None) -> int:
         if path.startswith(start):
             raise OSError(number, os.strerror(number))
-        return int(real(path, flags))
+        return int(real(path, flags, dir_fd=dir_fd))
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(os, "open", open_)
