@@ -54,10 +54,7 @@ def saved_stream() -> Seen:
     with lab_folder() as folder:
         chain = images.chain(folder)
         with Vm(folder, *disks.drive(chain.top, id="drive0", qdev="vda")) as vm:
-            if not vm.can_be_saved_while_streaming:
-                return Seen(what, must_see=False, losses=[])
-            _start(vm)
-            if not _can_save(vm):
+            if not _is_saved_in_mid_stream(vm):
                 return Seen(what, must_see=False, losses=[])
             _complete(vm)
             vm.command("cont")
@@ -90,10 +87,7 @@ def finalized_after_leaving() -> Seen:
     with lab_folder() as folder:
         chain = images.chain(folder)
         with Vm(folder, *disks.drive(chain.top, id="drive0", qdev="vda")) as vm:
-            if not vm.can_be_saved_while_streaming:
-                return Seen(what, must_see=False, losses=[])
-            _start(vm)
-            if not _can_save(vm):
+            if not _is_saved_in_mid_stream(vm):
                 return Seen(what, must_see=False, losses=[])
             _complete(vm)
             with contextlib.suppress(OSError):
@@ -104,8 +98,14 @@ def finalized_after_leaving() -> Seen:
 CONTROLS: tuple[Callable[[], Seen], ...] = (unflushed_stream, saved_stream, unwritten_stream, finalized_after_leaving)
 
 
-def _can_save(vm: Vm) -> bool:
-    """Save the VM; now and then QEMU dies of it: of a stream that writes while QEMU gives its images away."""
+def _is_saved_in_mid_stream(vm: Vm) -> bool:
+    """Start a stream, and save the VM; False where this QEMU refuses that, or died of it.
+
+    It does so now and then: of a stream that writes while it gives its images away.
+    """
+    if not vm.can_be_saved_while_streaming:
+        return False
+    _start(vm)
     try:
         vm.save()
     except OSError:

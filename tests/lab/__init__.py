@@ -18,7 +18,7 @@ that the code under test does not know of, open files in /proc. Put the folder a
 
 from __future__ import annotations
 
-from . import disks, holders, host, images, peers, product, thin
+from . import aliases, disks, holders, host, images, peers, product, thin
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
 from .process import LabError, kill, lab_folder, open_files, wait_until
@@ -34,6 +34,7 @@ __all__ = [
     "Proxy",
     "Scene",
     "Vm",
+    "aliases",
     "disks",
     "holders",
     "host",

@@ -83,16 +83,22 @@ def answers(replies: Mapping[str, Any], otherwise: Any = None) -> Callable[[sock
 
     def talk(client: socket.socket) -> None:
         client.sendall(GREETING + b"\r\n")
-        text = ""
-        while received := client.recv(1 << 16):
-            text += received.decode()
-            with contextlib.suppress(ValueError):
-                while text := text.lstrip():
-                    message, end = json.JSONDecoder().raw_decode(text)
-                    text = text[end:]
-                    client.sendall(_reply(message, replies, {} if otherwise is None else otherwise))
+        for message in messages(client):
+            client.sendall(_reply(message, replies, {} if otherwise is None else otherwise))
 
     return talk
+
+
+def messages(client: socket.socket) -> Iterator[Any]:
+    """What a client says, message by message, until it leaves."""
+    text = ""
+    while received := client.recv(1 << 16):
+        text += received.decode()
+        with contextlib.suppress(ValueError):
+            while text := text.lstrip():
+                message, end = json.JSONDecoder().raw_decode(text)
+                text = text[end:]
+                yield message
 
 
 def _reply(message: Mapping[str, Any], replies: Mapping[str, Any], otherwise: Any) -> bytes:

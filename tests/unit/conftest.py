@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,23 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="qmp-")).resolve()
     yield path
     shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _without_rights() -> Iterator[None]:
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def without_rights() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Root may do everything, so be nobody for a while."""
+    return _without_rights
 
 
 # How long an example takes to make says something about the machine, and nothing about the code.

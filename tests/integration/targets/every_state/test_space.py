@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def job_events(vm: Vm) -> list[dict[str, Any]]:
-    vm.command("query-status")  # all events that there are come before its answer
-    return [event for event in vm.judge.events if "JOB" in event["event"]]
-
-
 def space_of(disk: Scene) -> dict[str, int]:
     """What block_stream_info says of the disk."""
     (found,) = product.module("block_stream_info", monitors=[disk.vm.monitor], disks=["vda"])["disks"]
@@ -37,7 +32,7 @@ def test_too_little_room_is_refused_with_the_figures(crowded: Scene, small: host
         for word in ("vda", str(space["needed"]), str(space["free"]), "check_space"):
             assert word in result["msg"]
         assert result["disks"][0]["space"] == space
-    assert (job_events(crowded.vm), crowded.depth) == ([], 1)
+    assert (crowded.vm.job_events(), crowded.depth) == ([], 1)
 
 
 def test_check_mode_shows_the_figures_of_what_fits(crowded: Scene, small: host.FileSystem) -> None:
@@ -57,7 +52,7 @@ def test_who_knows_better_goes_on(crowded: Scene) -> None:
     result = crowded.stream(check_space=False)
     assert result.failed
     assert "No space left on device" in result["msg"]
-    assert job_events(crowded.vm) != []
+    assert crowded.vm.job_events() != []
 
 
 def test_a_base_that_stays_needs_no_room(crowded: Scene) -> None:
@@ -94,7 +89,7 @@ def two(folder: Path, small: host.FileSystem) -> Any:
 def test_all_disks_of_a_file_system_count_together(two: Vm) -> None:
     """Two disks that fit one by one are refused together, both named; either alone is done."""
     both = product.module("block_stream", monitors=[two.monitor], disks=["vda", "vdb"])
-    assert (both.failed, both["changed"], job_events(two)) == (True, False, []), both
+    assert (both.failed, both["changed"], two.job_events()) == (True, False, []), both
     needed = sum(disk["space"]["needed"] for disk in both["disks"])
     for word in ("vda", "vdb", str(needed)):
         assert word in both["msg"]
@@ -109,4 +104,4 @@ def test_disks_of_two_file_systems_count_apart(crowded: Scene, folder: Path, boo
     assert (result.failed, result["changed"]) == (True, False), result
     assert "vda" in result["msg"]
     assert "vdr" not in result["msg"]
-    assert (job_events(crowded.vm), job_events(roomy)) == ([], [])
+    assert (crowded.vm.job_events(), roomy.job_events()) == ([], [])

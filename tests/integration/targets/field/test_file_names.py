@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Scene, Vm, disks, host, images
+from lab import Scene, Vm, aliases, disks, images
 
 from .conftest import assert_opens, assert_populated, assert_told, free_paths, needs_root
 
@@ -131,28 +131,12 @@ def test_a_relative_chain_has_a_base_by_its_path(relative: Scene) -> None:
 # -- Several names of one file -----------------------------------------------------------------------------------------
 
 
-def hard_link(image: Path, _stack: contextlib.ExitStack) -> Path:
-    link = image.with_name("hard-link")
-    link.hardlink_to(image)
-    return link
-
-
-def symbolic_link(image: Path, _stack: contextlib.ExitStack) -> Path:
-    link = image.with_name("symbolic-link")
-    link.symlink_to(image.name)
-    return link
-
-
-def by_bind_mount(image: Path, stack: contextlib.ExitStack) -> Path:
-    return stack.enter_context(host.bind_mount(image.parent, image.with_name("mounted"))) / image.name
-
-
 def renamed(image: Path, _stack: contextlib.ExitStack) -> Path:
     return image.rename(image.with_name("renamed"))
 
 
 @needs_root
-@pytest.mark.parametrize("name", [hard_link, symbolic_link, by_bind_mount, renamed])
+@pytest.mark.parametrize("name", [aliases.hard_link, aliases.symbolic_link, aliases.by_bind_mount, renamed])
 @pytest.mark.parametrize("what", ["disk", "base"])
 def test_any_name_of_a_file_names_it(
     folder: Path, boot: Boot, name: Callable[[Path, contextlib.ExitStack], Path], what: str

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -47,19 +46,14 @@ def replies(*lines: Callable[[Any], bytes], hangs_up: bool = False) -> Talk:
 
     def talk(client: socket.socket) -> None:
         client.sendall(peers.GREETING + b"\r\n")
-        text, is_negotiated = "", False
-        while received := client.recv(1 << 16):
-            text += received.decode()
-            with contextlib.suppress(ValueError):
-                while text := text.lstrip():
-                    message, end = json.JSONDecoder().raw_decode(text)
-                    text = text[end:]
-                    makers = lines if is_negotiated else (lambda id: as_json({"return": {}, "id": id}),)
-                    for make in makers:
-                        client.sendall(make(message.get("id")) + b"\r\n")
-                    if is_negotiated and hangs_up:
-                        return
-                    is_negotiated = True
+        is_negotiated = False
+        for message in peers.messages(client):
+            makers = lines if is_negotiated else (lambda id: as_json({"return": {}, "id": id}),)
+            for make in makers:
+                client.sendall(make(message.get("id")) + b"\r\n")
+            if is_negotiated and hangs_up:
+                return
+            is_negotiated = True
 
     return talk
 

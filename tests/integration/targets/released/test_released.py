@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import NbdServer, Scene, Vm, disks, host, images, product
+from lab import NbdServer, Scene, Vm, aliases, disks, host, images, product
 from lab.holders import OPENS, assert_in_use, assert_unknown, holder, opening, released, who_has_open
 
 if TYPE_CHECKING:
@@ -130,23 +130,7 @@ def test_a_node_that_another_device_shows(folder: Path, boot: Boot) -> None:
 # -- Used under another name -------------------------------------------------------------------------------------------
 
 
-def hard_link(base: Path, _stack: contextlib.ExitStack) -> Path:
-    link = base.with_name("hard-link")
-    link.hardlink_to(base)
-    return link
-
-
-def symbolic_link(base: Path, _stack: contextlib.ExitStack) -> Path:
-    link = base.with_name("symbolic-link")
-    link.symlink_to(base.name)
-    return link
-
-
-def by_bind_mount(base: Path, stack: contextlib.ExitStack) -> Path:
-    return stack.enter_context(host.bind_mount(base.parent, base.with_name("mounted"))) / base.name
-
-
-@pytest.mark.parametrize("name", [hard_link, symbolic_link, by_bind_mount])
+@pytest.mark.parametrize("name", [aliases.hard_link, aliases.symbolic_link, aliases.by_bind_mount])
 def test_a_process_that_has_it_open_under_another_name(
     disk: Scene, name: Callable[[Path, contextlib.ExitStack], Path]
 ) -> None:

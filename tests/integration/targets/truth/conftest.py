@@ -96,6 +96,13 @@ class Disk(Scene):
         self.assert_safe_after_kill()
         assert ends == ["BLOCK_JOB_CANCELLED", "BLOCK_JOB_COMPLETED"]
 
+    def assert_goes_on_and_finishes(self, **options: Any) -> None:
+        """The VM goes on, and another run is done; QEMU killed then, nothing is lost."""
+        self.vm.command("cont")
+        result = self.stream(**options)
+        assert (result.failed, result["finished"]) == (False, True), result
+        self.assert_safe_after_kill()
+
     def assert_right_above_base(self) -> None:
         """The VM killed now: the header names the base, and nothing between the two is needed."""
         self.vm.kill()

@@ -27,14 +27,19 @@ def saved_and_forgotten(disk: Disk) -> None:
     wait_until(lambda: disk.vm.status == "running", "the VM goes on")
 
 
-def made_inactive(disk: Disk) -> None:
-    """The images were inactive for a while, without any migration: QEMU 10.0 has a command for it, and no event."""
+def stream_on_inactive_images(disk: Disk) -> None:
+    """A job that comes to its end while QEMU may not write to the images; they are inactive until the VM goes on."""
     if disk.vm.version < (10, 0):
         pytest.skip("this QEMU has no blockdev-set-active")
     job = disk.start()
     disk.vm.command("stop")
     disk.vm.command("blockdev-set-active", active=False)
     disk.complete(job)
+
+
+def made_inactive(disk: Disk) -> None:
+    """The images were inactive for a while, without any migration: QEMU 10.0 has a command for it, and no event."""
+    stream_on_inactive_images(disk)
     disk.vm.command("cont")
     assert disk.vm.command("query-migrate") == {}
 
@@ -54,12 +59,7 @@ def test_what_was_not_copied_keeps_the_link(saveable: Callable[..., Disk], cause
 def test_images_that_are_still_inactive(running: Callable[..., Disk]) -> None:
     """A job at its end on images that QEMU may not write to, in no migration: the task fails, and QEMU lives."""
     disk = running()
-    if disk.vm.version < (10, 0):
-        pytest.skip("this QEMU has no blockdev-set-active")
-    job = disk.start()
-    disk.vm.command("stop")
-    disk.vm.command("blockdev-set-active", active=False)
-    disk.complete(job)
+    stream_on_inactive_images(disk)
     disk.assert_claims_nothing(disk.stream(), "inactive")
     disk.vm.command("cont")
     disk.assert_streamed_again(disk.stream())

@@ -68,10 +68,7 @@ def test_a_saved_vm_that_goes_on_is_populated(running: Callable[..., Disk]) -> N
     disk = running()
     disk.vm.save()
     assert "`cont`" in disk.stream()["msg"]
-    disk.vm.command("cont")
-    result = disk.stream()
-    assert (result.failed, result["finished"]) == (False, True), result
-    disk.assert_safe_after_kill()
+    disk.assert_goes_on_and_finishes()
 
 
 @pytest.mark.parametrize("options", [{}, {"wait": False}], ids=["waits", "does not wait"])
@@ -99,10 +96,7 @@ def test_no_other_wish_ends_qemu(saveable: Callable[..., Disk], state: str, *, a
         disk.complete(job)
     disk.stream(state=state)
     assert disk.vm.status == "postmigrate"
-    disk.vm.command("cont")
-    result = disk.stream(speed="0")
-    assert (result.failed, result["finished"]) == (False, True), result
-    disk.assert_safe_after_kill()
+    disk.assert_goes_on_and_finishes(speed="0")
 
 
 def test_a_run_that_waits_while_the_vm_leaves(saveable: Callable[..., Disk]) -> None:
@@ -114,10 +108,7 @@ def test_a_run_that_waits_while_the_vm_leaves(saveable: Callable[..., Disk]) -> 
     if job in disk.vm.jobs():
         disk.vm.command("block-job-set-speed", device=job, speed=0)
     disk.assert_claims_nothing(task.result(), "saved")
-    disk.vm.command("cont")
-    result = disk.stream(speed="0")
-    assert (result.failed, result["finished"]) == (False, True), result
-    disk.assert_safe_after_kill()
+    disk.assert_goes_on_and_finishes(speed="0")
 
 
 def test_info_tells_of_the_job(saveable: Callable[..., Disk]) -> None:

@@ -9,7 +9,7 @@ import pwd
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,19 +187,9 @@ def test_a_launcher_that_is_gone_and_a_server_that_is_not_seen(processes: Proces
     assert peer_at() == Peer(MAKER, 7, 8, None, None, 7, False)
 
 
-@contextlib.contextmanager
-def without_rights() -> Iterator[None]:
-    """Root may look everywhere, so be nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-def test_a_process_that_must_not_be_looked_at(processes: Processes) -> None:
+def test_a_process_that_must_not_be_looked_at(
+    processes: Processes, without_rights: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
     """Who made the socket is taken for who serves, and it is told that this is not known."""
     own = processes.add(MAKER)
     processes.add(OTHER, serves=True)

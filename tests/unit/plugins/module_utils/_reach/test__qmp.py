@@ -437,19 +437,9 @@ def test_a_message_without_an_end(folder: Path) -> None:
         meet(says_and_stays(lines), path=folder / "qmp")
 
 
-@contextlib.contextmanager
-def without_rights() -> Iterator[None]:
-    """Root may do everything, so be nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-def test_a_socket_that_must_not_be_used(folder: Path) -> None:
+def test_a_socket_that_must_not_be_used(
+    folder: Path, without_rights: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
     """Without the right to connect the reason is the system's."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "qmp"))
