@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from lab import LabError, Scene, Vm, disks, host, images, product
-from lab.holders import NOBODY, assert_in_use, assert_unknown, opening, released
+from lab.holders import NOBODY, READS, assert_in_use, assert_unknown, opening, released
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and be several users")
 
-# Rights to read every file, so that the module can be found, and, with the second, to look into every process.
-READS = (*NOBODY, "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+# As READS, and with the right to look into every process.
 SEES = (*NOBODY, *(f"--{kind}-caps=-all,+dac_read_search,+sys_ptrace" for kind in ("inh", "ambient")))
 
 
