@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Collection, Iterable, Mapping, Sequence
 
@@ -25,6 +26,9 @@ from .._model._vm import Vm
 from ._fleet import reconcile_all
 from ._observe import Sighting, observe, visit_all
 from ._release import judge_all
+
+# So many file systems are asked at a time: each that hangs keeps a thread.
+_SPACES_AT_ONCE = 32
 
 
 async def inform(monitors: Sequence[str], selection: Selection, open_link: OpenLink, host: Host) -> Informed:
@@ -162,9 +166,13 @@ async def _judged(
 
 
 async def _free_spaces(vms_and_disks: Iterable[tuple[Vm, Disk]], host: Host) -> FreeSpaces:
-    """The file systems that the active images write to, by VM and disk."""
-    spaces: dict[tuple[str, str], FreeSpace | None] = {}
-    for vm, disk in vms_and_disks:
-        if disk.chain:
-            spaces[vm.identity.monitor, disk.key] = await host.free_space(vm.identity.pid, disk.top.written)
-    return spaces
+    """The file systems that the active images write to, by VM and disk; one that hangs is waited for beside others."""
+    turnstile = asyncio.Semaphore(_SPACES_AT_ONCE)
+
+    async def ask(vm: Vm, disk: Disk) -> FreeSpace | None:
+        async with turnstile:
+            return await host.free_space(vm.identity.pid, disk.top.written)
+
+    full = [(vm, disk) for vm, disk in vms_and_disks if disk.chain]
+    answers = await asyncio.gather(*(ask(vm, disk) for vm, disk in full))
+    return {(vm.identity.monitor, disk.key): answer for (vm, disk), answer in zip(full, answers)}

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm, Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
-from ansible_collections.virtops.qmp.plugins.module_utils._run._work import populate
+from ansible_collections.virtops.qmp.plugins.module_utils._run._work import inform, populate
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeHost, FakeQemu
@@ -153,3 +155,23 @@ def test_a_bound_look_is_verified_too() -> None:
     host.before[LOOKS] = qemu.die
     bound = (BoundVm(qemu.address, 100, 7, ("/machine/peripheral/vda/virtio-backend",)),)
     assert told(run(host, bound=bound)) == [("vm0", False, None, "MonitorMissing")]
+
+
+def test_storage_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room on each disk's storage is asked for beside that of the others, not after it."""
+
+    async def free_space(_host: FakeHost, _pid: int | None, _bound: Bound) -> FreeSpace:
+        await asyncio.sleep(30)
+        return FreeSpace(1, 2**40)
+
+    monkeypatch.setattr(FakeHost, "free_space", free_space)
+    host = FakeHost(*(vm_called(f"vm{number}", 100 + number) for number in range(5)))
+
+    async def look() -> tuple[float, list[Any]]:
+        started = asyncio.get_running_loop().time()
+        informed = await inform(list(host.qemus), Selection(None), host.open_link, host)
+        free = [disk["space"]["free"] for disk in informed.to_result()["disks"]]
+        return asyncio.get_running_loop().time() - started, free
+
+    seconds, free = clock.run(look())
+    assert (round(seconds), free) == (30, [2**40] * 5)
