@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import sys
 from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -23,6 +24,7 @@ from ._reach._host import LinuxHost
 from ._reach._peer import find_owner
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
+from ._reach._reader import NobodyReads, unless_unread
 from ._run import _work
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
@@ -47,7 +49,10 @@ def run(module: AnsibleModule, work: Work) -> None:
         owner = None if name is None else find_owner(name)
         opener = functools.partial(open_link, timeout=module.params["connect_timeout"], owner=owner)
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
-        result = asyncio.run(work(module, opener, host))
+        result = asyncio.run(unless_unread(work(module, opener, host)))
+    except NobodyReads:
+        # QEMU goes on with its jobs, and the monitors are free for the next run.
+        sys.exit(1)
     except QmpError as error:
         result = {"warnings": [], "errors": [failure_to_result(Failure.of(error, str(error)))]}
     result = presentable(result)

@@ -1,0 +1,77 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether anybody still reads what this process will print: the connection that it was started over may be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+from types import TracebackType
+from typing import Any, Coroutine
+
+_STDOUT = 1
+
+
+class NobodyReads(Exception):
+    """The other end of stdout was closed before the work was done."""
+
+
+async def unless_unread(work: Coroutine[Any, Any, dict[str, Any]], descriptor: int = _STDOUT) -> dict[str, Any]:
+    """Do the work, and stop in the middle of it when nobody can read its result any more.
+
+    :raise NobodyReads: the reader is gone. The work was cancelled, which is no worse for it than SIGKILL.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    with _Reader(descriptor) as reader:
+        reader.when_gone(loop, task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if reader.is_gone:
+                raise NobodyReads from None
+            raise
+
+
+class _Reader:
+    """Who reads what is written to a descriptor; the other end of a pipe, a socket or a terminal.
+
+    The kernel tells a writer that its reader is gone without being asked for anything else, so a thread sleeps until
+    then. The event loop would have to ask for input, too, and would wake up for each key on a terminal.
+    """
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self._wakes, self._wake = os.pipe()
+        self.is_gone = False
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._wake)
+
+    def when_gone(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        """Cancel a task once the reader is gone."""
+
+        def cancel() -> None:
+            self.is_gone = not task.done()
+            task.cancel()
+
+        def wait() -> None:
+            waits = select.poll()
+            waits.register(self._wakes, 0)
+            waits.register(self._descriptor, 0)
+            events = dict(waits.poll())
+            os.close(self._wakes)
+            # Once the work is done the loop may be closed. A descriptor that was never open has lost no reader.
+            if self._wakes not in events and events[self._descriptor] & (select.POLLERR | select.POLLHUP):
+                loop.call_soon_threadsafe(cancel)
+
+        threading.Thread(target=wait, name="reader", daemon=True).start()

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The work ends with its reader, over every kind of connection, and with nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import socket
+import threading
+from typing import Any, Callable  # noqa: UP035  # Python 3.8
+
+import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads, unless_unread
+
+# Turns of the event loop, in which a thread that has something to tell does so.
+MANY = 1000
+
+
+async def turn() -> dict[str, Any]:
+    """Work that takes a while."""
+    for _turn in range(MANY):
+        await asyncio.sleep(0)
+    return {"a": 1}
+
+
+def a_pipe() -> Any:
+    """Our end, and what closes the other one."""
+    reads, writes = os.pipe()
+    return writes, lambda: os.close(reads)
+
+
+def a_socket() -> Any:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.close
+
+
+def a_terminal() -> Any:
+    theirs, ours = pty.openpty()
+    return ours, lambda: os.close(theirs)
+
+
+def run(descriptor: int, work: Any) -> Any:
+    """The result of the work; every wait of it has an end."""
+    try:
+        return asyncio.run(asyncio.wait_for(unless_unread(work, descriptor), 30))
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("connection", [a_pipe, a_socket, a_terminal])
+def test_the_work_ends_with_its_reader(connection: Callable[[], Any]) -> None:
+    """What would take for ever is cancelled, and may still put in order what it holds."""
+    descriptor, close = connection()
+    ends: list[str] = []
+
+    async def work() -> dict[str, Any]:
+        close()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("in order")
+        return {}
+
+    with pytest.raises(NobodyReads):
+        run(descriptor, work())
+    assert ends == ["in order"]
+
+
+@pytest.mark.parametrize("connection", [a_pipe, a_socket, a_terminal])
+def test_the_work_ends_by_itself(connection: Callable[[], Any]) -> None:
+    """Its result is returned, and nothing is left behind that waits."""
+    descriptor, close = connection()
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    assert run(descriptor, turn()) == {"a": 1}
+    close()
+    for thread in threading.enumerate():
+        if thread.name == "reader":
+            thread.join(30)
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (before[0], before[1] - 2)
+
+
+def test_what_is_typed_is_no_end() -> None:
+    """Input on a terminal, which nobody reads here, does not stop the work."""
+    theirs, ours = pty.openpty()
+
+    async def work() -> dict[str, Any]:
+        os.write(theirs, b"y\n")
+        return await turn()
+
+    assert run(ours, work()) == {"a": 1}
+    os.close(theirs)
+
+
+def test_a_stdout_that_was_never_open_has_no_reader_to_lose() -> None:
+    """Who starts a program with a closed stdout wants its work, not its words."""
+    assert asyncio.run(unless_unread(turn(), 10**6)) == {"a": 1}
+
+
+def test_a_cancellation_for_another_reason_stays_one() -> None:
+    """Ctrl-C is told as such."""
+    descriptor, close = a_pipe()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(unless_unread(asyncio.sleep(30, {}), descriptor))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    close()
+    os.close(descriptor)
