@@ -135,6 +135,11 @@ def not_now(reason: str, job: Job | None) -> QmpError:
     return StreamFailed(f"{reason}{state}. Run the task again then")
 
 
+def migrating(job: Job | None) -> QmpError:
+    """A migration is under way, at whose end QEMU dies of a job that starts or ends just then."""
+    return not_now("the VM is being migrated, or its state is being saved. Wait for the end of that", job)
+
+
 def no_name_for_base(disk: Disk, base: str) -> QmpError:
     """The header of the active image would call the base by a name that does not lead to it."""
     return StreamFailed(

@@ -160,6 +160,23 @@ def after_wait(end: WaitEnd, waiting: Waiting) -> After:
     return _AFTER[end]
 
 
+# What QEMU may die of when it gives its images away meanwhile, as it does at the end of a migration.
+_NOT_DURING_A_MIGRATION = (Step.START, Step.FINALIZE)
+
+
+def must_sit_out(step: Step) -> bool:
+    """Whether a step must wait for the end of a migration, or of the saving of the VM's state."""
+    return step in _NOT_DURING_A_MIGRATION
+
+
+def after_sitting_out(job: Job | None, waiting: Waiting) -> After:
+    """What it means that a migration takes longer than the task waits."""
+    if waiting.wait and waiting.on_timeout != "fail":
+        return After.LEAVE
+    # Who does not wait at all leaves a job to QEMU; where none was started yet, there is nothing to leave.
+    return After.FAIL if waiting.wait or job is None else After.LEAVE
+
+
 # What a step is called in the result.
 ACTIONS: Mapping[Step, str] = {
     Step.START: "started",

@@ -91,7 +91,7 @@ def is_qemus_name(program: str) -> bool:
 
 def is_loader(program: str) -> bool:
     """Whether an executable is the dynamic loader, by which a program is started that brings its own libraries."""
-    return re.match(r"ld(-[\w-]+)?\.so", program) is not None
+    return re.match(r"ld(-[\w.-]+)?\.so", program) is not None
 
 
 def read_program(maps: str) -> str | None:

@@ -22,7 +22,7 @@ from ._header import Reading
 from ._job import Job, JobEvent, Stream
 from ._map import Layer, MapTotals, NoMap
 from ._peer import Peer
-from ._vm import Identity, Sight
+from ._vm import Identity, Migration, Sight
 
 
 class Connection(Protocol):
@@ -81,8 +81,11 @@ class Link(Protocol):
     def listen(self, job_id: str) -> ContextManager[JobEvents]:
         """Collect the events of a job from now on."""
 
-    async def last_migration(self) -> str:
-        """What tells the last migration of the VM, or saving of its state, from others; empty where there was none."""
+    async def status(self) -> str:
+        """The run state of the VM alone."""
+
+    async def migration(self) -> Migration:
+        """The last migration of the VM, or saving of its state."""
 
     async def start(self, stream: Stream) -> None:
         """Start a stream. When all is copied it waits to be told to finish."""

@@ -84,6 +84,18 @@ class Sight:
 
 
 @dataclass(frozen=True)
+class Migration:
+    """The last migration of a VM, or saving of its state.
+
+    ``mark`` tells it from others, and is empty where there was none. ``is_under_way``: at its end QEMU gives its images
+    away, at a moment that nobody can know.
+    """
+
+    mark: str
+    is_under_way: bool
+
+
+@dataclass(frozen=True)
 class Vm:
     """The VM, its disks and its block jobs; its images are bound to files.
 
@@ -206,8 +218,14 @@ def read_fdsets(reply: Any) -> dict[int, list[int]]:
     return sets
 
 
-def read_migration(reply: Any) -> str:
-    """Read ``query-migrate``: empty where the VM was never migrated and its state never saved."""
+# What `query-migrate` says of a migration that is no more. Any other word, also one that no QEMU knows yet, is of one
+# that is under way, or halts half-way.
+_OVER = ("none", "completed", "failed", "cancelled")
+
+
+def read_migration(reply: Any) -> Migration:
+    """Read ``query-migrate``."""
     migration = Members(reply, "query-migrate")
     status = migration.optional_text("status") or "none"
-    return "" if status == "none" else f"{status}-{migration.optional_size('total-time') or 0}"
+    mark = "" if status == "none" else f"{status}-{migration.optional_size('total-time') or 0}"
+    return Migration(mark, status not in _OVER)

@@ -28,6 +28,7 @@ from .._model._reader import text_of
 from .._model._seams import Connection, RawEvents
 from .._model._vm import (
     Identity,
+    Migration,
     Sight,
     is_libvirts,
     read_chardevs,
@@ -97,7 +98,7 @@ class QemuLink:
         return await self._look()
 
     async def _look(self) -> Sight:
-        status = read_status(await self._ask("query-status"))
+        status = await self.status()
         # The chains come last. A job that ends in between is then seen beside the chain that it left, and never the
         # other way round: an old chain without its job would be streamed again.
         jobs = await self.jobs()
@@ -111,8 +112,12 @@ class QemuLink:
         """The block jobs alone."""
         return read_jobs(await self._ask("query-block-jobs"))
 
-    async def last_migration(self) -> str:
-        """What tells the last migration from others: QEMU keeps its total time until the next one begins."""
+    async def status(self) -> str:
+        """The run state of the VM alone."""
+        return read_status(await self._ask("query-status"))
+
+    async def migration(self) -> Migration:
+        """The last migration. QEMU keeps its total time until the next one begins."""
         return read_migration(await self._ask("query-migrate"))
 
     @contextlib.contextmanager

@@ -25,6 +25,7 @@ from .._decide._endings import (
     failed_ending,
     failed_wait,
     guest_errors,
+    migrating,
     never_copied,
     no_name_for_base,
     no_room,
@@ -37,7 +38,18 @@ from .._decide._endings import (
 )
 from .._decide._fit import refused_state
 from .._decide._outcome import Outcome, untouched
-from .._decide._plan import After, Step, WaitEnd, after_wait, is_done, metadata_size, next_step, releasable
+from .._decide._plan import (
+    After,
+    Step,
+    WaitEnd,
+    after_sitting_out,
+    after_wait,
+    is_done,
+    metadata_size,
+    must_sit_out,
+    next_step,
+    releasable,
+)
 from .._model._disk import is_local
 from .._model._errors import (
     CommandRefused,
@@ -63,6 +75,9 @@ _MOST_STEPS = 40
 
 # A job that has not copied everything is given up, and streamed again: the VM's state may have been saved meanwhile.
 _MOST_RESTARTS = 3
+
+# A migration under way has no event for who is not to change the VM's capabilities.
+_MIGRATION_SECONDS = 0.5
 
 # A stream that has nothing left to copy passes over a disk in so long, unless it has millions of clusters.
 _BRIEF_SECONDS = 30.0
@@ -145,6 +160,10 @@ class _Visit:
             step = next_step(now.disk, now.job, self._request, now.base_index, is_stopping=now.is_stopping)
             if step is Step.DONE:
                 return
+            if must_sit_out(step) and (await self._link.migration()).is_under_way:
+                if await self._sit_out() is After.LEAVE:
+                    return
+                continue
             self._refuse_states()
             if step is not Step.START or not now.restarts:
                 self._now = now.did(step)
@@ -264,7 +283,7 @@ class _Visit:
         has_base = self._now.base_index < len(disk.chain)
         taken = [job.id for job in self._now.vm.jobs]
         stream = Stream(
-            job_id=job_id_for(disk, taken, await self._link.last_migration()),
+            job_id=job_id_for(disk, taken, (await self._link.migration()).mark),
             node=self._top,
             base_node=disk.chain[self._now.base_index].node_name if has_base else None,
             backing_file=await self._name_for_base() if has_base else None,
@@ -274,6 +293,7 @@ class _Visit:
         self._watch(stream.job_id)
         if self._held is not None:
             self._now = replace(self._now, watched=stream.job_id)
+        await self._stand_still()
         try:
             await self._link.start(stream)
         except CommandRefused:
@@ -283,6 +303,33 @@ class _Visit:
             self._now = replace(self._now, watched="")
             return After.GO_ON  # somebody else was faster: it is joined
         return await self._wait(stream.job_id)
+
+    async def _sit_out(self) -> After:
+        """Wait for the end of a migration, and look what it has left; or leave, where it takes longer than we wait."""
+        while (await self._link.migration()).is_under_way:
+            if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+                after = after_sitting_out(self._now.job, self._request.waiting)
+                if after is After.FAIL:
+                    raise migrating(self._now.job)
+                return after
+            await asyncio.sleep(_MIGRATION_SECONDS)
+        await self._look()
+        return After.GO_ON
+
+    async def _stand_still(self) -> None:
+        """Make sure, right before a job starts or ends, that QEMU keeps its images meanwhile.
+
+        What was seen before the last flush and the map is older than a migration may take. Between these two questions
+        and the command none can begin and end.
+        """
+        if (await self._link.migration()).is_under_way:
+            raise migrating(self._now.job)
+        await self._ask_state()
+
+    async def _ask_state(self) -> None:
+        """Refuse the VM's state as it is now: of a flush, too, QEMU may die once it has given its images away."""
+        self._now = replace(self._now, vm=replace(self._now.vm, status=await self._link.status()))
+        self._refuse_states()
 
     def _refuse_states(self) -> None:
         """Neither start nor end a job where QEMU copies nothing, or dies of it."""
@@ -332,6 +379,7 @@ class _Visit:
             # Nobody was told whether all that it wrote reached the storage. Without a job QEMU tells; then another one
             # finds everything copied, and ends at once.
             return await self._stream_again(job)
+        await self._stand_still()
         await self._unless_over(self._link.finish(job.id))
         await self._watch(job.id).end()
         await self._check_ending(job.id)
@@ -352,7 +400,7 @@ class _Visit:
             return None
         if left is not None and isinstance(totals, MapTotals) and totals.opaque is None:
             return not_copied(left, now.disk)
-        if was_migrated_since(job.id, await self._link.last_migration()):
+        if was_migrated_since(job.id, (await self._link.migration()).mark):
             return not_proven(job)
         self._now = replace(now, proof="job")
         return None
@@ -362,7 +410,7 @@ class _Visit:
         job = self._now.job
         if job is None or not job.auto_finalize or step not in (Step.FOLLOW, Step.RESUME, Step.RETUNE):
             return False
-        if job.status == "aborting" or not was_migrated_since(job.id, await self._link.last_migration()):
+        if job.status == "aborting" or not was_migrated_since(job.id, (await self._link.migration()).mark):
             return False
         self._note(not_proven(job))
         return True
@@ -422,6 +470,7 @@ class _Visit:
         beneath = top.nodes[top.nodes.index(self._top) + 1 :]
         try:
             await self._write_out()
+            await self._ask_state()
             is_told = await self._link.flush(self._top, beneath)
             await self._write_out()
         except WriteBackFailed as error:
@@ -515,7 +564,7 @@ class _Visit:
 
     async def _believe(self, job_id: str) -> None:
         """Take a job at its word that somebody else finished, unless something speaks against it."""
-        if was_migrated_since(job_id, await self._link.last_migration()):
+        if was_migrated_since(job_id, (await self._link.migration()).mark):
             doubt = cannot_be_proven(job_id)
             self._now = replace(self._now, doubt=doubt)
             raise not_known_to_be_copied(doubt)

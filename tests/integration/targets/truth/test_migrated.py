@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import disks, product
+from lab import Proxy, disks, product, wait_until
 
 from .conftest import Disk, dense_chain
 
@@ -109,6 +109,41 @@ def test_a_run_that_waits_while_the_vm_leaves(saveable: Callable[..., Disk]) -> 
         disk.vm.command("block-job-set-speed", device=job, speed=0)
     disk.assert_claims_nothing(task.result(), "saved")
     disk.assert_goes_on_and_finishes(speed="0")
+
+
+def test_a_save_that_comes_between_the_flush_and_the_end_of_the_job(saveable: Callable[..., Disk]) -> None:
+    """What was true when the job was at its end is asked once more, right before it is finished: QEMU lives."""
+    disk = saveable()
+    flushed = []
+
+    def save_once(word: str) -> None:
+        # The first flush is that before the stream.
+        flushed.extend([word] * (word == "return human-monitor-command" and bool(disk.vm.jobs())))
+        if flushed == [word]:
+            disk.vm.save()
+
+    with Proxy(disk.vm.monitor, disk.vm.folder / "proxy.qmp", save_once) as proxy:
+        result = disk.stream(monitors=[proxy.path])
+    assert ("job-finalize" in proxy.commands, disk.vm.status) == (False, "postmigrate")
+    disk.assert_claims_nothing(result, "saved", "`cont`")
+    disk.assert_goes_on_and_finishes()
+
+
+def test_a_migration_that_is_under_way_is_sat_out(saveable: Callable[..., Disk]) -> None:
+    """The job is at its end while the VM migrates: the task asks how that goes, and is done when the VM has stayed."""
+    disk = saveable()
+    disk.complete(disk.start())
+    disk.vm.migrate("exec:exec sleep 1000")  # which takes no more than a pipe does, and ends with the migration
+    disk.vm.wait_migration("active")
+    with Proxy(disk.vm.monitor, disk.vm.folder / "proxy.qmp") as proxy:
+        task = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"]})
+        wait_until(lambda: proxy.commands.count("query-migrate") >= 3, "the task waits for the end of the migration")
+        before = list(proxy.commands)
+        disk.vm.command("migrate_cancel")
+        result = task.result()
+    assert "job-finalize" not in before
+    assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_safe_after_kill()
 
 
 def test_info_tells_of_the_job(saveable: Callable[..., Disk]) -> None:

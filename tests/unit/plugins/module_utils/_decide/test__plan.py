@@ -11,9 +11,11 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import (
     After,
     Step,
     WaitEnd,
+    after_sitting_out,
     after_wait,
     is_change,
     is_done,
+    must_sit_out,
     next_step,
     releasable,
     requested_chain,
@@ -331,3 +333,27 @@ def test_releasable_keeps_what_another_disk_stands_on() -> None:
     seen = recorded_vm("qemu-7.2-shared-base")
     _delete, kept = releasable(seen.disks[0].chain[1:], seen.graph)
     assert kept == ["base (used by node top-a, node top-b)", "base-file (used by node base)"]
+
+
+@pytest.mark.parametrize(
+    ("running", "asked", "after"),
+    [
+        pytest.param(job("pending"), asking(), After.FAIL, id="fail"),
+        pytest.param(job("pending"), asking(on_timeout="leave"), After.LEAVE, id="leave"),
+        pytest.param(None, asking(on_timeout="leave"), After.LEAVE, id="leave it for later"),
+        pytest.param(job("pending"), asking(on_timeout="stop"), After.LEAVE, id="it copies no more: as if stopped"),
+        pytest.param(job("pending"), asking(wait=False), After.LEAVE, id="nobody waits"),
+        pytest.param(
+            None, asking(wait=False, on_timeout="leave"), After.FAIL, id="nobody waits, and nothing was started"
+        ),
+    ],
+)
+def test_after_sitting_out(running: Job | None, asked: Request, after: After) -> None:
+    """A migration that takes too long is a failure where nothing is left that goes on by itself."""
+    assert after_sitting_out(running, asked.waiting) is after
+
+
+@pytest.mark.parametrize("step", Step)
+def test_must_sit_out(step: Step) -> None:
+    """To start or finish a job during a migration may end QEMU; to pause or cancel one does not."""
+    assert must_sit_out(step) is (step in (Step.START, Step.FINALIZE))

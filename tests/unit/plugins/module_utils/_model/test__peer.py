@@ -78,6 +78,7 @@ def test_is_qemus_name(name: str, is_qemus: bool) -> None:
     ("name", "is_one"),
     [
         pytest.param("ld-linux-x86-64.so.2", True, id="glibc"),
+        pytest.param("ld-2.31.so", True, id="glibc before 2.34"),
         pytest.param("ld-musl-x86_64.so.1", True, id="musl"),
         pytest.param("ld.so", True, id="plain"),
         pytest.param("ld", False, id="the linker"),

@@ -13,8 +13,10 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Pe
 from ansible_collections.virtops.qmp.plugins.module_utils._model._reader import DISKS, EDGES, NODES
 from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import (
     Identity,
+    Migration,
     read_disks,
     read_fdsets,
+    read_migration,
     read_name,
     read_uuid,
 )
@@ -193,3 +195,22 @@ def test_a_disk_is_found_again_by_its_key() -> None:
     seen = recorded_vm("qemu-7.2-drive")
     assert [seen.disk(each.key) for each in seen.disks] == list(seen.disks)
     assert seen.disk("nosuch") is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "migration"),
+    [
+        pytest.param({}, Migration("", False), id="never"),
+        pytest.param({"status": "none"}, Migration("", False), id="none"),
+        pytest.param({"status": "completed", "total-time": 7}, Migration("completed-7", False), id="completed"),
+        pytest.param({"status": "failed"}, Migration("failed-0", False), id="failed"),
+        pytest.param({"status": "cancelled"}, Migration("cancelled-0", False), id="cancelled"),
+        pytest.param({"status": "cancelling"}, Migration("cancelling-0", True), id="not yet cancelled"),
+        pytest.param({"status": "active", "total-time": 1}, Migration("active-1", True), id="under way"),
+        pytest.param({"status": "pre-switchover"}, Migration("pre-switchover-0", True), id="it halts half-way"),
+        pytest.param({"status": "teleporting"}, Migration("teleporting-0", True), id="what nobody knows yet"),
+    ],
+)
+def test_read_migration(reply: dict[str, Any], migration: Migration) -> None:
+    """Only what is known to be over is over."""
+    assert read_migration(reply) == migration

@@ -693,6 +693,75 @@ def test_a_job_is_neither_started_nor_ended_where_qemu_dies_of_it(members: dict[
     assert ("job-finalize" in qemu.commands, [job.status for job in qemu.jobs.values()]) == (False, ["pending"])
 
 
+MIGRATING = {"status": "active"}
+
+
+def begins_to_migrate(qemu: FakeQemu, *, for_seconds: float | None = None) -> Act:
+    """A migration, or a save after which the VM goes on; without seconds one that has no end."""
+
+    def begin() -> None:
+        qemu.migration = MIGRATING
+        if for_seconds is not None:
+            later(for_seconds, lambda: setattr(qemu, "migration", SAVED))()
+
+    return begin
+
+
+def at_its_end(qemu: FakeQemu) -> Act:
+    """A stream of somebody else has copied everything, and waits to be finished."""
+
+    def begin() -> None:
+        qemu.stream("top", auto_finalize=False).status = "pending"
+
+    return begin
+
+
+@pytest.mark.parametrize("command", ["block-stream", "job-finalize"])
+def test_a_migration_is_sat_out_before_a_job_starts_or_ends(command: str) -> None:
+    """At its end QEMU gives its images away, and dies of a job that begins or ends just then."""
+    qemu = vm_with()
+    seen: list[Any] = []
+    qemu.before[command] = [lambda: seen.append(qemu.migration)]
+    save = begins_to_migrate(qemu, for_seconds=7)
+    outcome = bring(qemu, then=save if command == "block-stream" else later(0.5, save))
+    assert (outcome.error, outcome.is_finished, starts(qemu), seen) == (None, True, 1, [SAVED])
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_started", "error"),
+    [
+        pytest.param(asking(), False, "is being migrated", id="fail, before it starts"),
+        pytest.param(asking(on_timeout="leave"), False, None, id="leave, before it starts"),
+        pytest.param(asking(wait=False), False, "is being migrated", id="nobody waits, before it starts"),
+        pytest.param(asking(), True, "is being migrated", id="fail, at its end"),
+        pytest.param(asking(on_timeout="stop"), True, None, id="stop, at its end"),
+        pytest.param(asking(wait=False), True, None, id="nobody waits, at its end"),
+    ],
+)
+def test_a_migration_that_takes_longer_than_the_task_waits(asked: Request, is_started: bool, error: str | None) -> None:
+    """The job waits at its end for the next run, or was never started; who cannot be served is told."""
+    qemu = vm_with()
+    seconds = 3 if asked.waiting.wait else 0
+    first = at_its_end(qemu) if is_started else nothing
+    outcome = bring(qemu, asked, seconds=seconds, first=first, then=begins_to_migrate(qemu))
+    assert (outcome.is_finished, [job.status for job in qemu.jobs.values()]) == (False, ["pending"] * is_started)
+    assert qemu.acts == []
+    assert (error is None, str(error) in str(outcome.error)) == (outcome.error is None, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param({"migration": MIGRATING}, id="begins"), pytest.param({"status": "postmigrate"}, id="is over")],
+)
+def test_a_migration_that_comes_between_the_look_and_the_end_of_the_job(change: dict[str, Any]) -> None:
+    """What was true before the flush and the map is asked once more: the job waits at pending."""
+    qemu = vm_with()
+    qemu.before["human-monitor-command"] = [lambda: vars(qemu).update(change)]
+    outcome = bring(qemu, first=at_its_end(qemu))
+    assert ("job-finalize" in qemu.commands, [job.status for job in qemu.jobs.values()]) == (False, ["pending"])
+    assert "which is safe" in str(outcome.error)
+
+
 def test_errors_of_the_guest_keep_the_link() -> None:
     """Where the guest's own writes fail, what was copied is not trusted either."""
     qemu = vm_with()
