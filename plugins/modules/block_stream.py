@@ -561,7 +561,8 @@ disks:
         - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
           a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
-          as long as this disk is not populated, or its active image has internal snapshots.
+          as long as this disk is not populated, or its active image has internal snapshots. With O(images) it is
+          V(true) only where all headers there were read, and none of them names the image.
         - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
         - C(pids) are the processes that have it open; null where that cannot be told.
         - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.

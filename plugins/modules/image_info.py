@@ -30,11 +30,12 @@ options:
     aliases: [path]
   search:
     description:
-      - The folders in which, and below which, the headers of all images are read; absolute paths without links and without
-        V(..). Name all folders in which the images of VMs lie, those of VMs that are off, templates and backups too.
+      - The folders in which, and below which, the headers of all images are read; absolute paths without links and
+        without V(..). Name all folders in which the images of VMs lie, those of VMs that are off, templates and backups
+        too.
       - Without it RV(images[].needed_by) is null, because an overlay that nobody has open is only found by its header.
-      - Links in these folders are followed only where they lead to a block device, as LVM's names of its volumes do, or to
-        what lies in one of these folders. A link to anything else, and a folder that is not there, is in RV(unread).
+      - Links in these folders are followed only where they lead to a block device, as LVM's names of its volumes do, or
+        to what lies in one of these folders. A link to anything else, and a folder that is not there, is in RV(unread).
       - At most 200000 files are read, 32 folders deep, in at most 300 seconds.
     type: list
     elements: path
@@ -71,7 +72,8 @@ notes:
   - The first bytes of a raw image are its guest's, who can write a header there. QEMU does not follow it, but the
     image that it names is called needed.
   - What is read was written by guests. In all texts of the result, characters that would act on a terminal are shown
-    escaped, such as C(\x1b), and a text of more than 8192 characters is cut. At most 1000 entries of each list are told.
+    escaped, such as C(\x1b), and a text of more than 8192 characters is cut. At most 1000 entries of each list are
+    told.
 attributes:
   check_mode:
     description: Can run in check mode, and tell what would be done without doing it.
@@ -156,8 +158,8 @@ images:
       type: str
     users:
       description:
-        - Who has it open. C(pid) is the process, C(process) what that is called, and C(vm) the name of the VM, null where
-          none of O(monitors) showed one. A loop device or swap has no C(pid).
+        - Who has it open. C(pid) is the process, C(process) what that is called, and C(vm) the name of the VM, null
+          where none of O(monitors) showed one. A loop device or swap has no C(pid).
         - Null where somebody may have it open, and nobody was found.
       type: list
       elements: dict
@@ -180,7 +182,8 @@ images:
       type: int
 unread:
   description:
-    - The files and folders below O(search) of which it is not known which images they need, each with C(path) and C(reason).
+    - The files and folders below O(search) of which it is not known which images they need, each with C(path) and
+      C(reason).
     - Where it is empty, all of them were read and understood.
   returned: unless an option was refused
   type: list

@@ -78,7 +78,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def judge(  # noqa: PLR0913  # all that is known of the image, each from another place
+def judge(
     left: LeftImage,
     lease: Lease | None,
     users: Users | None,
@@ -111,7 +111,7 @@ def judge(  # noqa: PLR0913  # all that is known of the image, each from another
 def _weigh_names(
     free: bool | None, reason: str | None, file: KnownFile, search: Search
 ) -> tuple[bool | None, str | None]:
-    named = why_named(search.asked[file]) if file in search.asked else None
+    named = why_named(search.asked[file])
     if named is not None:
         return False, named
     if free is None:

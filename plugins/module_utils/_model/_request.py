@@ -84,7 +84,7 @@ class Request:
     parallel: int = 1
     check_space: bool = True
     release: bool = True
-    images: Tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     waiting: Waiting = field(default_factory=Waiting)
 
 

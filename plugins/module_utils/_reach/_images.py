@@ -88,7 +88,8 @@ class _Searching:
     def add_root(self, path: str, opened: contextlib.ExitStack) -> None:
         """Open a folder that is to be looked through."""
         try:
-            self._roots.append((path, open_folders(words_of(path), opened)[-1]))
+            place = open_folders(words_of(path), opened)[-1]
+            self._roots.append((posixpath.normpath(path), place))
         except FileNotFoundError:
             self._tell(path, "there is no such folder")
         except NotADirectoryError:
@@ -174,7 +175,9 @@ class _Searching:
                 # LVM's names of its volumes are links; what they lead to is read, too.
                 self._read(place, path)
             elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-                self._tell(path, f"it is a link to {led.path}, which lies in none of the folders. Name that folder, too")
+                self._tell(
+                    path, f"it is a link to {led.path}, which lies in none of the folders. Name that folder, too"
+                )
 
     def _is_searched(self, path: str, inode: Inode) -> bool:
         """Whether a file or a folder lies in one of the folders, or was asked about."""

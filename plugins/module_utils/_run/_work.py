@@ -73,7 +73,9 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
     sighting = await observe(monitors, open_link, host, _names_in(selection, request.base))
     if sighting.failures and not sighting.vms:
-        return await _judged(sighting, [], sighting.failures, host, request)  # no name can fit, and that is not what is wrong
+        return await _judged(
+            sighting, [], sighting.failures, host, request
+        )  # no name can fit, and that is not what is wrong
     targets: Sequence[Target] = ()
     try:
         selected = select(sighting.vms, selection, request.base)
