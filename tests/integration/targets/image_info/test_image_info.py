@@ -435,7 +435,7 @@ def play_of_guide(name: str, folder: Path) -> str:
 def fleet(folder: Path, vms: Path, boot: Callable[..., Vm]) -> Iterator[Vm]:
     """web01 runs on two golden images, of which db01, which is off, needs one; web02 runs on a third one by itself."""
     (folder / "archive").mkdir()
-    words = []
+    words: list[str] = []
     for name in ("debian-12", "shared"):
         base = images.create(
             folder / "golden" / f"{name}.qcow2", 4 * MiB, writes=[images.Write(0, 64 * 1024, len(words))]

@@ -345,7 +345,7 @@ def test_a_link_that_is_changed(golden: Path, monkeypatch: pytest.MonkeyPatch) -
     vms = golden.parent / "vms"
     overlay(vms / "a", "nothing")
     (vms / "link").symlink_to("a")
-    real = _images.Walk.find
+    real = _descriptors.Walk.find
 
     def find(self: Any, name: str, here: Any) -> Any:
         found = real(self, name, here)
@@ -354,7 +354,7 @@ def test_a_link_that_is_changed(golden: Path, monkeypatch: pytest.MonkeyPatch) -
             (vms / "b").rename(vms / "a")
         return found
 
-    monkeypatch.setattr(_images.Walk, "find", find)
+    monkeypatch.setattr(_descriptors.Walk, "find", find)
     assert unread(look(golden)[1])["link"] == "it is a link that changes while it is read"
 
 
