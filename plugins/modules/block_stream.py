@@ -176,7 +176,7 @@ options:
     description:
       - Folders in which, and below which, the headers of all images are read before an old image is called free;
         absolute paths without links. An old image that one of them names is not free, and where one of them cannot be
-        read or is not understood, that is unknown.
+        read or is not understood, or a folder is not there, that is unknown.
       - Name all folders in which images of VMs lie, so that those of VMs that are off are found, too. When left out, no
         header but that of each disk is read. See the option O(virtops.qmp.image_info#module:search) of
         M(virtops.qmp.image_info), which says the same on any later day.

@@ -198,18 +198,29 @@ def listening(path: Path) -> None:
         server.bind(str(path))
 
 
+@pytest.fixture
+def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(place: int, opened: Any) -> int:
+        raise AssertionError(f"{os.readlink(f'/proc/self/fd/{place}')} was opened")
+
+    monkeypatch.setattr(_images, "_open", fail)
+
+
+@pytest.mark.usefixtures("nothing_is_opened")
 @pytest.mark.parametrize("make", [fifo, listening])
 def test_what_can_hold_no_image_is_not_opened(golden: Path, make: Callable[[Path], None]) -> None:
-    """It neither blocks nor leaves anything open, behind a link, too."""
+    """It leaves nothing open, behind a link neither."""
     make(golden.parent / "vms" / "thing")
     (golden.parent / "vms" / "link").symlink_to("thing")
+    (golden.parent / "vms" / "empty").write_text("")
     assert look(golden)[1].unread == ()
 
 
-def test_devices_are_not_opened() -> None:
-    """Of all devices only block devices are, and a folder of devices ends the search of nothing else."""
-    found = search([], ["/dev/pts"], LONG)
-    assert found.unread == ()
+@pytest.mark.usefixtures("nothing_is_opened")
+def test_character_devices_are_not_opened() -> None:
+    """A terminal would become ours, a watchdog would be armed."""
+    assert os.listdir("/dev/pts") != []
+    assert search([], ["/dev/pts"], LONG).unread == ()
 
 
 def test_without_the_right_to_read(golden: Path, without_rights: WithoutRights) -> None:
