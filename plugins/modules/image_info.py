@@ -15,8 +15,8 @@ description:
     host whether anybody has the image open, and reads the headers of all images in the folders that you name.
   - An image may be deleted if RV(images[].free) is V(true) and RV(images[].needed_by) is an empty list. Anything else,
     null too, means that somebody needs it or that this is not known.
-  - It changes nothing. Neither the images that are asked about nor those that a header names are opened to be read,
-    no name in a header leads to a connection, and of each file in O(search) only the first 64 KiB are read.
+  - It changes nothing. What a header names is not opened, and no name in a header leads to a connection. Of each file
+    in O(search) only the first 64 KiB are read.
 options:
   paths:
     description:

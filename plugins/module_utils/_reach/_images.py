@@ -143,20 +143,21 @@ class _Searching:
         """Whatever has this name in a folder."""
         with contextlib.ExitStack() as opened:
             try:
-                place = open_into(opened, name, BY_NAME, folder)
-                status = os.fstat(place)
-                if stat.S_ISLNK(status.st_mode):
-                    self._follow(path)
-                elif not stat.S_ISDIR(status.st_mode):
-                    self._note_name(read_inode(status), path)
-                    self._read(place, path)
-                else:
-                    self._look_through(place, path, depth + 1)
-            # It was removed since the folder was read.
-            except FileNotFoundError:
-                return
+                place = _place_of(name, folder, opened)
+                if place is not None:
+                    self._enter(place, path, depth)
             except OSError as error:
                 self._tell(path, f"it cannot be read: {error.strerror}")
+
+    def _enter(self, place: int, path: str, depth: int) -> None:
+        status = os.fstat(place)
+        if stat.S_ISLNK(status.st_mode):
+            self._follow(path)
+        elif stat.S_ISDIR(status.st_mode):
+            self._look_through(place, path, depth + 1)
+        else:
+            self._note_name(read_inode(status), path)
+            self._read(place, path)
 
     def _follow(self, path: str) -> None:
         """A link: another name of an image, and another folder from which its relative names are taken."""
@@ -234,6 +235,14 @@ def _look_at(path: str) -> _Found:
     except OSError:
         return _Found(path, None, is_link=False)
     return _Found(path, read_inode(status), is_link=stat.S_ISLNK(status.st_mode))
+
+
+def _place_of(name: str, folder: int, opened: contextlib.ExitStack) -> int | None:
+    """A descriptor that stands for what has this name in a folder; None where it was removed meanwhile."""
+    try:
+        return open_into(opened, name, BY_NAME, folder)
+    except FileNotFoundError:
+        return None
 
 
 def _open(place: int, opened: contextlib.ExitStack) -> int:
