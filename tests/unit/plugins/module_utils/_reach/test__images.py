@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import socket
 import stat
 import time
@@ -105,7 +106,7 @@ def test_images_that_name_each_other(golden: Path) -> None:
 def test_its_other_names(golden: Path) -> None:
     """Hard links that lie in the folders are told, and a header that names one of them names the image."""
     vms = golden.parent / "vms"
-    (vms / "linked").hardlink_to(golden)
+    os.link(str(golden), str(vms / "linked"))
     overlay(vms / "a", "linked")
     asked, _found = look(golden, golden.parent)
     assert (asked.same_as, asked.named_by) == ((f"{vms}/linked",), (f"{vms}/a",))
@@ -374,7 +375,7 @@ def test_a_file_that_somebody_has_for_himself(golden: Path, monkeypatch: pytest.
     """Who holds a lease is waited for for a moment; who keeps it leaves it open whom the image needs."""
     path = overlay(golden.parent / "vms" / "a")
     with path.open() as held:
-        fcntl.fcntl(held, fcntl.F_SETSIG, 23)  # SIGURG, which is ignored
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 
         def sleep(seconds: float) -> None:
