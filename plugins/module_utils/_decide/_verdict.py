@@ -246,6 +246,6 @@ def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
 
 def _note_on(off: Sequence[str]) -> str:
     return (
-        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Look at what its "
-        "disks name before you delete or archive an image"
+        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Before you delete or "
+        "archive an image, name the folders of all images, as images (in the role populate_images) or to image_info"
     )
