@@ -28,7 +28,8 @@ async def inform_of_images(
     warnings = [*sighting.skipped]
     for failure in sighting.failures:
         warnings.append(f"processes may not be called by their VM: {failure.message}")
-    search = await host.search([KnownFile(path, None) for path in paths], folders)
+    # Where nothing is asked about, there is nothing to search for.
+    search = await host.search([KnownFile(path, None) for path in paths], folders if paths else ())
     asked: dict[KnownFile, Asked] = {}
     for file, each in search.asked.items():
         # From now on that very file is meant.

@@ -55,6 +55,12 @@ def test_what_was_not_read_leaves_it_open() -> None:
     assert (image["free"], image["needed_by"]) == (True, None)
 
 
+def test_no_image() -> None:
+    """Who asks about nothing has no folder read for it."""
+    host = FakeHost()
+    assert (look(host)["images"], host.searched) == ([], [()])
+
+
 def test_an_address_that_is_none() -> None:
     """It is an error of the request."""
     with pytest.raises(WrongRequest):
