@@ -34,6 +34,8 @@ MOST_ENTRIES = 200_000
 MOST_DEPTH = 32
 # So many names and doubts are told; of the others only that they are there.
 MOST_TOLD = 1000
+# A folder that changes while it is read may show an image neither by its old name nor by its new one.
+_TRIES = 3
 
 
 class _Over(Exception):
@@ -46,13 +48,23 @@ def search(files: Collection[KnownFile], folders: Sequence[str], seconds: float)
     :param folders: absolute paths.
     :param seconds: after which it is given up; what was found by then is told.
     """
+    deadline = time.monotonic() + seconds
+    searching = _search_once(files, folders, deadline)
+    for _again in range(1, _TRIES):
+        if not searching.is_disturbed:
+            break
+        searching = _search_once(files, folders, deadline)
+    return searching.result(folders)
+
+
+def _search_once(files: Collection[KnownFile], folders: Sequence[str], deadline: float) -> _Searching:
     with contextlib.ExitStack() as opened:
         process = open_into(opened, "/proc/self", os.O_PATH | os.O_DIRECTORY)
-        searching = _Searching(files, Walk(opened, process, AVOIDED_IN_HEADERS), time.monotonic() + seconds)
+        searching = _Searching(files, Walk(opened, process, AVOIDED_IN_HEADERS), deadline)
         for folder in folders:
             searching.add_root(folder, opened)
         searching.look_through_all()
-        return searching.result(folders)
+    return searching
 
 
 class _Found:
@@ -67,7 +79,9 @@ class _Found:
 
 
 class _Searching:
-    """One search: where it is, and what it has found."""
+    """One search: where it is, and what it has found. ``is_disturbed``: a folder changed while it was read."""
+
+    is_disturbed = False
 
     def __init__(self, files: Collection[KnownFile], walk: Walk, deadline: float):
         self._found = {file: _look_at(file.path) for file in files}
@@ -125,10 +139,14 @@ class _Searching:
             try:
                 # What only stands for a folder cannot be listed.
                 folder = open_into(opened, f"/proc/self/fd/{place}", os.O_RDONLY | os.O_DIRECTORY)
+                before = os.fstat(folder).st_mtime_ns
                 entries = opened.enter_context(os.scandir(folder))
                 for entry in entries:
                     self._count()
                     self._visit(folder, entry.name, posixpath.join(path, entry.name), depth)
+                if os.fstat(folder).st_mtime_ns != before:
+                    self.is_disturbed = True
+                    self._tell(path, "it changed while it was read. Ask again")
             except OSError as error:
                 self._tell(path, f"it cannot be listed: {error.strerror}")
 

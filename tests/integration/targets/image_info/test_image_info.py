@@ -14,12 +14,13 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, host, images, product
-from lab.holders import opening, who_has_open
+from lab.holders import holder, opening, who_has_open
 from lab.images import MiB
 from lab.process import run
 
@@ -355,6 +356,32 @@ def test_what_a_header_names_is_not_opened(golden: Path, vms: Path) -> None:
         contextlib.suppress(BlockingIOError),
     ):
         os.open(secret, os.O_RDONLY | os.O_NONBLOCK)
+
+
+SWAPS = """
+import os, sys
+vms, secret = sys.argv[1:]
+aside = f"{vms}/../aside"
+print("ready", flush=True)
+while True:
+    for name, target in (("a.qcow2", secret), ("tenant", os.path.dirname(secret))):
+        os.rename(f"{vms}/{name}", aside)
+        os.symlink(target, f"{vms}/{name}")
+        os.unlink(f"{vms}/{name}")
+        os.rename(aside, f"{vms}/{name}")
+"""
+
+
+def test_links_that_come_and_go(golden: Path, vms: Path) -> None:
+    """Whoever swaps an image, or its folder, for a link while it is read has nothing opened behind the link."""
+    (vms.parent / "secret").mkdir()
+    secret = images.create(vms.parent / "secret" / "secret.qcow2", MiB)
+    images.create(vms / "a.qcow2", backing=golden)
+    (vms / "tenant").mkdir()
+    images.create(vms / "tenant" / "secret.qcow2", backing=golden)
+    with holder(sys.executable, "-c", SWAPS, vms, secret), nobody_opens(secret):
+        for _round in range(20):
+            look(golden)
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,8 @@ def test_a_link_with_no_image_behind(golden: Path, target: str) -> None:
 
 
 def test_a_file_that_becomes_a_link(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The very file that was judged is read, whatever has its name now."""
+    """The very file that was judged is read, whatever has its name now; and that the folder changed is told."""
+    monkeypatch.setattr(_images, "_TRIES", 1)
     path, real = overlay(golden.parent / "vms" / "a"), _images._open
     overlay(golden.parent / "other", "nothing")
 
@@ -341,7 +342,26 @@ def test_a_file_that_becomes_a_link(golden: Path, monkeypatch: pytest.MonkeyPatc
         return real(place, opened)
 
     monkeypatch.setattr(_images, "_open", swap)
-    assert len(look(golden)[0].named_by) == 1
+    asked, found = look(golden)
+    assert (len(asked.named_by), unread(found)) == (1, {"vms": "it changed while it was read. Ask again"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_told"), [pytest.param(2, False, id="for a moment"), pytest.param(9, True, id="on")]
+)
+def test_a_folder_that_changes(golden: Path, monkeypatch: pytest.MonkeyPatch, changes: int, is_told: bool) -> None:
+    """An image that is renamed meanwhile may not be seen: the folders are read again, and at last that is told."""
+    path, names = overlay(golden.parent / "vms" / "0"), [str(number) for number in range(1, changes + 1)]
+    real = _images._place_of
+
+    def rename(name: str, folder: int, opened: Any) -> int | None:
+        if names:
+            os.rename(str(path.with_name(name)), str(path.with_name(names.pop(0))))
+        return real(name, folder, opened)
+
+    monkeypatch.setattr(_images, "_place_of", rename)
+    asked, found = look(golden)
+    assert (len(asked.named_by), list(unread(found))) == ((0, ["vms"]) if is_told else (1, []))
 
 
 def test_a_file_that_vanishes(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
