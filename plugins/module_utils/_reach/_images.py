@@ -141,10 +141,13 @@ class _Searching:
                 folder = open_into(opened, f"/proc/self/fd/{place}", os.O_RDONLY | os.O_DIRECTORY)
                 before = os.fstat(folder).st_mtime_ns
                 entries = opened.enter_context(os.scandir(folder))
+                is_unchanged = True
                 for entry in entries:
                     self._count()
-                    self._visit(folder, entry.name, posixpath.join(path, entry.name), depth)
-                if os.fstat(folder).st_mtime_ns != before:
+                    is_there = self._visit(folder, entry.name, posixpath.join(path, entry.name), depth)
+                    is_unchanged = is_unchanged and is_there
+                # Older kernels do not tell two changes within a few milliseconds apart.
+                if not is_unchanged or os.fstat(folder).st_mtime_ns != before:
                     self.is_disturbed = True
                     self._tell(path, "it changed while it was read. Ask again")
             except OSError as error:
@@ -157,15 +160,17 @@ class _Searching:
         if time.monotonic() > self._deadline:
             raise _Over("reading takes too long. Name folders that have fewer files, or find out why they are slow")
 
-    def _visit(self, folder: int, name: str, path: str, depth: int) -> None:
-        """Whatever has this name in a folder."""
+    def _visit(self, folder: int, name: str, path: str, depth: int) -> bool:
+        """Whatever has this name in a folder; False where nothing has it any more."""
         with contextlib.ExitStack() as opened:
             try:
                 place = _place_of(name, folder, opened)
-                if place is not None:
-                    self._enter(place, path, depth)
+                if place is None:
+                    return False
+                self._enter(place, path, depth)
             except OSError as error:
                 self._tell(path, f"it cannot be read: {error.strerror}")
+        return True
 
     def _enter(self, place: int, path: str, depth: int) -> None:
         status = os.fstat(place)
