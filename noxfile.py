@@ -274,6 +274,7 @@ NEEDED = {
     "plugins/modules/block_stream.py",
     "plugins/modules/block_stream_info.py",
     "plugins/modules/image_access.py",
+    "plugins/modules/image_info.py",
     "playbooks/populate.yml",
     "roles/populate/meta/argument_specs.yml",
 }
@@ -302,7 +303,7 @@ def package(session: nox.Session) -> None:
     env = {"ANSIBLE_COLLECTIONS_PATH": str(elsewhere)}
     session.run("ansible-galaxy", "collection", "install", "--offline", "--force", str(tarball), env=env)
     # ansible-doc succeeds for a name that it does not find, too: what it prints counts.
-    modules, roles = ["block_stream", "block_stream_info", "image_access"], ["populate", "qemu_qmp"]
+    modules, roles = ["block_stream", "block_stream_info", "image_access", "image_info"], ["populate", "qemu_qmp"]
     for kind, names in {"module": modules, "role": roles}.items():
         full = [f"virtops.qmp.{name}" for name in names]
         pages = session.run("ansible-doc", "--json", "--type", kind, *full, env=env, silent=True, stderr=None)

@@ -17,7 +17,16 @@ from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ._decide._report import failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
-from ._model._request import EVERY_DISK, BoundVm, BoundVms, Request, Selection, Waiting
+from ._model._request import (
+    EVERY_DISK,
+    BoundVm,
+    BoundVms,
+    Request,
+    Selection,
+    Waiting,
+    check_image_path,
+    check_path,
+)
 from ._model._seams import Host, OpenLink
 from ._model._text import presentable
 from ._reach._host import LinuxHost
@@ -25,7 +34,7 @@ from ._reach._peer import find_owner
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
 from ._reach._reader import NobodyReads, unless_unread
-from ._run import _work
+from ._run import _images, _work
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
 _MOST_BYTES = 2**63 - 1
@@ -33,16 +42,20 @@ _MOST_BYTES = 2**63 - 1
 Work = Callable[[AnsibleModule, OpenLink, Host], Coroutine[Any, Any, Dict[str, Any]]]
 
 
-def run(module: AnsibleModule, work: Work) -> None:
-    """Do the work of a module and exit. ``work`` returns the result; its ``errors`` and ``warnings`` are told here."""
-    if QEMU_QMP_IMPORT_ERROR is not None:
+def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True) -> None:
+    """Do the work of a module and exit. ``work`` returns the result; its ``errors`` and ``warnings`` are told here.
+
+    :param needs_vms: whether there is no work without monitors.
+    """
+    _leave_out_empty(module.params)
+    asks_vms = needs_vms or bool(module.params["monitors"])
+    if asks_vms and QEMU_QMP_IMPORT_ERROR is not None:
         module.fail_json(
             msg=missing_required_lib("qemu.qmp", url="https://pypi.org/project/qemu.qmp/"),
             exception=QEMU_QMP_IMPORT_ERROR,
         )
     try:
-        _leave_out_empty(module.params)
-        if not module.params["monitors"]:
+        if asks_vms and not module.params["monitors"]:
             raise WrongRequest("monitors is empty. Name the QMP monitors of the VMs, or a glob that finds them")
         _check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
         name = module.params["monitor_owner"]
@@ -65,7 +78,7 @@ def run(module: AnsibleModule, work: Work) -> None:
 
 def _leave_out_empty(params: dict[str, Any]) -> None:
     """An empty string in a list is as if it were not there, such as what a template leaves of an unset variable."""
-    for name in ("monitors", "disks", "vms", "exclude"):
+    for name in {"monitors", "disks", "vms", "exclude", "images", "search"}.intersection(params):
         params[name] = [value for value in params[name] or () if value]
 
 
@@ -89,6 +102,16 @@ async def populate(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[
         params["monitors"], selection_from(params), request, opener, host, is_check=check, bound=bound
     )
     return done.to_result()
+
+
+async def inform_of_images(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
+    """The work of image_info."""
+    paths, folders, monitors = (module.params[name] for name in ("paths", "search", "monitors"))
+    for path in paths:
+        check_image_path("paths", path)
+    for folder in folders:
+        check_path("search", folder)
+    return (await _images.inform_of_images(paths, folders, monitors, opener, host)).to_result()
 
 
 def bound_from(vms: Mapping[str, Any]) -> BoundVms:
@@ -118,6 +141,8 @@ def request_from(params: Mapping[str, Any]) -> Request:
     """
     if not params["disks"]:
         raise WrongRequest(f"disks is empty. Name disks, or {EVERY_DISK!r} for every disk that can be populated")
+    for folder in params["images"]:
+        check_path("images", folder)
     _check_range("parallel", params["parallel"], least=1, most=_MOST_BYTES)
     _check_range("progress", params["progress"], least=0, most=_MOST_BYTES)
     return Request(
@@ -128,6 +153,7 @@ def request_from(params: Mapping[str, Any]) -> Request:
         parallel=params["parallel"],
         check_space=params["check_space"],
         release=params["release"],
+        images=tuple(params["images"]),
         waiting=_waiting_from(params),
     )
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 import re
 import stat
@@ -20,6 +19,7 @@ from ._decide._report import failure_to_result
 from ._model._access import AskedImage, WantedRights
 from ._model._errors import Failure, QmpError, RightsNotSet, WrongRequest
 from ._model._files import FileId
+from ._model._request import check_image_path, check_path
 from ._model._text import presentable
 from ._reach._access import open_image
 from ._run._access import revoke
@@ -57,26 +57,11 @@ def asked_from(params: Mapping[str, Any]) -> AskedImage:
     path, below = params["path"], tuple(folder for folder in params["below"] if folder)
     if not below:
         raise WrongRequest("below is empty. Name the folders in which the rights of images may be changed")
-    _check_path("path", path)
-    if path.rpartition("/")[2] in ("", "."):
-        raise WrongRequest(f"path is {path!r}, which is a folder. Name an image")
+    check_image_path("path", path)
     for folder in below:
-        _check_path("below", folder)
+        check_path("below", folder)
     device, inode = params["device"], params["inode"]
     return AskedImage(path, below, None if device is None else FileId(device, inode))
-
-
-def _check_path(option: str, path: str) -> None:
-    if not path.startswith("/"):
-        raise WrongRequest(f"{option} has {path!r}, which is not absolute. Begin it with /")
-    if ".." in path.split("/"):
-        raise WrongRequest(f"{option} has {path!r}, with '..' in it. Name the folder itself")
-    try:
-        name = os.fsencode(path)
-    except UnicodeEncodeError:
-        raise WrongRequest(f"{option} has {path!r}, which no file can be called") from None
-    if b"\0" in name:
-        raise WrongRequest(f"{option} has {path!r}, which no file can be called")
 
 
 def wanted_from(params: Mapping[str, Any]) -> WantedRights:

@@ -12,10 +12,15 @@ from ._model._request import OnError, OnTimeout, State
 
 Spec = Dict[str, Dict[str, Any]]
 
-COMMON_OPTIONS: Spec = {
-    "monitors": {"type": "list", "elements": "str", "required": True, "aliases": ["monitor"]},
+MONITOR_OPTIONS: Spec = {
+    "monitors": {"type": "list", "elements": "str", "aliases": ["monitor"]},
     "connect_timeout": {"type": "float", "default": 10.0},
     "monitor_owner": {"type": "str"},
+}
+
+COMMON_OPTIONS: Spec = {
+    **MONITOR_OPTIONS,
+    "monitors": {**MONITOR_OPTIONS["monitors"], "required": True},
     "vms": {"type": "list", "elements": "str", "aliases": ["vm"]},
     "exclude": {"type": "list", "elements": "str"},
 }
@@ -41,8 +46,16 @@ STREAM_OPTIONS: Spec = {
     "parallel": {"type": "int", "default": 1},
     "check_space": {"type": "bool", "default": True},
     "release": {"type": "bool", "default": True},
+    "images": {"type": "list", "elements": "path"},
     "progress": {"type": "int", "default": 10},
     "bound": {"type": "dict"},
+}
+
+IMAGES_OPTIONS: Spec = {
+    **MONITOR_OPTIONS,
+    # No paths: those would expand a $ in a name that a VM has chosen.
+    "paths": {"type": "list", "elements": "str", "required": True, "aliases": ["path"]},
+    "search": {"type": "list", "elements": "path"},
 }
 
 ACCESS_OPTIONS: Spec = {

@@ -172,6 +172,16 @@ options:
       - Set it to V(false) if something else shall use those nodes later.
     type: bool
     default: true
+  images:
+    description:
+      - Folders in which, and below which, the headers of all images are read before an old image is called free;
+        absolute paths without links. An old image that one of them names is not free, and where one of them cannot be
+        read or is not understood, or a folder is not there, that is unknown.
+      - Name all folders in which images of VMs lie, so that those of VMs that are off are found, too. When left out, no
+        header but that of each disk is read. See the option O(virtops.qmp.image_info#module:search) of
+        M(virtops.qmp.image_info), which says the same on any later day.
+    type: list
+    elements: path
   progress:
     description:
       - Prints a progress line for each running stream every N seconds, on the controller's stderr. In a long task the
@@ -193,6 +203,7 @@ options:
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
+  - module: virtops.qmp.image_info
   - ref: Boot now, populate later <ansible_collections.virtops.qmp.docsite.guide_populate>
     description: The main story, from making an overlay to running the role.
   - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
@@ -231,6 +242,12 @@ EXAMPLES = r"""
     monitor: /run/vms/web01.qmp
     disk: /vms/web01.qcow2
     base: /golden/debian-12.qcow2
+
+- name: Populate every disk, and call no image free that a VM needs which is off
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    images: /vms
 
 - name: Work for an hour each night
   virtops.qmp.block_stream:
@@ -544,7 +561,8 @@ disks:
         - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
           a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
-          as long as this disk is not populated, or its active image has internal snapshots.
+          as long as this disk is not populated, or its active image has internal snapshots. With O(images) it is
+          V(true) only where all headers there were read, and none of them names the image.
         - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
         - C(pids) are the processes that have it open; null where that cannot be told.
         - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.

@@ -104,6 +104,7 @@ attributes:
     platforms: linux
 seealso:
   - module: virtops.qmp.block_stream
+  - module: virtops.qmp.image_info
   - module: ansible.builtin.file
   - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
     description: What is proven of an old image, and what is not.

@@ -27,6 +27,7 @@ from lab.process import run, tool
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
+from .headers import headers
 from .libvirt import Libvirt, what_is_missing
 from .measure import Figure
 from .plots import plot
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "depth": depth,
     "idle": idle,
     "throughput": throughput,
+    "headers": headers,
 }
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench"
 

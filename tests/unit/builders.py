@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict  # noqa: UP035  # Python 3.8
@@ -182,3 +183,47 @@ def target(
     chosen = disk() if subject is None else subject
     owner = vm(chosen, jobs=() if running is None else (running,), **members)
     return Target(owner, chosen, len(chosen.chain) if base_index is None else base_index)
+
+
+def extension(kind: int, content: bytes, length: int | None = None) -> bytes:
+    given = len(content) if length is None else length
+    return struct.pack(">II", kind, given) + content + bytes(-len(content) % 8)
+
+
+def qcow2(  # noqa: PLR0913  # a field of the header each, with its usual value
+    backing: bytes = b"",
+    *extensions: bytes,
+    magic: bytes = b"QFI\xfb",
+    version: int = 3,
+    features: int = 0,
+    snapshots: int = 0,
+    cluster_bits: int = 16,
+    header_length: int = 104,
+    place: int | None = None,
+    length: int | None = None,
+) -> bytes:
+    """The first bytes of a qcow2 file; ``place`` and ``length`` are what it claims of its backing name."""
+    tail = b"".join(extensions) + (extension(0, b"") if extensions else b"")
+    start = (104 if version == 3 else 72) + len(tail)
+    claimed = (start if backing else 0) if place is None else place
+    size = len(backing) if length is None else length
+    head = struct.pack(">4sIQIIQ", magic, version, claimed, size, cluster_bits, 1 << 30)
+    head += bytes(60 - len(head)) + struct.pack(">IQ", snapshots, 0)
+    if version == 3:
+        head += struct.pack(">QQQII", features, 0, 0, 4, header_length)
+    return head + tail + backing + bytes(512)
+
+
+def qed(
+    backing: bytes = b"",
+    *,
+    magic: bytes = b"QED\0",
+    features: int | None = None,
+    cluster_size: int = 65536,
+    place: int = 64,
+    length: int | None = None,
+) -> bytes:
+    bits = (1 if backing else 0) if features is None else features
+    size = len(backing) if length is None else length
+    head = struct.pack("<4sIIIQQQQQII", magic, cluster_size, 4, 1, bits, 0, 0, 65536, 1 << 30, place, size)
+    return head + backing

@@ -41,6 +41,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     Users,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
+from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
@@ -574,6 +575,10 @@ class FakeHost:
         self.unreadable: set[str] = set()
         self.deleted: set[str] = set()
         self.misleading: set[str] = set()
+        # Who names an image in its header, and what cannot be read, in the folders that were searched.
+        self.named_by: dict[str, tuple[str, ...]] = {}
+        self.unread: list[Unread] = []
+        self.searched: list[tuple[str, ...]] = []
         self.free = 1000 * MIB
         self.open: list[str] = []
         self.most_open = 0
@@ -668,6 +673,14 @@ class FakeHost:
 
     async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
         return {file: Users(self._holders(file.path)) for file in files}
+
+    async def search(self, files: Collection[KnownFile], folders: Sequence[str]) -> Search:
+        """What the test says of these folders."""
+        self.searched.append(tuple(folders))
+        asked: dict[KnownFile, Asked] = {}
+        for file in files:
+            asked[file] = Asked(inode_of(file.path), named_by=self.named_by.get(file.path, ()))
+        return Search(tuple(folders), asked, tuple(self.unread), len(self.unread))
 
     def _holders(self, file: str) -> dict[int, str]:
         return {

@@ -10,11 +10,13 @@ What speaks against it makes it *not free*; what cannot be seen, read or asked m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from .._model._disk import Image
 from .._model._files import FileId, Granted, KnownFile, Lease, Users
+from .._model._images import Search
 from .._model._vm import Vm
+from ._names import why_named, why_names_unknown
 
 # File systems that only this host has mounted, so that its kernel knows all who have a file open. One that is missing
 # here may be shared: that is unknown, and never free.
@@ -77,7 +79,12 @@ class Verdict:
 
 
 def judge(
-    left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm], off: Sequence[str] = ()
+    left: LeftImage,
+    lease: Lease | None,
+    users: Users | None,
+    vms: Sequence[Vm],
+    off: Sequence[str] = (),
+    search: Search | None = None,
 ) -> Verdict:
     """Say whether an image may be archived or deleted, as far as this host can know.
 
@@ -85,16 +92,32 @@ def judge(
     :param users: who was found to have it open; None where nobody looked.
     :param vms: the VMs that were visited, to call a process by its VM.
     :param off: the sockets that nobody serves: their VMs are off, and an overlay of theirs may name the image.
+    :param search: what headers say of it; None where no folder was named to be searched.
     """
     free, reason = _is_free(left, lease, users, vms)
+    # What is open or unknown has a reason already, and a header that names it outweighs what is unknown.
+    if search is not None and free is not False and left.file is not None:
+        free, reason = _weigh_names(free, reason, left.file, search)
     path = left.image.file or left.image.path
     verdict = Verdict(path, free, reason, _pids(lease, users))
     if left.id is not None:
         verdict = replace(verdict, device=left.id.device, inode=left.id.inode)
     # A warning for who may delete it; what is not free has a stronger word against it.
-    if free and off:
+    if free and off and search is None:
         verdict = replace(verdict, notes=(_note_on(off),))
     return verdict
+
+
+def _weigh_names(
+    free: bool | None, reason: str | None, file: KnownFile, search: Search
+) -> tuple[bool | None, str | None]:
+    named = why_named(search.asked[file])
+    if named is not None:
+        return False, named
+    if free is None:
+        return free, reason
+    unknown = why_names_unknown(search)
+    return (True, None) if unknown is None else (None, unknown)
 
 
 def _is_free(
@@ -139,19 +162,25 @@ def _why_unknown(left: LeftImage, lease: Lease | None) -> str | None:
         return "it is reached over a protocol, and only its server can know who uses it"
     if lease is None:
         return "the kernel was not asked whether it is open"
-    # Before all that is said of the file: here there is none to speak of.
+    # Where there is no file, there is none to speak of.
+    if left.id is None and lease.granted is not Granted.GONE:
+        return "it was not seen that QEMU had the file of this name open (only root sees that, and not over TCP)"
+    unknown = why_unknown(lease)
+    if unknown is None and left.snapshots is None:
+        return f"whether internal snapshots of {left.top} still need it cannot be read"
+    return unknown
+
+
+def why_unknown(lease: Lease) -> str | None:
+    """Say why it is not known from a lease that a file is not open; None where it is granted and proof."""
     if lease.granted is Granted.GONE:
         return "there is no such file any more"
-    if left.id is None:
-        return "it was not seen that QEMU had the file of this name open (only root sees that, and not over TCP)"
     if lease.granted is Granted.OTHER:
         return "another file has its name now"
     if lease.granted is Granted.NOT_REGULAR:
         return "it is not a regular file, and who uses a device cannot be told"
     if lease.granted is Granted.UNKNOWN:
         return f"whether it is open cannot be told: {lease.why}"
-    if left.snapshots is None:
-        return f"whether internal snapshots of {left.top} still need it cannot be read"
     return why_not_proven(lease)
 
 
@@ -179,7 +208,7 @@ def _proves_use(lease: Lease | None) -> bool:
     return kind in _LOCAL or kind == "overlay" or kind.startswith("fuse")
 
 
-def _proves_no_use(lease: Lease | None) -> bool:
+def proves_no_use(lease: Lease | None) -> bool:
     """Whether a lease was granted, where that means that nobody on this host has the file open."""
     if lease is None or lease.granted is not Granted.YES:
         return False
@@ -190,25 +219,33 @@ def _names(users: Users | None, vms: Sequence[Vm]) -> list[str]:
     """Who has it open; a VM by its label, for the processes of all of them have one name."""
     if users is None:
         return []
-    labels: dict[int | None, str] = {}
-    for vm in vms:
-        labels[vm.identity.pid] = f"VM {vm.identity.label}"
+    labels = labels_of(vms)
     names = []
     for pid, process in sorted(users.processes.items()):
-        names.append(f"{labels.get(pid, process)} (pid {pid})")
+        name = f"VM {labels[pid]}" if pid in labels else process
+        names.append(f"{name} (pid {pid})")
     return [*names, *users.kernel]
+
+
+def labels_of(vms: Sequence[Vm]) -> Mapping[int, str]:
+    """What the VMs are called, by their processes."""
+    labels: dict[int, str] = {}
+    for vm in vms:
+        if vm.identity.pid is not None:
+            labels[vm.identity.pid] = vm.identity.label
+    return labels
 
 
 def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
     if users is not None and users.are_known:
         return tuple(sorted(users.processes))
-    if _proves_no_use(lease):
+    if proves_no_use(lease):
         return ()
     return None
 
 
 def _note_on(off: Sequence[str]) -> str:
     return (
-        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Look at what its "
-        "disks name before you delete or archive an image"
+        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Before you delete or "
+        "archive an image, name the folders of all images, as images (in the role populate_images) or to image_info"
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Tuple
 
+from ._errors import WrongRequest
+
 EVERY_DISK = "*"
 
 State = Literal["populated", "paused", "aborted"]
@@ -70,7 +72,10 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, of every selected disk. ``speed`` None leaves a limit as it is; 0 is no limit."""
+    """What was asked for, of every selected disk. ``speed`` None leaves a limit as it is; 0 is no limit.
+
+    ``images`` are the folders whose images may still name what is released.
+    """
 
     state: State = "populated"
     base: str | None = None
@@ -79,4 +84,33 @@ class Request:
     parallel: int = 1
     check_space: bool = True
     release: bool = True
+    images: tuple[str, ...] = ()
     waiting: Waiting = field(default_factory=Waiting)
+
+
+def check_path(option: str, path: str) -> None:
+    """Check that a path means the same whoever reads it.
+
+    :raise WrongRequest: it does not.
+    """
+    if not path.startswith("/"):
+        raise WrongRequest(f"{option} has {path!r}, which is not absolute. Begin it with /")
+    if ".." in path.split("/"):
+        raise WrongRequest(f"{option} has {path!r}, with '..' in it. Name the folder itself")
+    try:
+        # As file names are encoded on Linux.
+        name = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise WrongRequest(f"{option} has {path!r}, which no file can be called") from None
+    if b"\0" in name:
+        raise WrongRequest(f"{option} has {path!r}, which no file can be called")
+
+
+def check_image_path(option: str, path: str) -> None:
+    """The same of the path of an image.
+
+    :raise WrongRequest: it is none.
+    """
+    check_path(option, path)
+    if path.rpartition("/")[2] in ("", "."):
+        raise WrongRequest(f"{option} is {path!r}, which is a folder. Name an image")

@@ -19,6 +19,7 @@ from typing import (
 
 from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
+from ._images import Search
 from ._job import Job, JobEvent, Stream
 from ._map import Layer, MapTotals, NoMap
 from ._peer import Peer
@@ -182,6 +183,9 @@ class Host(Protocol):
 
     async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
         """Who has the files open, as far as it can be found; those that were never identified may be missing."""
+
+    async def search(self, files: Collection[KnownFile], folders: Sequence[str]) -> Search:
+        """Which images in some folders name the files in their headers; of each file what has its name now, too."""
 
 
 OpenLink = Callable[[str], AsyncContextManager[Link]]

@@ -21,7 +21,7 @@ from ._lease import PAUSES, LeasedFile, take_lease
 from ._users import find_users
 
 # A folder or a file by its name alone: needs no right to it, does not block, and names the link itself where it is one.
-_BY_NAME = os.O_PATH | os.O_NOFOLLOW
+BY_NAME = os.O_PATH | os.O_NOFOLLOW
 
 # Mounted where the kernel enforces, or only watches, SELinux.
 _SELINUX = "/sys/fs/selinux/enforce"
@@ -47,11 +47,11 @@ def open_image(asked: AskedImage) -> Iterator[OpenedImage]:
 
     :raise ImageRefused: there is none of this name, it is reached over a link, or it lies in no folder of those.
     """
-    *folders, name = [word for word in asked.path.split("/") if word not in ("", ".")]
+    *folders, name = words_of(asked.path)
     with contextlib.ExitStack() as opened:
         try:
-            passed = _open_folders(folders, opened)
-            descriptor = open_into(opened, name, _BY_NAME, passed[-1])
+            passed = open_folders(folders, opened)
+            descriptor = open_into(opened, name, BY_NAME, passed[-1])
         except FileNotFoundError:
             raise ImageRefused("there is no such file any more") from None
         except NotADirectoryError:
@@ -126,11 +126,16 @@ class LeasedImage:
         return self._leased.is_awaited()
 
 
-def _open_folders(names: list[str], opened: contextlib.ExitStack) -> list[int]:
+def words_of(path: str) -> list[str]:
+    """The names of which a path is made."""
+    return [word for word in path.split("/") if word not in ("", ".")]
+
+
+def open_folders(names: list[str], opened: contextlib.ExitStack) -> list[int]:
     """The root and each folder on the way, the last one last; what is no folder, as a link, raises."""
-    passed = [open_into(opened, "/", _BY_NAME | os.O_DIRECTORY)]
+    passed = [open_into(opened, "/", BY_NAME | os.O_DIRECTORY)]
     for name in names:
-        passed.append(open_into(opened, name, _BY_NAME | os.O_DIRECTORY, passed[-1]))
+        passed.append(open_into(opened, name, BY_NAME | os.O_DIRECTORY, passed[-1]))
     return passed
 
 
@@ -147,7 +152,7 @@ def _check_lies_below(folders: tuple[str, ...], passed: set[FileId]) -> None:
 def _id_of_folder(path: str) -> FileId | None:
     """A folder that was named, found without following a link; None where that leads to none."""
     with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
-        return _id_of(_open_folders([word for word in path.split("/") if word not in ("", ".")], opened)[-1])
+        return _id_of(open_folders(words_of(path), opened)[-1])
     return None
 
 

@@ -36,6 +36,10 @@ _LONGEST_FDINFO = 64 * 1024
 _LONGEST_MOUNTINFO = 4 * 1024 * 1024
 _PROCESSES = "/proc"
 _DELETED = " (deleted)"
+# What a name must not lead through, by the type of the file system.
+_AVOIDED = {"proc": "it leads through /proc, which shows each process another one"}
+# To pass through an automount would have the kernel mount what the name says.
+AVOIDED_IN_HEADERS = {**_AVOIDED, "autofs": "it leads through an automount, which is not followed"}
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _REOPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -70,7 +74,7 @@ def survey(pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequenc
         try:
             process = open_into(stack, f"{_PROCESSES}/{pid}", os.O_PATH | os.O_DIRECTORY)
             descriptors = tuple(_descriptors(process))
-            walk = _Walk(stack, process)
+            walk = Walk(stack, process)
         except _Unknown as error:
             return _blind(str(error), here, sets)
         except OSError as error:
@@ -259,13 +263,16 @@ def _fault_of(name: str) -> str:
     return ""
 
 
-class _Walk:
-    """Follows names from the root and the working directory of a process."""
+class Walk:
+    """Follows names from the root and the working directory of a process.
 
-    def __init__(self, stack: contextlib.ExitStack, process: int):
+    :param avoided: types of file systems that it does not pass through, and why.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, process: int, avoided: Mapping[str, str] = _AVOIDED):
         self._root = open_into(stack, "root", os.O_PATH | os.O_DIRECTORY, process)
         self._directory = open_into(stack, "cwd", os.O_PATH | os.O_DIRECTORY, process)
-        self._procs = _proc_devices(_read("mountinfo", process, _LONGEST_MOUNTINFO))
+        self._avoided = _avoided_devices(_read("mountinfo", process, _LONGEST_MOUNTINFO), avoided)
         self._names_left = MOST_NAMES
         self._steps_left = MOST_STEPS
 
@@ -303,8 +310,9 @@ class _Walk:
                 text = place.enter(part)
             except FileNotFoundError:
                 return None, _missing(place.path, part, parts)
-            if place.status.st_dev in self._procs:
-                raise _Unknown("it leads through /proc, which shows each process another one")
+            why = self._avoided.get(place.status.st_dev)
+            if why is not None:
+                raise _Unknown(why)
             if text is not None:
                 # A link stands for its text, which begins again at the root where it is absolute.
                 links += 1
@@ -376,9 +384,12 @@ def _missing(folder: str, part: str, rest: Collection[str]) -> str:
     return "/".join(parts)
 
 
-def _proc_devices(mounts: str) -> set[int]:
-    """The device numbers of every /proc in sight; a line is ``36 35 98:0 / /proc rw - proc proc rw``."""
-    found = {os.stat("/proc").st_dev}
-    for match in re.finditer(r"^\S+ \S+ (\d+):(\d+) .* - proc ", mounts, re.MULTILINE):
-        found.add(os.makedev(int(match.group(1)), int(match.group(2))))
+def _avoided_devices(mounts: str, avoided: Mapping[str, str]) -> dict[int, str]:
+    """The device numbers of every /proc, and the like, in sight; ``36 35 98:0 / /proc rw - proc proc rw`` is a line."""
+    found: dict[int, str] = {}
+    for match in re.finditer(r"^\S+ \S+ (\d+):(\d+) .* - (\S+) ", mounts, re.MULTILINE):
+        if match.group(3) in avoided:
+            found[os.makedev(int(match.group(1)), int(match.group(2)))] = avoided[match.group(3)]
+    # Also where the list of mounts does not show it.
+    found[os.stat("/proc").st_dev] = avoided["proc"]
     return found

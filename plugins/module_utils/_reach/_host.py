@@ -17,9 +17,11 @@ from .._model._address import UnixAddress
 from .._model._errors import HostSilent
 from .._model._files import Bound, FreeSpace, Granted, KnownFile, Lease, Survey, Users
 from .._model._header import Reading
+from .._model._images import Asked, Search, Unread
 from .._model._map import Layer, MapTotals, NoMap
 from ._descriptors import reopen, survey
 from ._header import read_header
+from ._images import search
 from ._lease import try_leases
 from ._map import read_map, user_of
 from ._mounts import read_text
@@ -31,6 +33,8 @@ from ._writeback import WriteBack
 _ANSWER_SECONDS = 30.0
 # A map takes milliseconds as well, unless an image has millions of fragments.
 _MAP_SECONDS = 120.0
+# Thousands of headers take a second, unless their storage is slow.
+_SEARCH_SECONDS = 300.0
 # As long as QEMU itself may take for a flush.
 _WRITE_OUT_SECONDS = 600.0
 # A folder of sockets is in memory, and a listing of all sockets takes milliseconds.
@@ -113,6 +117,17 @@ class LinuxHost:
             return await away(find_users, files, seconds=_ANSWER_SECONDS)
         except HostSilent:
             return {}
+
+    async def search(self, files: Collection[KnownFile], folders: Sequence[str]) -> Search:
+        """Read the headers of all images in the folders."""
+        what = "the storage of the images"
+        # It ends by itself, unless the storage hangs.
+        seconds = _SEARCH_SECONDS + _ANSWER_SECONDS
+        try:
+            return await away(search, files, folders, _SEARCH_SECONDS, seconds=seconds, what=what)
+        except HostSilent as error:
+            unread = [Unread(folder, str(error)) for folder in folders]
+            return Search(tuple(folders), dict.fromkeys(files, Asked()), tuple(unread), len(unread))
 
 
 class HeldFiles:

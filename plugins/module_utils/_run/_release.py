@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Mapping, Sequence
+from typing import Collection, Mapping, Sequence
 
 from .._decide._outcome import Outcome
 from .._decide._verdict import LeftImage, Verdict, judge
@@ -17,19 +17,28 @@ from .._model._vm import Vm
 
 
 async def judge_all(
-    outcomes: Sequence[Outcome], vms: Sequence[Vm], host: Host, off: Sequence[str] = ()
+    outcomes: Sequence[Outcome], vms: Sequence[Vm], host: Host, off: Sequence[str] = (), folders: Sequence[str] = ()
 ) -> list[list[Verdict]]:
-    """The verdicts on the images that each of the disks has left, in order."""
+    """The verdicts on the images that each of the disks has left, in order.
+
+    :param folders: where headers may still name them.
+    """
     left = [images_left(outcome) for outcome in outcomes]
     files: set[KnownFile] = set()
     for image in chain.from_iterable(left):
         if image.file is not None and image.is_finished:
             files.add(image.file)
-    leases = dict(await host.leases(files))
-    users = await _find_users(leases, host)
+    # Before the kernel is asked, for it takes longer, and whether a file is open changes at any time.
+    search = await host.search(files, folders) if files and folders else None
+    leases, users = await ask_who_has_open(files, host)
+
+    def judged(image: LeftImage) -> Verdict:
+        lease, found = (None, None) if image.file is None else (leases.get(image.file), users.get(image.file))
+        return judge(image, lease, found, vms, off, search)
+
     verdicts: list[list[Verdict]] = []
     for images in left:
-        verdicts.append([_judge(each, leases, users, vms, off) for each in images])
+        verdicts.append(list(map(judged, images)))
     return verdicts
 
 
@@ -39,23 +48,18 @@ def images_left(outcome: Outcome) -> list[LeftImage]:
     return [LeftImage(image, image.id, top, outcome.disk.snapshots, outcome.is_finished) for image in outcome.left]
 
 
-async def _find_users(leases: dict[KnownFile, Lease], host: Host) -> Mapping[KnownFile, Users]:
-    """Who has the files open that the kernel does not call free. Where nobody is found, ask the kernel again."""
+async def ask_who_has_open(
+    files: Collection[KnownFile], host: Host
+) -> tuple[Mapping[KnownFile, Lease], Mapping[KnownFile, Users]]:
+    """What the kernel says of files, and who has those open that it does not call free.
+
+    Where nobody is found, the kernel is asked again.
+    """
+    leases = dict(await host.leases(files))
     open_files = [file for file, lease in leases.items() if lease.granted in (Granted.NO, Granted.UNKNOWN)]
     users = await host.users(open_files)
     unfound = [
         each for each in open_files if leases[each].granted is Granted.NO and not users.get(each, Users()).are_known
     ]
     leases.update(await host.leases(unfound))
-    return users
-
-
-def _judge(
-    left: LeftImage,
-    leases: Mapping[KnownFile, Lease],
-    users: Mapping[KnownFile, Users],
-    vms: Sequence[Vm],
-    off: Sequence[str],
-) -> Verdict:
-    lease, found = (None, None) if left.file is None else (leases.get(left.file), users.get(left.file))
-    return judge(left, lease, found, vms, off)
+    return leases, users

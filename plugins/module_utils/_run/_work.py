@@ -77,7 +77,9 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
     sighting = await observe(monitors, open_link, host, _names_in(selection, request.base))
     if sighting.failures and not sighting.vms:
-        return await _judged(sighting, [], sighting.failures, host)  # no name can fit, and that is not what is wrong
+        return await _judged(
+            sighting, [], sighting.failures, host, request
+        )  # no name can fit, and that is not what is wrong
     targets: Sequence[Target] = ()
     try:
         selected = select(sighting.vms, selection, request.base)
@@ -90,13 +92,13 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
             fit, crowded = leave_out_crowded(fit, await _free_spaces([(each.vm, each.disk) for each in fit], host))
     except WrongRequest as error:
         failures = (*sighting.failures, *Failure.each_of(error))
-        return await _judged(sighting, [untouched(target, request) for target in targets], failures, host)
+        return await _judged(sighting, [untouched(target, request) for target in targets], failures, host, request)
     outcomes, sighting = await _act(sighting, fit, request, open_link, host, is_check=is_check)
     by_key = {target.key: outcome for target, outcome in zip(fit, outcomes)}
     for target in targets:
         if target.key in crowded:
             by_key[target.key] = not_begun(target, request, WrongRequest, crowded[target.key])
-    return await _judged(sighting, [by_key[target.key] for target in targets], sighting.failures, host)
+    return await _judged(sighting, [by_key[target.key] for target in targets], sighting.failures, host, request)
 
 
 async def _populate_bound(
@@ -108,7 +110,7 @@ async def _populate_bound(
     )
     targets, failures = select_bound(sighting.vms, bound, request.base)
     outcomes, sighting = await _act(sighting, targets, request, open_link, host, is_check=is_check)
-    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host)
+    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host, request)
 
 
 async def _act(
@@ -152,13 +154,14 @@ async def _ask_again(
 
 
 async def _judged(
-    sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host
+    sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host, request: Request
 ) -> Populated:
     """Say of each image that left a chain whether it is free."""
+    verdicts = await judge_all(outcomes, sighting.vms, host, sighting.off, request.images)
     return Populated(
         vms=sighting.vms,
         outcomes=tuple(outcomes),
-        verdicts=tuple(map(tuple, await judge_all(outcomes, sighting.vms, host, sighting.off))),
+        verdicts=tuple(map(tuple, verdicts)),
         skipped=sighting.skipped,
         failures=tuple(failures),
         free_spaces=await _free_spaces([(outcome.vm, outcome.disk) for outcome in outcomes], host),

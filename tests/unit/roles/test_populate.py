@@ -18,7 +18,7 @@ ROLE = Path(__file__).resolve().parents[3] / "roles" / "populate"
 NOT_OFFERED = {"state", "wait", "increment", "cursor", "bound"}
 HANDED_ON = sorted(set(STREAM_OPTIONS) - NOT_OFFERED)
 # A variable of a role cannot be left out: these are so by their defaults.
-LEFT_OUT: dict[str, Any] = {"vms": [], "exclude": []}
+LEFT_OUT: dict[str, Any] = {"vms": [], "exclude": [], "images": []}
 
 
 def options() -> dict[str, dict[str, Any]]:

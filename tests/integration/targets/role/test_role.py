@@ -223,6 +223,35 @@ def test_an_image_whose_rights_cannot_be_revoked(folder: Path) -> None:
     assert (left["changed"], left["failures"], left["revoked"]) == (False, [], [])
 
 
+@pytest.mark.usefixtures("vms")
+def test_an_image_that_a_vm_needs_which_is_off(folder: Path) -> None:
+    """With `populate_images` an old image that a header names is not free, keeps its rights, and a line says so."""
+    needed, other = (folder / f"{vm}-vda-snapshot.qcow2" for vm in ("web01", "web02"))
+    overlay = images.create(folder / "db01.qcow2", backing=needed)
+    mode = needed.stat().st_mode
+    revoke = {"populate_revoke": {"mode": "0400"}, "populate_revoke_below": [f"{folder}"], "populate_disks": ["vda"]}
+    run = play(folder, **revoke, populate_images=[f"{folder}"])
+    left = result_of(run)
+    assert (left["free"], left["revoked"], left["finished"]) == ([f"{other}"], [f"{other}"], True)
+    assert (needed.stat().st_mode, other.stat().st_mode & 0o7777) == (mode, 0o400)
+    lines = run.result("virtops.qmp.populate : Tell what was done")["msg"]
+    assert f"{needed}: not free, {overlay} names it in its header" in lines
+    assert f"{other}: free, no process of this host has it open" in lines
+
+
+@pytest.mark.usefixtures("vms")
+def test_images_that_cannot_be_understood(folder: Path) -> None:
+    """Where it is not known what a file below `populate_images` needs, nothing is free and nothing is revoked."""
+    images.create(folder / "old.vmdk", images.MiB, format="vmdk")
+    snapshots = [folder / f"{vm}-vda-snapshot.qcow2" for vm in ("web01", "web02")]
+    modes = [path.stat().st_mode for path in snapshots]
+    revoke = {"populate_revoke": {"mode": "0400"}, "populate_revoke_below": [f"{folder}"], "populate_disks": ["vda"]}
+    left = populate(folder, **revoke, populate_images=[f"{folder}"], populate_progress=1)
+    assert (left["free"], left["revoked"], left["finished"]) == ([], [], True)
+    assert [path.stat().st_mode for path in snapshots] == modes
+    assert {image["free"] for image in left["released"] if image["path"] in map(str, snapshots)} == {None}
+
+
 def test_nothing_is_revoked_without_bounds(folder: Path, vms: list[Vm]) -> None:
     """`populate_revoke` alone fails before any disk is touched, and says what is missing."""
     run = play(folder, populate_revoke={"mode": "0000"})

@@ -8,6 +8,7 @@ Its jobs stay, and what finalizes one, or flushes after a cancel, ends QEMU by a
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,9 +134,11 @@ def test_a_migration_that_is_under_way_is_sat_out(saveable: Callable[..., Disk])
     """The job is at its end while the VM migrates: the task asks how that goes, and is done when the VM has stayed."""
     disk = saveable()
     disk.complete(disk.start())
-    disk.vm.migrate("exec:exec sleep 1000")  # which takes no more than a pipe does, and ends with the migration
-    disk.vm.wait_migration("active")
-    with Proxy(disk.vm.monitor, disk.vm.folder / "proxy.qmp") as proxy:
+    with socket.socket(socket.AF_UNIX) as nobody, Proxy(disk.vm.monitor, disk.vm.folder / "proxy.qmp") as proxy:
+        nobody.bind(str(disk.vm.folder / "nobody"))
+        nobody.listen(1)  # takes what fits into a buffer, and no more
+        disk.vm.migrate(f"unix:{disk.vm.folder}/nobody")
+        disk.vm.wait_migration("active")
         task = product.Running("block_stream", {"monitors": [proxy.path], "disks": ["vda"]})
         wait_until(lambda: proxy.commands.count("query-migrate") >= 3, "the task waits for the end of the migration")
         before = list(proxy.commands)

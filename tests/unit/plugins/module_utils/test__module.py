@@ -27,7 +27,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import Li
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
-from ansible_collections.virtops.qmp.tests.unit.builders import asking
+from ansible_collections.virtops.qmp.tests.unit.builders import asking, qcow2
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeHost, FakeQemu, Node, inode_of
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
@@ -496,6 +496,50 @@ def test_a_bound_of_another_form(module: RunModule, bound: dict[str, Any]) -> No
     assert found["msg"].startswith("bound is invalid; it is {MONITOR: ")
 
 
+# -- image_info --------------------------------------------------------------------------------------------------------
+
+
+def test_info_of_images(folder: Path, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at real files, and needs no library where no VM is asked."""
+    (folder / "vms").mkdir()
+    (folder / "golden").write_text("data")
+    (folder / "vms" / "top").write_bytes(qcow2(b"../golden"))
+    monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "why")
+    (image,) = module("image_info", paths=[f"{folder}/golden"] * 2, search=["", f"{folder}/vms"])["images"]
+    assert (image["free"], image["users"], image["needed_by"]) == (True, [], [f"{folder}/vms/top"])
+
+
+def test_info_of_images_of_vms(lab: Lab, module: RunModule) -> None:
+    """Who has an image open is called by its VM."""
+    qemu = lab.vm("web01")
+    found = module("image_info", path=f"{lab.folder}/web01-base.qcow2", monitor=qemu.address)
+    assert [user["vm"] for user in found["images"][0]["users"]] == ["web01"]
+
+
+def test_info_of_images_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wants VMs to be asked needs it."""
+    monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "why")
+    assert "qemu.qmp" in module("image_info", paths=[], monitor="/m.qmp")["msg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"paths": ["golden"]}, "paths has 'golden', which is not absolute", id="a relative path"),
+        pytest.param({"paths": [""]}, "paths has '', which is not absolute", id="an empty path"),
+        pytest.param({"paths": ["/golden/"]}, "paths is '/golden/', which is a folder", id="a folder"),
+        pytest.param({"paths": ["/g"], "search": ["/a/../b"]}, "search has '/a/../b', with '..' in it", id="search"),
+        pytest.param({"paths": [], "monitor": "tcp:x"}, "is no TCP address", id="a monitor"),
+        pytest.param({"paths": [], "connect_timeout": 0}, "connect_timeout is 0", id="connect_timeout"),
+    ],
+)
+def test_info_of_images_refuses(module: RunModule, options: dict[str, Any], words: str) -> None:
+    """An option that is invalid is refused with its name."""
+    found = module("image_info", **options)
+    assert words in found["msg"]
+    assert [error["kind"] for error in found["errors"]] == ["WrongRequest"]
+
+
 # -- Options -----------------------------------------------------------------------------------------------------------
 
 DEFAULTS: dict[str, Any] = {
@@ -512,6 +556,7 @@ DEFAULTS: dict[str, Any] = {
     "parallel": 1,
     "check_space": True,
     "release": True,
+    "images": [],
     "progress": 10,
     "poll_interval": 0,
 }
@@ -530,6 +575,7 @@ DEFAULTS: dict[str, Any] = {
             {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
         pytest.param({"on_error": "stop", "parallel": 4}, asking(on_error="stop", parallel=4), id="policy and places"),
+        pytest.param({"images": ["/vms"]}, asking(images=("/vms",)), id="images"),
         pytest.param({"check_space": False}, asking(check_space=False), id="space"),
         pytest.param({"poll_interval": 60}, asking(poll_interval=60), id="short visits"),
     ],
@@ -545,6 +591,7 @@ def test_request_from(options: dict[str, Any], asked: Request) -> None:
         pytest.param({"disks": []}, "disks is empty", id="no disk"),
         pytest.param({"wait_timeout": -1}, "wait_timeout is -1", id="wait_timeout"),
         pytest.param({"cursor": -1}, "cursor is -1", id="cursor"),
+        pytest.param({"images": ["vms"]}, "images has 'vms', which is not absolute", id="images"),
         pytest.param({"parallel": 0}, "parallel is 0; it must be from 1", id="parallel"),
         pytest.param({"progress": -1}, "progress is -1", id="progress"),
         pytest.param({"poll_interval": -1}, "poll_interval is -1", id="poll_interval"),

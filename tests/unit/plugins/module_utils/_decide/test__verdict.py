@@ -14,6 +14,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     Lease,
     Users,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.tests.unit.builders import disk, identity, image, vm
 
 PATH = "/vms/base.qcow2"
@@ -227,6 +228,42 @@ def test_vms_that_are_off(lease: Lease, count: int) -> None:
     assert (found.free, len(found.notes)) == (count == 1, count)
     for note in found.notes:
         assert "nobody serves /run/a.qmp, /run/b.qmp" in note
+
+
+@pytest.mark.parametrize(
+    ("named_by", "unread", "lease", "free", "reason"),
+    [
+        pytest.param((), 0, FREE, True, None, id="nobody names it"),
+        pytest.param(("/a",), 0, FREE, False, "/a names it in its header", id="named"),
+        pytest.param(("/a",), 1, FREE, False, "/a names it in its header", id="named, and not all were read"),
+        pytest.param(("/a",), 0, OPEN, False, SOMEWHERE, id="open, and named"),
+        pytest.param(("/a",), 0, unknown("x"), False, "/a names it in its header", id="named, else unknown"),
+        pytest.param((), 1, FREE, None, "whether an image names it in its header cannot", id="not all were read"),
+        pytest.param((), 1, unknown("x"), None, "whether it is open cannot be told: x", id="unknown for two reasons"),
+    ],
+)
+def test_headers_that_were_searched(
+    named_by: tuple[str, ...], unread: int, lease: Lease, free: bool | None, reason: str | None
+) -> None:
+    """An image that a header names is not free, and where not all were read that is unknown; then no VM is off."""
+    doubts = (Unread("/b", "why"),) * unread
+    search = Search(("/vms",), {KnownFile(PATH, FileId(1, 2)): Asked(named_by=named_by)}, doubts, unread)
+    found = judge(left(), lease, None, [], off=["/run/a.qmp"], search=search)
+    assert (found.free, found.notes) == (free, ())
+    assert (found.reason or "").startswith(reason or "")
+    assert (found.reason is None) == (found.free is True)
+
+
+@pytest.mark.parametrize(
+    ("members", "search"),
+    [
+        pytest.param(REMOTE, Search(("/vms",), {}), id="no local file"),
+        pytest.param({"is_finished": False}, Search(("/vms",), {}), id="unfinished"),
+    ],
+)
+def test_headers_of_what_is_not_free_anyway(members: dict[str, Any], search: Search) -> None:
+    """What they say changes nothing."""
+    assert judge(left(**members), None, None, [], search=search) == judge(left(**members), None, None, [])
 
 
 def test_a_vm_over_tcp_lends_its_name_to_no_process() -> None:

@@ -26,9 +26,11 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     Lease,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import NoHeader
+from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
+from ansible_collections.virtops.qmp.tests.unit.builders import qcow2
 
 # Recorded: pid 812 made the socket and serves pid 931; pid 940 waits in the queue.
 SERVED = """\
@@ -236,8 +238,18 @@ def test_storage_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPa
     assert asyncio.run(HOST.leases([file])) == {file: Lease(Granted.UNKNOWN, why="the storage does not answer")}
     assert asyncio.run(HOST.users([file])) == {}
     assert asyncio.run(HOST.free_space(None, Bound())) is None
+    unread = (Unread("/v", "the storage does not answer"),)
+    assert asyncio.run(HOST.search([file], ["/v"])) == Search(("/v",), {file: Asked()}, unread, 1)
     with pytest.raises(HostSilent):
         asyncio.run(HOST.survey(None, [], {}))
+
+
+def test_who_names_a_file(folder: Path) -> None:
+    """The folders are searched."""
+    file = KnownFile(str(folder / "file"), None)
+    (folder / "file").write_bytes(qcow2(b"file"))
+    found = asyncio.run(HOST.search([file], [str(folder)]))
+    assert found.asked[file].named_by == (file.path,)
 
 
 def test_whether_a_file_is_open_and_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

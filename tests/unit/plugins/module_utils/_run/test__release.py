@@ -121,6 +121,18 @@ def test_snapshots_and_vms_that_are_off_are_passed_on() -> None:
     assert needed.reason == "the 2 internal snapshots of /vms/top.qcow2 still need it"
 
 
+def test_headers_in_the_folders_that_were_named() -> None:
+    """They are read once for all images, where there are any, and only where folders were named."""
+    host = Kernel({"/vms/base.qcow2": [YES]}, {})
+    host.named_by["/vms/base.qcow2"] = ("/off.qcow2",)
+    outcomes = [populated(image("base")), populated(image("base"))]
+    verdicts = asyncio.run(judge_all(outcomes, [], host, folders=["/vms"]))
+    assert [[each.free for each in of_disk] for of_disk in verdicts] == [[False], [False]]
+    asyncio.run(judge_all([populated()], [], host, folders=["/vms"]))
+    asyncio.run(judge_all(outcomes, [], host))
+    assert host.searched == [("/vms",)]
+
+
 def test_a_disk_without_a_medium() -> None:
     """Where the medium is gone, its name stands for the active image."""
     host = Kernel({"/vms/base.qcow2": [YES]}, {})

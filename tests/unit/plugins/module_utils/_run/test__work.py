@@ -64,6 +64,15 @@ def told(result: dict[str, Any]) -> list[tuple[str, bool, bool | None, str | Non
     return [(disk["vm"], disk["finished"], disk["populated"], disk["error_kind"]) for disk in result["disks"]]
 
 
+def test_headers_are_asked_before_an_image_is_free() -> None:
+    """The folders of the request are searched, and what is named there is not free."""
+    host = FakeHost(vm_called())
+    host.named_by["/vms/golden.qcow2"] = ("/vms/off.qcow2",)
+    (released,) = run(host, asking(images=("/vms",)))["released"]
+    assert (released["free"], released["reason"]) == (False, "/vms/off.qcow2 names it in its header")
+    assert host.searched == [("/vms",)]
+
+
 def test_every_vm_that_was_worked_on_is_asked_again() -> None:
     """Each once, by a connection of its own, whatever the number of its disks; what is shown to be so stands."""
     one, other = vm_called("vm1", 1), vm_called("vm2", 2)
