@@ -143,6 +143,16 @@ class Running:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def hang_up(self) -> None:
+        """Read nothing of it any more, as when the connection is gone over which it was started."""
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def wait(self, timeout: float = 60) -> int:
+        """The exit code of one that nobody reads."""
+        with self._process as process:
+            return process.wait(timeout)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self._process.kill()

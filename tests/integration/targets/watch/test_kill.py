@@ -67,3 +67,19 @@ def test_a_killed_waiter_loses_nothing(
     vm.kill()
     chain.take_away()
     assert images.differences(chain.expected, images.content(chain.top)) == []
+
+
+def test_a_module_that_nobody_reads_leaves_the_monitor_and_the_job(vm: Vm, chain: images.Chain) -> None:
+    """Its connection is gone: it ends without waiting for the stream, and the next run joins that."""
+    task = product.Running("block_stream", {"monitors": [vm.monitor], "disks": ["vda"], "speed": "64K"})
+    wait_until(lambda: any(job["offset"] for job in vm.jobs().values()), "the stream copies, and the task waits for it")
+    assert task.is_alive
+    task.hang_up()
+    assert task.wait() == 1
+    assert [job["status"] for job in vm.jobs().values()] == ["running"]
+    result = product.module("block_stream", monitors=[vm.monitor], disks=["vda"], speed="0")
+    assert (result.failed, result["finished"], result["disks"][0]["action"]) == (False, True, "retuned"), result
+    assert (vm.jobs(), vm.inserted("vda")["backing_file_depth"]) == ({}, 0)
+    vm.kill()
+    chain.take_away()
+    assert images.differences(chain.expected, images.content(chain.top)) == []
