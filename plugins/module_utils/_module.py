@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import sys
 from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -64,8 +63,8 @@ def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True) -> None:
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
         result = asyncio.run(unless_unread(work(module, opener, host)))
     except NobodyReads:
-        # QEMU goes on with its jobs, and the monitors are free for the next run.
-        sys.exit(1)
+        # Without a word. QEMU goes on with its jobs, and the monitors are free for the next run.
+        raise SystemExit(1) from None
     except QmpError as error:
         result = {"warnings": [], "errors": [failure_to_result(Failure.of(error, str(error)))]}
     result = presentable(result)

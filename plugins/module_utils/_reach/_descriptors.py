@@ -74,7 +74,7 @@ def survey(pid: int | None, names: Collection[str], fdsets: Mapping[int, Sequenc
         try:
             process = open_into(stack, f"{_PROCESSES}/{pid}", os.O_PATH | os.O_DIRECTORY)
             descriptors = tuple(_descriptors(process))
-            walk = Walk(stack, process)
+            walk = Walk(stack, process, _AVOIDED)
         except _Unknown as error:
             return _blind(str(error), here, sets)
         except OSError as error:
@@ -269,7 +269,7 @@ class Walk:
     :param avoided: types of file systems that it does not pass through, and why.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, process: int, avoided: Mapping[str, str] = _AVOIDED):
+    def __init__(self, stack: contextlib.ExitStack, process: int, avoided: Mapping[str, str]):
         self._root = open_into(stack, "root", os.O_PATH | os.O_DIRECTORY, process)
         self._directory = open_into(stack, "cwd", os.O_PATH | os.O_DIRECTORY, process)
         self._avoided = _avoided_devices(_read("mountinfo", process, _LONGEST_MOUNTINFO), avoided)
