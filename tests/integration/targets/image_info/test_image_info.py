@@ -14,13 +14,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Vm, disks, host, images, product
-from lab.holders import holder, opening, who_has_open
+from lab.holders import NOBODY, holder, opening, who_has_open
 from lab.images import MiB
 from lab.process import run
 
@@ -437,10 +438,14 @@ def test_a_link_is_no_image(golden: Path) -> None:
 @needs_root
 def test_without_rights(golden: Path, vms: Path) -> None:
     """A user without rights is told what he may not read."""
+    if subprocess.run(
+        [*NOBODY, sys.executable, "-c", f"open({__file__!r})"], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("this checkout, or its Python, lies where only root looks")
     for path in (vms.parent, vms):
         path.chmod(0o755)
     images.create(vms / "a.qcow2", backing=golden).chmod(0o600)
-    found = look(golden, under=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
+    found = look(golden, under=NOBODY)
     assert (found["free"], found["needed_by"]) == (None, None)
 
 
