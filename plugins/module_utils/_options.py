@@ -14,13 +14,14 @@ Spec = Dict[str, Dict[str, Any]]
 
 MONITOR_OPTIONS: Spec = {
     "monitors": {"type": "list", "elements": "str", "aliases": ["monitor"]},
+    "domains": {"type": "list", "elements": "str", "aliases": ["domain"]},
+    "uri": {"type": "str", "default": "qemu:///system"},
     "connect_timeout": {"type": "float", "default": 10.0},
     "monitor_owner": {"type": "str"},
 }
 
 COMMON_OPTIONS: Spec = {
     **MONITOR_OPTIONS,
-    "monitors": {**MONITOR_OPTIONS["monitors"], "required": True},
     "vms": {"type": "list", "elements": "str", "aliases": ["vm"]},
     "exclude": {"type": "list", "elements": "str"},
 }

@@ -35,7 +35,8 @@ description:
     Disks of a VM that waits for a migration, is at the end of one, or has been migrated or saved; disks whose image has
     no name any more (deleted, replaced, C(-snapshot)); images of other formats than C(qcow2) and C(qed), such as
     C(vmdk); images with C(extended_l2=on) on QEMU before 8.2; a raw node above an image that has a backing image;
-    snapshots that Proxmox VE keeps as a chain of volumes; read-only disks; and VMs that libvirt manages.
+    snapshots that Proxmox VE keeps as a chain of volumes; read-only disks; and VMs that libvirt manages, unless
+    O(domains) names them.
   - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while.
   - A stream is not finished while the file system of the active image is full. It waits at V(pending), and the next run
     finishes it.
@@ -54,8 +55,8 @@ options:
     description:
       - The disks to work on, on every VM that has them.
       - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as
-        V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node
-        name.
+        V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); by its node name;
+        or, with O(domains), by its target (C(<target dev='vda'/>)).
       - A path means the file behind it, by whatever name QEMU knows that. Relative ones start from the working
         directory of the VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
@@ -218,6 +219,11 @@ EXAMPLES = r"""
     monitor: /run/vms/web01.qmp
     disk: vda
 
+- name: The same for one of libvirt's guests
+  virtops.qmp.block_stream:
+    domain: web01
+    disk: vda
+
 - name: The same for every disk of every VM on the hypervisor, at 200 MiB per second
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
@@ -290,6 +296,7 @@ vms:
   elements: dict
   sample:
     - monitor: /run/vms/web01.qmp
+      domain: null
       name: web01
       uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
       status: running
@@ -299,7 +306,10 @@ vms:
       uid: 64055
   contains:
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found; null for one of O(domains).
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     name:
       description: The VM's name (C(-name)); null if it has none.
@@ -334,6 +344,7 @@ disks:
       key: /machine/peripheral/vda/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
@@ -381,6 +392,7 @@ disks:
       key: /machine/peripheral/vdb/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
       device: drive1
       qdev: /machine/peripheral/vdb/virtio-backend
@@ -437,14 +449,17 @@ disks:
       type: str
     key:
       description:
-        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
-          change it.
+        - Identifies the disk, together with C(monitor) or C(domain), for as long as the VM runs; snapshots and streams
+          do not change it.
       type: str
     vm:
       description: The VM's name, or its monitor if it has none.
       type: str
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found; null for one of O(domains).
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     names:
       description: Every name that the disk answers to, the absolute path of its active image among them.
@@ -625,6 +640,7 @@ errors:
       vm: web01
       disk: vda
       monitor: /run/vms/web01.qmp
+      domain: null
       key: /machine/peripheral/vda/virtio-backend
   contains:
     kind:
@@ -654,6 +670,9 @@ errors:
     monitor:
       description: The monitor that it is about; null if it is not about one.
       type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
+      type: str
     key:
       description: The disk that it is about, as in RV(disks[].key); null if it is not about one disk.
       type: str
@@ -666,7 +685,8 @@ from ..module_utils._options import STREAM_OPTIONS
 
 
 def main() -> None:
-    run(AnsibleModule(argument_spec=STREAM_OPTIONS, supports_check_mode=True), populate)
+    module = AnsibleModule(argument_spec=STREAM_OPTIONS, supports_check_mode=True)
+    run(module, populate, takes_turns=not module.check_mode)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,10 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ found.disks | selectattr('populated', 'none') | map(attribute='reason') }}"
 
+- name: Show the disks of all guests of libvirt that run
+  virtops.qmp.block_stream_info:
+    domains: "*"
+
 - name: How far is the stream of one disk?
   virtops.qmp.block_stream_info:
     monitor: /run/vms/web01.qmp
@@ -72,6 +76,7 @@ vms:
   elements: dict
   sample:
     - monitor: /run/vms/web01.qmp
+      domain: null
       name: web01
       uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
       status: running
@@ -82,6 +87,9 @@ vms:
   contains:
     monitor:
       description: The monitor through which the VM was found, in its plain form.
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     name:
       description: The VM's name (C(-name)); null if it has none.
@@ -119,6 +127,7 @@ disks:
       key: /machine/peripheral/vda/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
@@ -160,6 +169,7 @@ disks:
       key: /machine/peripheral/vdb/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
       device: drive1
       qdev: /machine/peripheral/vdb/virtio-backend
@@ -190,14 +200,17 @@ disks:
       type: str
     key:
       description:
-        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
-          change it.
+        - Identifies the disk, together with C(monitor) or C(domain), for as long as the VM runs; snapshots and streams
+          do not change it.
       type: str
     vm:
       description: The VM's name, or its monitor if it has none.
       type: str
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found; null for one of O(domains).
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     names:
       description: Every name that the disk answers to, the absolute path of its active image among them.

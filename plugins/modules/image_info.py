@@ -48,6 +48,19 @@ options:
     type: list
     elements: str
     aliases: [monitor]
+  domains:
+    description:
+      - The guests of libvirt, to call a process by its VM, in the place of O(monitors). Each is written as in
+        M(virtops.qmp.block_stream_info), and libvirt marks it as tainted, as described there.
+    type: list
+    elements: str
+    aliases: [domain]
+    version_added: 1.0.0
+  uri:
+    description: The connection to libvirt for O(domains), as in M(virtops.qmp.block_stream_info).
+    type: str
+    default: qemu:///system
+    version_added: 1.0.0
   connect_timeout:
     description:
       - How long to wait for a monitor's greeting, in seconds.
@@ -62,6 +75,7 @@ options:
 requirements:
   - Linux
   - with O(monitors), qemu.qmp 0.0.3 or newer for the Python that runs the module
+  - with O(domains), libvirt's bindings (C(python3-libvirt)) for it
 notes:
   - Run it as root, so that the kernel can be asked, headers be read, and the users of an image be found.
   - RV(images[].needed_by) has the images that name one directly. An image in the middle of a chain names the one
@@ -207,6 +221,7 @@ errors:
       vm: null
       disk: null
       monitor: null
+      domain: null
       key: null
   contains:
     kind:
@@ -216,7 +231,7 @@ errors:
       description: The failure in a sentence.
       type: str
     vm:
-      description: Always null, as C(disk), C(monitor) and C(key) are, which the errors of the other modules have.
+      description: Always null, as C(disk), C(monitor), C(domain) and C(key) are, which the errors of the other modules have.
       type: str
 """
 

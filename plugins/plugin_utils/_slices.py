@@ -20,6 +20,7 @@ from ansible.module_utils.common.validation import check_type_bool, check_type_i
 from ..module_utils._decide._plan import weightier
 from ..module_utils._decide._released import each_once, unanswered, weigh
 from ..module_utils._decide._report import failure_to_result, in_one_message
+from ..module_utils._model._address import DomainName
 from ..module_utils._model._errors import Failure, StreamFailed, WrongRequest
 
 # A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
@@ -94,18 +95,23 @@ def call_arguments(arguments: Mapping[str, Any], part: Slice, bound: Mapping[str
 
 def bind(told: Result, watched: Sequence[Disk]) -> dict[str, Any]:
     """The option ``bound`` of the next slice: the watched disks, each of the very QEMU that this slice has seen."""
-    processes = {vm["monitor"]: {"pid": vm["pid"], "started": vm["started"]} for vm in told["vms"]}
+    processes = {address_of(vm): {"pid": vm["pid"], "started": vm["started"]} for vm in told["vms"]}
     bound: dict[str, Any] = {}
     for disk in watched:
-        monitor = disk["monitor"]
-        vm = bound.setdefault(monitor, {**processes[monitor], "keys": []})
+        address = address_of(disk)
+        vm = bound.setdefault(address, {**processes[address], "keys": []})
         vm["keys"].append(disk["key"])
     return bound
 
 
+def address_of(told: Mapping[str, Any]) -> str:
+    """The monitor or the domain that a VM, a disk or an error is of; empty for an error that is of none."""
+    return told["monitor"] or "" if told["domain"] is None else DomainName(told["domain"])
+
+
 def key_of(disk: Disk) -> tuple[str, str]:
-    """What stays the same over all slices: the monitor, and what the disk is called there."""
-    return disk["monitor"], disk["key"]
+    """What stays the same over all slices: the monitor or domain, and what the disk is called there."""
+    return address_of(disk), disk["key"]
 
 
 def still_watched(told: Result) -> list[Disk]:
@@ -163,7 +169,7 @@ def errors_of(told: Result) -> list[dict[str, Any]]:
     """What went wrong, also where the module could not say it itself; ``kind`` is null then."""
     if "errors" in told or not told.get("failed", False):
         return [*told.get("errors", [])]
-    about = dict.fromkeys(("kind", "vm", "disk", "monitor", "key"))
+    about = dict.fromkeys(("kind", "vm", "disk", "monitor", "domain", "key"))
     return [{**about, "msg": told.get("msg", "the module failed")}]
 
 
@@ -183,7 +189,7 @@ def _lost(told: Result, watched: Sequence[Disk]) -> list[Disk]:
 def _reason(errors: Sequence[Mapping[str, Any]], disk: Disk) -> Mapping[str, Any] | None:
     for error in errors:
         # Without a key it is about the whole VM.
-        if error["monitor"] == disk["monitor"] and error["key"] in (disk["key"], None):
+        if address_of(error) == address_of(disk) and error["key"] in (disk["key"], None):
             return error
     return None
 

@@ -28,7 +28,7 @@ from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
 from .headers import headers
-from .libvirt import Libvirt, what_is_missing
+from lab.libvirt import Libvirt, what_is_missing
 from .measure import Figure
 from .plots import plot
 from .tasks import Bench, call, late, many_disks, many_vms, whole_task

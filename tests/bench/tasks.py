@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from lab import Monitor, Vm
 
-    from .libvirt import Libvirt
+    from lab.libvirt import Libvirt
 
 from lab import product
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import posixpath
 import re
 import zlib
@@ -44,7 +45,9 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._header import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Find
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import find_monitors
 
 MIB = 1024 * 1024
 SIZE = 64 * MIB
@@ -596,6 +599,10 @@ class FakeHost:
     def _count(self) -> None:
         now = sum(job.streams for qemu in self.qemus.values() for job in qemu.jobs.values())
         self.most_streams = max(self.most_streams, now)
+
+    def finds(self, patterns: Sequence[str]) -> Find:
+        """The monitors that a call is given."""
+        return functools.partial(find_monitors, patterns, self)
 
     @contextlib.asynccontextmanager
     async def open_link(self, address: str) -> AsyncIterator[QemuLink]:

@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, Sequence
 
+from .._model._address import DomainName
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
 from .._model._files import FreeSpace, FreeSpaces
@@ -119,16 +120,23 @@ def failure_to_result(failure: Failure) -> dict[str, Any]:
         "msg": failure.message,
         "vm": None,
         "disk": None,
-        "monitor": failure.monitor,
+        **address_to_result(failure.monitor),
         "key": failure.key,
     }
+
+
+def address_to_result(address: str | None) -> dict[str, str | None]:
+    """How a VM was reached: one of the two is null, and both are where no VM is meant."""
+    if isinstance(address, DomainName):
+        return {"monitor": None, "domain": str(address)}
+    return {"monitor": address, "domain": None}
 
 
 def disk_error_to_result(outcome: Outcome, failure: Failure) -> dict[str, Any]:
     """One element of ``errors``, about a disk."""
     who = outcome.vm.identity
-    about = {"vm": who.label, "disk": outcome.before.label, "monitor": who.monitor, "key": outcome.before.key}
-    return {**failure_to_result(failure), **about}
+    about = {"vm": who.label, "disk": outcome.before.label, "key": outcome.before.key}
+    return {**failure_to_result(failure), **address_to_result(who.monitor), **about}
 
 
 def in_one_message(messages: Sequence[str]) -> str:
@@ -142,7 +150,7 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
     """One element of ``vms``."""
     who = vm.identity
     return {
-        "monitor": who.monitor,
+        **address_to_result(who.monitor),
         "name": who.name,
         "uuid": who.uuid,
         "status": vm.status,
@@ -161,7 +169,7 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
         "label": disk.label,
         "key": disk.key,
         "vm": vm.identity.label,
-        "monitor": vm.identity.monitor,
+        **address_to_result(vm.identity.monitor),
         "names": list(disk.names),
         "device": disk.device,
         "qdev": disk.qdev,

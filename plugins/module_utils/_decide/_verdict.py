@@ -91,7 +91,7 @@ def judge(
     :param lease: the kernel's answer; None where it was not asked.
     :param users: who was found to have it open; None where nobody looked.
     :param vms: the VMs that were visited, to call a process by its VM.
-    :param off: the sockets that nobody serves: their VMs are off, and an overlay of theirs may name the image.
+    :param off: the sockets or domains of VMs that are off: an overlay of theirs may name the image.
     :param search: what headers say of it; None where no folder was named to be searched.
     """
     free, reason = _is_free(left, lease, users, vms)
@@ -246,6 +246,6 @@ def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
 
 def _note_on(off: Sequence[str]) -> str:
     return (
-        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Before you delete or "
+        f"What is free may still be the base of a VM that is off: {', '.join(off)}. Before you delete or "
         "archive an image, name the folders of all images, as images (in the role populate_images) or to image_info"
     )

@@ -7,7 +7,8 @@
 What makes it safe is an order, and every part of it is needed: a stream waits at ``pending`` when all is copied and its
 backing link is still there; then QEMU flushes the top image, so that a crash finds the copied clusters; then the job is
 finalized, which removes the link; then the chain is read again, and the header is flushed. Before the job is finalized
-the map of the chain proves that everything is copied, and every flush is one whose failure would be known.
+the map of the chain proves that everything is copied, and every flush is one whose failure would be known. Of libvirt's
+guests the job is cancelled instead of finalized, and libvirt itself removes the link.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from .._decide._endings import (
     failed_ending,
     failed_wait,
     guest_errors,
-    migrating,
     never_copied,
     no_name_for_base,
     no_room,
@@ -34,6 +34,7 @@ from .._decide._endings import (
     not_now,
     not_on_storage,
     not_proven,
+    not_pulled,
     refused,
 )
 from .._decide._fit import refused_state
@@ -48,6 +49,7 @@ from .._decide._plan import (
     metadata_size,
     must_sit_out,
     next_step,
+    obstacle_of,
     releasable,
 )
 from .._model._disk import is_local
@@ -64,7 +66,7 @@ from .._model._errors import (
 from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
 from .._model._map import MapTotals, NoMap
 from .._model._request import Request, Waiting
-from .._model._seams import Held, Host, Link
+from .._model._seams import Held, Host, Link, Pull
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 from ._observe import explain, identify, look
@@ -150,6 +152,7 @@ class _Visit:
             Step.RESUME: self._resume,
             Step.RETUNE: self._retune,
             Step.FINALIZE: self._finalize,
+            Step.PULL: self._pull,
             Step.DISMISS: self._dismiss,
             Step.PAUSE: self._pause,
             Step.CANCEL: self._cancel,
@@ -160,8 +163,8 @@ class _Visit:
             step = next_step(now.disk, now.job, self._request, now.base_index, is_stopping=now.is_stopping)
             if step is Step.DONE:
                 return
-            if must_sit_out(step) and (await self._link.migration()).is_under_way:
-                if await self._sit_out() is After.LEAVE:
+            if must_sit_out(step) and await self._obstacle(step) is not None:
+                if await self._sit_out(step) is After.LEAVE:
                     return
                 continue
             self._refuse_states()
@@ -304,17 +307,27 @@ class _Visit:
             return After.GO_ON  # somebody else was faster: it is joined
         return await self._wait(stream.job_id)
 
-    async def _sit_out(self) -> After:
-        """Wait for the end of a migration, and look what it has left; or leave, where it takes longer than we wait."""
-        while (await self._link.migration()).is_under_way:
+    async def _sit_out(self, step: Step) -> After:
+        """Wait for the end of what is in the way, and look what it has left; or leave, where it takes too long."""
+        while True:
+            obstacle = await self._obstacle(step)
+            if obstacle is None:
+                break
             if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
                 after = after_sitting_out(self._now.job, self._request.waiting)
                 if after is After.FAIL:
-                    raise migrating(self._now.job)
+                    raise not_now(obstacle, self._now.job)
                 return after
             await asyncio.sleep(_MIGRATION_SECONDS)
         await self._look()
         return After.GO_ON
+
+    async def _obstacle(self, step: Step) -> str | None:
+        """What is under way in the VM that a step must not meet; None where nothing is."""
+        # Starting meets no job of another disk, and without libvirt there is no job whose end matters to others.
+        meets_jobs = self._link.pull is not None and step is not Step.START
+        jobs = await self._link.jobs() if meets_jobs else ()
+        return obstacle_of(await self._link.migration(), jobs, self._now.job)
 
     async def _stand_still(self) -> None:
         """Make sure, right before a job starts or ends, that QEMU keeps its images meanwhile.
@@ -322,8 +335,9 @@ class _Visit:
         What was seen before the last flush and the map is older than a migration may take. Between these two questions
         and the command none can begin and end.
         """
-        if (await self._link.migration()).is_under_way:
-            raise migrating(self._now.job)
+        obstacle = obstacle_of(await self._link.migration(), (), self._now.job)
+        if obstacle is not None:
+            raise not_now(obstacle, self._now.job)
         await self._ask_state()
 
     async def _ask_state(self) -> None:
@@ -380,9 +394,26 @@ class _Visit:
             # finds everything copied, and ends at once.
             return await self._stream_again(job)
         await self._stand_still()
+        if self._link.pull is not None:
+            await self._unless_over(self._link.cancel(job.id))
+            await self._watch(job.id).end()
+            return await self._pull()
         await self._unless_over(self._link.finish(job.id))
         await self._watch(job.id).end()
         await self._check_ending(job.id)
+        return After.GO_ON
+
+    async def _pull(self) -> After:
+        """Have libvirt take the link away, by a stream of its own that finds nothing left to copy.
+
+        Only so does libvirt know the chain: what drops a link behind its back is undone by its next copy of the disk.
+        """
+        disk, index, pull = self._now.disk, self._now.base_index, cast("Pull", self._link.pull)
+        base = disk.chain[index] if index < len(disk.chain) else None
+        try:
+            await pull(disk, base)
+        except CommandRefused as error:
+            raise not_pulled(error, disk) from error
         return After.GO_ON
 
     async def _doubt_of(self, job: Job) -> str | None:

@@ -20,7 +20,7 @@ from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace, FreeSpaces
 from .._model._request import BoundVms, Request, Selection
-from .._model._seams import Host, OpenLink
+from .._model._seams import Find, Host, OpenLink
 from .._model._target import Target
 from .._model._vm import Vm
 from ._fleet import reconcile_all
@@ -31,9 +31,9 @@ from ._release import judge_all
 _SPACES_AT_ONCE = 32
 
 
-async def inform(monitors: Sequence[str], selection: Selection, open_link: OpenLink, host: Host) -> Informed:
+async def inform(find: Find, selection: Selection, open_link: OpenLink, host: Host) -> Informed:
     """Show the VMs behind monitors and their disks, those that are selected."""
-    sighting = await observe(monitors, open_link, host, _names_in(selection, None))
+    sighting = await observe(find, open_link, host, _names_in(selection, None))
     failures, selected = sighting.failures, Selected(sighting.vms, (), ())
     if sighting.vms or not failures:
         try:
@@ -59,7 +59,7 @@ def _names_in(selection: Selection, base: str | None) -> list[str]:
 
 
 async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out of this process
-    monitors: Sequence[str],
+    find: Find,
     selection: Selection,
     request: Request,
     open_link: OpenLink,
@@ -71,11 +71,11 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     """Do what is asked for with the disks: nothing is started unless all of it can be right.
 
     :param is_check: only tell what would be done.
-    :param bound: the VMs and disks that an earlier look has selected, in place of ``monitors`` and ``selection``.
+    :param bound: the VMs and disks that an earlier look has selected, in place of ``find`` and ``selection``.
     """
     if bound is not None:
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
-    sighting = await observe(monitors, open_link, host, _names_in(selection, request.base))
+    sighting = await observe(find, open_link, host, _names_in(selection, request.base))
     if sighting.failures and not sighting.vms:
         return await _judged(
             sighting, [], sighting.failures, host, request

@@ -19,6 +19,7 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "web01",
         "monitor": "/run/web01.qmp",
+        "domain": None,
         "cursor": copied * GIB,
         "chain": [{"allocated": copied * GIB}],
         "space": {"needed": 30 * GIB},
@@ -43,7 +44,7 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
 
 
 def told(*disks: dict[str, Any]) -> dict[str, Any]:
-    vms = [{"monitor": "/run/web01.qmp", "name": "web01", "pid": 812, "started": 7}]
+    vms = [{"monitor": "/run/web01.qmp", "domain": None, "name": "web01", "pid": 812, "started": 7}]
     finished = all(each["finished"] for each in disks)
     return {"changed": True, "finished": finished, "vms": vms, "disks": list(disks), "released": [], "errors": []}
 

@@ -412,8 +412,8 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param({"monitors": []}, "monitors is empty", id="no monitor"),
-        pytest.param({"monitors": [""]}, "monitors is empty", id="an empty string is no monitor"),
+        pytest.param({"monitors": []}, "neither monitors nor domains names a VM", id="no monitor"),
+        pytest.param({"monitors": [""]}, "neither monitors nor domains names a VM", id="an empty string is no monitor"),
         pytest.param({"connect_timeout": 0}, "connect_timeout is 0.0; it must be from 0.001", id="no time"),
         pytest.param({"connect_timeout": -1}, "connect_timeout is -1", id="less than no time"),
         pytest.param({"connect_timeout": "nan"}, "connect_timeout is nan", id="not a number"),

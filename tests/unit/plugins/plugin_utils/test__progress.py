@@ -38,6 +38,7 @@ def disk(**members: Any) -> dict[str, Any]:
         "key": members.get("label", "vda"),
         "vm": "web01",
         "monitor": "/run/web01.qmp",
+        "domain": None,
         "chain": [{"allocated": 0}],
         "space": {"needed": 30 * GIB},
         "job": {"cur": 0, "end": 32 * GIB, "speed": 0, "paused": False, "io_status": "ok"},

@@ -35,6 +35,7 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
         "key": f"/machine/peripheral/{name}/virtio-backend",
         "vm": vm,
         "monitor": f"/run/{vm}.qmp",
+        "domain": None,
         "chain": [{"allocated": 1000}],
         "cursor": 512,
         "job": RUNNING,
@@ -51,13 +52,13 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
 
 def failure(msg: str = "bad", kind: str | None = "StreamFailed", **about: Any) -> dict[str, Any]:
     """An element of `errors`, which is about nothing in particular."""
-    return {"kind": kind, "msg": msg, "vm": None, "disk": None, "monitor": None, "key": None, **about}
+    return {"kind": kind, "msg": msg, "vm": None, "disk": None, "monitor": None, "domain": None, "key": None, **about}
 
 
 def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **members: Any) -> dict[str, Any]:
     """What a slice tells; the pid of a VM is the length of its name."""
     names = dict.fromkeys(disk["vm"] for disk in disks)
-    vms = [{"monitor": f"/run/{name}.qmp", "pid": len(name), "started": 7} for name in names]
+    vms = [{"monitor": f"/run/{name}.qmp", "domain": None, "pid": len(name), "started": 7} for name in names]
     values = {"changed": True, "finished": False, "vms": vms, "disks": list(disks), "errors": list(errors)}
     return {**values, "warnings": [], **({"failed": True} if errors else {}), **members}
 

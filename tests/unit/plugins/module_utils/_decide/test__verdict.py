@@ -227,7 +227,7 @@ def test_vms_that_are_off(lease: Lease, count: int) -> None:
     found = judge(left(), lease, Users(), [], off=["/run/a.qmp", "/run/b.qmp"])
     assert (found.free, len(found.notes)) == (count == 1, count)
     for note in found.notes:
-        assert "nobody serves /run/a.qmp, /run/b.qmp" in note
+        assert "that is off: /run/a.qmp, /run/b.qmp" in note
 
 
 @pytest.mark.parametrize(

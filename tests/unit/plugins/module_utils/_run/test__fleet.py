@@ -58,7 +58,7 @@ def all_about(
 
     async def work() -> list[Outcome]:
         first()
-        sighting = await observe(list(host.qemus), host.open_link, host)
+        sighting = await observe(host.finds(list(host.qemus)), host.open_link, host)
         targets = select(sighting.vms, Selection(tuple(names)), requested.base).targets
         host.begin_to_count()
         then()

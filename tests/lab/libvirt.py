@@ -12,8 +12,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import LabError, Monitor, kill, wait_until
-from lab.process import run, start, tool
+from . import LabError, Monitor, kill, wait_until
+from .process import run, start, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
