@@ -231,7 +231,7 @@ errors:
       description: The failure in a sentence.
       type: str
     vm:
-      description: Always null, as C(disk), C(monitor), C(domain) and C(key) are, which the errors of the other modules have.
+      description: Always null, as are C(disk), C(monitor), C(domain) and C(key), which other modules' errors have.
       type: str
 """
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import lab_folder
+from lab.libvirt import Libvirt, what_is_missing
 from lab.process import run, tool
 
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
 from .headers import headers
-from lab.libvirt import Libvirt, what_is_missing
 from .measure import Figure
 from .plots import plot
 from .tasks import Bench, call, late, many_disks, many_vms, whole_task

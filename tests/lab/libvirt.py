@@ -9,11 +9,14 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from . import LabError, Monitor, kill, wait_until
-from .process import run, start, tool
+from .monitor import Monitor
+from .process import LabError, kill, run, start, tool, wait_until
+from .vm import Judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +41,11 @@ _DISK = """
     </disk>"""
 
 
+def distribution_python() -> str:
+    """The Python for which the distribution has libvirt's bindings."""
+    return shutil.which("python3", path="/usr/bin:/bin") or "python3"
+
+
 def what_is_missing() -> str | None:
     """The reason why libvirt cannot be measured here; None if it can."""
     path = f"{os.environ['PATH']}:/usr/sbin"
@@ -45,38 +53,106 @@ def what_is_missing() -> str | None:
     return f"{', '.join(missing)} not installed" if missing else None
 
 
+class Guest(Judged):
+    """A guest of libvirt; the judge has a monitor of its own in it, beside libvirt's."""
+
+    def __init__(self, libvirt: Libvirt, name: str) -> None:
+        self.libvirt, self.folder, self.name = libvirt, libvirt.folder, name
+        self.log = libvirt.folder / "cache" / "libvirt" / "qemu" / "log" / f"{name}.log"
+        self._judge_path = self.judge_path = libvirt.folder / f"{name}.judge"
+
+    def meet(self) -> None:
+        """Learn what libvirt has started."""
+        self._leave()
+        self._judge = Monitor(self._judge_path)
+        self.pid = int((self.folder / "run" / "libvirt" / "qemu" / "run" / f"{self.name}.pid").read_text())
+
+    def _leave(self) -> None:
+        if self._judge is not None:
+            self._judge.close()
+            self._judge = None
+
+    def kill(self) -> None:
+        """SIGKILL, without a chance to flush anything; and libvirt has seen it."""
+        kill(self.pid)
+        wait_until(lambda: self.state != "running", "libvirt sees that the guest is gone")
+
+    @property
+    def state(self) -> str:
+        """`running`, whatever its processor does, or `off`."""
+        names = self.libvirt.virsh("list", "--name").split()
+        return "running" if self.name in names else "off"
+
+    def end(self) -> None:
+        """Shut it off, if it is not."""
+        self._leave()
+        if self.state == "running":
+            self.libvirt.virsh("destroy", self.name)
+
+    def disk(self, disk: str) -> dict[str, Any]:
+        """The `query-block` entry of a disk, which may be named by its target."""
+        return super().disk(f"virtio-disk{ord(disk[2]) - ord('a')}" if disk.startswith("vd") else disk)
+
+    def view(self, target: str = "vda") -> list[str]:
+        """The files of a disk's chain as libvirt's own XML has them, the top first."""
+        (disk,) = ElementTree.fromstring(self.libvirt.virsh("dumpxml", self.name)).findall(
+            f"./devices/disk/target[@dev='{target}']/.."
+        )
+        layer: ElementTree.Element | None = disk
+        names = []
+        while layer is not None and layer.find("source") is not None:
+            names.append(layer.find("source").get("file"))  # type: ignore[union-attr]
+            layer = layer.find("backingStore")
+        return [name for name in names if name is not None]
+
+
 class Libvirt:
     """A session daemon; as root it runs as nobody, for root's own daemon keeps its state in the host's folders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pids: tuple[int, ...] = ()
+        self._words: list[str] = []
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
         self.address = f"qemu+unix:///session?socket={folder}/run/libvirt/libvirt-sock"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Libvirt]:
         """Start the daemons, and end them."""
         self.folder.mkdir()
-        self._own(self.folder)
+        self.own(self.folder)
         variables = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "conf", "XDG_CACHE_HOME": "cache"}
         places = [f"{variable}={self.folder / place}" for variable, place in variables.items()]
         for place in variables.values():
             (self.folder / place).mkdir()
-            self._own(self.folder / place)
+            self.own(self.folder / place)
         as_nobody = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
         path = f"PATH={os.environ['PATH']}:/usr/sbin"
-        started = []
+        self._words = [*(as_nobody if os.geteuid() == 0 else []), "env", path, *places]
         try:
             for daemon in ("virtlogd", "libvirtd"):
-                words = [*(as_nobody if os.geteuid() == 0 else []), "env", path, *places, daemon]
-                started.append(start(words, self.folder / f"{daemon}.log", linger=True))
+                self._start(daemon)
             self._wait()
-            self.pids = tuple(process.pid for process in started)
             yield self
         finally:
-            for process in reversed(started):
+            for process in reversed(self._started.values()):
                 kill(process.pid, signal.SIGTERM)
                 process.wait()
+
+    def _start(self, daemon: str) -> None:
+        self._started[daemon] = start([*self._words, daemon], self.folder / f"{daemon}.log", linger=True)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The daemons, libvirtd last."""
+        return tuple(process.pid for process in self._started.values())
+
+    def restart(self) -> None:
+        """End libvirtd, if it runs, and start another one; the guests live on."""
+        process = self._started["libvirtd"]
+        kill(process.pid, signal.SIGTERM)
+        process.wait()
+        self._start("libvirtd")
+        self._wait()
 
     def _wait(self) -> None:
         said = ""
@@ -96,7 +172,8 @@ class Libvirt:
             raise LabError(f"{error}: {said}") from None
 
     @staticmethod
-    def _own(path: Path) -> None:
+    def own(path: Path) -> None:
+        """Give a file to the user who runs the guests."""
         if os.geteuid() == 0:
             os.chown(path, _NOBODY, _NOBODY)
 
@@ -104,19 +181,25 @@ class Libvirt:
         return run(["virsh", "-c", self.address, *words])
 
     @contextlib.contextmanager
-    def domain(self, name: str, tops: Sequence[Path]) -> Iterator[Monitor]:
-        """A guest with these disks, vda and on; yields a monitor of the judge's own."""
+    def domain(self, name: str, tops: Sequence[Path], *, persistent: bool = False) -> Iterator[Guest]:
+        """A guest with these disks, vda and on, that is defined or only created; it does not run its processor."""
         for top in tops:
-            self._own(top)
+            self.own(top)
         disks = "".join(_DISK.format(file=top, device=f"vd{chr(97 + place)}") for place, top in enumerate(tops))
         emulator = shutil.which(tool("QEMU_SYSTEM", "qemu-system-x86_64"))
-        judge = self.folder / f"{name}.judge"
+        guest = Guest(self, name)
         description = self.folder / f"{name}.xml"
-        description.write_text(_DOMAIN.format(name=name, emulator=emulator, disks=disks, judge=judge))
-        self.virsh("create", "--paused", str(description))
-        monitor = Monitor(judge)
+        description.write_text(_DOMAIN.format(name=name, emulator=emulator, disks=disks, judge=guest.judge_path))
+        if persistent:
+            self.virsh("define", str(description))
+        else:
+            self.virsh("create", "--paused", str(description))
         try:
-            yield monitor
+            if persistent:
+                self.virsh("start", "--paused", name)
+            guest.meet()
+            yield guest
         finally:
-            monitor.close()
-            self.virsh("destroy", name)
+            guest.end()
+            if persistent:
+                self.virsh("undefine", name)

@@ -76,11 +76,12 @@ def check_uri(uri: str) -> None:
     :raise WrongRequest: it does not, or not for sure.
     """
     words = urlsplit(uri)
-    if words.scheme not in ("qemu", "qemu+unix") or words.path not in ("/system", "/session"):
+    driver, _plus, transport = words.scheme.partition("+")
+    if driver != "qemu" or words.path not in ("/system", "/session"):
         raise WrongRequest(
             f"uri is {uri!r}, which is no connection to QEMU's guests. Use qemu:///system or qemu:///session"
         )
-    if words.netloc:
+    if words.netloc or transport not in ("", "unix"):
         raise WrongRequest(
             f"uri is {uri!r}, which leads to another host: what QEMU has open, and which images are free, can be seen "
             "on that host only. Run the task there, with qemu:///system"
