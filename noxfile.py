@@ -154,9 +154,10 @@ def qemus(session: nox.Session) -> None:
 
 @nox.session(python=f"3.{python_of(NEWEST)}")
 def faults(session: nox.Session) -> None:
-    """The campaign of kills, 200 rounds of it unless told otherwise: `nox -Re faults -- --seconds 3600 --seed 7`."""
+    """The campaign of kills, 200 rounds and 100 on libvirt, or as told: `nox -Re faults -- --seconds 3600 --seed 7`."""
     session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt")
-    session.run("python", "-m", "campaign", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
+    for words in [session.posargs] if session.posargs else [[], ["--libvirt", "--rounds", "100"]]:
+        session.run("python", "-m", "campaign", *words, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @nox.session(python=f"3.{python_of(NEWEST)}")

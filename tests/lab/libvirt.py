@@ -32,7 +32,7 @@ _DOMAIN = """\
     <emulator>{emulator}</emulator>{disks}
     <controller type='usb' model='none'/><memballoon model='none'/>
   </devices>
-  <qemu:commandline><qemu:arg value='-qmp'/><qemu:arg value='unix:{judge},server=on,wait=off'/></qemu:commandline>
+  <qemu:commandline>{words}</qemu:commandline>
 </domain>
 """
 _DISK = """
@@ -181,7 +181,9 @@ class Libvirt:
         return run(["virsh", "-c", self.address, *words])
 
     @contextlib.contextmanager
-    def domain(self, name: str, tops: Sequence[Path], *, persistent: bool = False) -> Iterator[Guest]:
+    def domain(
+        self, name: str, tops: Sequence[Path], *, persistent: bool = False, words: Sequence[str] = ()
+    ) -> Iterator[Guest]:
         """A guest with these disks, vda and on, that is defined or only created; it does not run its processor."""
         for top in tops:
             self.own(top)
@@ -189,7 +191,9 @@ class Libvirt:
         emulator = shutil.which(tool("QEMU_SYSTEM", "qemu-system-x86_64"))
         guest = Guest(self, name)
         description = self.folder / f"{name}.xml"
-        description.write_text(_DOMAIN.format(name=name, emulator=emulator, disks=disks, judge=guest.judge_path))
+        words = ["-qmp", f"unix:{guest.judge_path},server=on,wait=off", *words]
+        own = "".join(f"<qemu:arg value='{word}'/>" for word in words)
+        description.write_text(_DOMAIN.format(name=name, emulator=emulator, disks=disks, words=own))
         if persistent:
             self.virsh("define", str(description))
         else:

@@ -50,7 +50,7 @@ def folder(folder: Path) -> Path:
 class Domain(Scene):
     """A guest of libvirt with the disk `vda`, and the modules pointed at it."""
 
-    vm: Guest
+    vm: Guest  # type: ignore[assignment]  # one that libvirt has started
 
     @property
     def options(self) -> dict[str, Any]:
