@@ -28,6 +28,7 @@ from lab.process import run, tool
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
+from .guests import guests
 from .headers import headers
 from .measure import Figure
 from .plots import plot
@@ -48,6 +49,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "idle": idle,
     "throughput": throughput,
     "headers": headers,
+    "libvirt": guests,
 }
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench"
 
