@@ -58,14 +58,14 @@ class Guest(Judged):
 
     def __init__(self, libvirt: Libvirt, name: str) -> None:
         self.libvirt, self.folder, self.name = libvirt, libvirt.folder, name
-        self.log = libvirt.folder / "cache" / "libvirt" / "qemu" / "log" / f"{name}.log"
-        self._judge_path = self.judge_path = libvirt.folder / f"{name}.judge"
+        self.log = libvirt.logs / f"{name}.log"
+        self._judge_path = self.judge_path = libvirt.folder / f"{name.replace(',', '-')}.judge"
 
     def meet(self) -> None:
         """Learn what libvirt has started."""
         self._leave()
         self._judge = Monitor(self._judge_path)
-        self.pid = int((self.folder / "run" / "libvirt" / "qemu" / "run" / f"{self.name}.pid").read_text())
+        self.pid = int((self.libvirt.state / f"{self.name}.pid").read_text())
 
     def _leave(self) -> None:
         if self._judge is not None:
@@ -109,22 +109,43 @@ class Guest(Judged):
 class Libvirt:
     """A session daemon; as root it runs as nobody, for root's own daemon keeps its state in the host's folders."""
 
+    user = _NOBODY
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._words: list[str] = []
         self._started: dict[str, subprocess.Popen[bytes]] = {}
-        self.address = f"qemu+unix:///session?socket={folder}/run/libvirt/libvirt-sock"
+        self.variables = {
+            "HOME": folder / "home",
+            "XDG_RUNTIME_DIR": folder / "run",
+            "XDG_CONFIG_HOME": folder / "config",
+            "XDG_CACHE_HOME": folder / "cache",
+        }
+
+    @property
+    def address(self) -> str:
+        """The URI by which anybody reaches it."""
+        return f"qemu+unix:///session?socket={self.folder}/run/libvirt/libvirt-sock"
+
+    @property
+    def state(self) -> Path:
+        """Where it writes the pids of its guests."""
+        return self.folder / "run" / "libvirt" / "qemu" / "run"
+
+    @property
+    def logs(self) -> Path:
+        """Where it writes what its guests say."""
+        return self.folder / "cache" / "libvirt" / "qemu" / "log"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Libvirt]:
         """Start the daemons, and end them."""
         self.folder.mkdir()
         self.own(self.folder)
-        variables = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "conf", "XDG_CACHE_HOME": "cache"}
-        places = [f"{variable}={self.folder / place}" for variable, place in variables.items()]
-        for place in variables.values():
-            (self.folder / place).mkdir()
-            self.own(self.folder / place)
+        for place in self.variables.values():
+            place.mkdir()
+            self.own(place)
+        places = [f"{variable}={place}" for variable, place in self.variables.items()]
         as_nobody = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
         path = f"PATH={os.environ['PATH']}:/usr/sbin"
         self._words = [*(as_nobody if os.geteuid() == 0 else []), "env", path, *places]
@@ -171,11 +192,10 @@ class Libvirt:
         except AssertionError as error:
             raise LabError(f"{error}: {said}") from None
 
-    @staticmethod
-    def own(path: Path) -> None:
+    def own(self, path: Path) -> None:
         """Give a file to the user who runs the guests."""
         if os.geteuid() == 0:
-            os.chown(path, _NOBODY, _NOBODY)
+            os.chown(path, self.user, self.user)
 
     def virsh(self, *words: str) -> str:
         return run(["virsh", "-c", self.address, *words])
@@ -207,3 +227,64 @@ class Libvirt:
             guest.end()
             if persistent:
                 self.virsh("undefine", name)
+
+
+# What root's daemon writes to lies in a namespace of mounts of its own, in memory. Debian's package makes the user.
+_SETUP = """\
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs {own}
+for name in etc var; do
+    mkdir {own}/$name {own}/$name.work
+    mount -t overlay -o lowerdir=/$name,upperdir={own}/$name,workdir={own}/$name.work overlay /$name
+done
+mount -t tmpfs tmpfs /run
+grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:{user}:{user}::/nonexistent:/bin/false >>/etc/passwd
+for name in kvm libvirt-qemu; do grep -q ^$name: /etc/group || echo $name:x:{user}: >>/etc/group; done
+mkdir -p /etc/libvirt
+printf '%s\\n' 'security_driver = "none"' 'cgroup_controllers = []' >/etc/libvirt/qemu.conf
+printf '%s\\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' >/etc/libvirt/libvirtd.conf
+/usr/sbin/virtlogd --daemon
+exec /usr/sbin/libvirtd
+"""
+
+
+class SystemLibvirt(Libvirt):
+    """Root's daemon with its defaults: guests run as another user, in mounts of their own, and it owns their images."""
+
+    user = 64055
+
+    @property
+    def address(self) -> str:
+        return f"qemu+unix:///system?socket={self._root}/run/libvirt/libvirt-sock"
+
+    @property
+    def state(self) -> Path:
+        return self._root / "run" / "libvirt" / "qemu"
+
+    @property
+    def logs(self) -> Path:
+        return self._root / "var" / "log" / "libvirt" / "qemu"
+
+    @property
+    def _root(self) -> Path:
+        return Path(f"/proc/{self.pids[-1]}/root")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[SystemLibvirt]:
+        """Start it, and end it with all that it has started."""
+        self.folder.mkdir()
+        self.own(self.folder)
+        (self.folder / "own").mkdir()
+        script = _SETUP.format(own=self.folder / "own", user=self.user)
+        self._words = ["unshare", "--mount", "sh", "-c", script]
+        self._started["libvirtd"] = start(self._words, self.folder / "libvirtd.log")
+        try:
+            self._wait()
+            yield self
+        finally:
+            process = self._started["libvirtd"]
+            with contextlib.suppress(FileNotFoundError):
+                kill(int((self._root / "run" / "virtlogd.pid").read_text()))
+            kill(process.pid)
+            process.wait()
