@@ -188,7 +188,7 @@ class Libvirt:
             return True
 
         try:
-            wait_until(answers, "libvirtd answers")
+            wait_until(answers, "libvirtd answers", timeout=120)
         except AssertionError as error:
             raise LabError(f"{error}: {said}") from None
 
@@ -196,6 +196,11 @@ class Libvirt:
         """Give a file to the user who runs the guests."""
         if os.geteuid() == 0:
             os.chown(path, self.user, self.user)
+
+    @property
+    def emulator(self) -> str:
+        """The QEMU that it starts."""
+        return shutil.which(tool("QEMU_SYSTEM", "qemu-system-x86_64")) or "qemu-system-x86_64"
 
     def virsh(self, *words: str) -> str:
         return run(["virsh", "-c", self.address, *words])
@@ -208,12 +213,11 @@ class Libvirt:
         for top in tops:
             self.own(top)
         disks = "".join(_DISK.format(file=top, device=f"vd{chr(97 + place)}") for place, top in enumerate(tops))
-        emulator = shutil.which(tool("QEMU_SYSTEM", "qemu-system-x86_64"))
         guest = Guest(self, name)
         description = self.folder / f"{name}.xml"
         words = ["-qmp", f"unix:{guest.judge_path},server=on,wait=off", *words]
         own = "".join(f"<qemu:arg value='{word}'/>" for word in words)
-        description.write_text(_DOMAIN.format(name=name, emulator=emulator, disks=disks, words=own))
+        description.write_text(_DOMAIN.format(name=name, emulator=self.emulator, disks=disks, words=own))
         if persistent:
             self.virsh("define", str(description))
         else:
@@ -232,27 +236,42 @@ class Libvirt:
 # What root's daemon writes to lies in a namespace of mounts of its own, in memory. Debian's package makes the user.
 _SETUP = """\
 set -e
+tree=$1 own=$2 user=$3
 mount --make-rprivate /
-mount -t tmpfs tmpfs {own}
+for name in dev proc sys tmp; do [ -z "$tree" ] || { mkdir -p $tree/$name; mount --rbind /$name $tree/$name; }; done
+for name in bin lib lib64 sbin; do [ -e $tree/$name ] || ln -s usr/$name $tree/$name; done
+mkdir -p $tree/run $tree/etc $tree/var
+mount -t tmpfs tmpfs $own
 for name in etc var; do
-    mkdir {own}/$name {own}/$name.work
-    mount -t overlay -o lowerdir=/$name,upperdir={own}/$name,workdir={own}/$name.work overlay /$name
+    mkdir $own/$name $own/$name.work
+    mount -t overlay -o lowerdir=$tree/$name,upperdir=$own/$name,workdir=$own/$name.work overlay $tree/$name
 done
-mount -t tmpfs tmpfs /run
-grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:{user}:{user}::/nonexistent:/bin/false >>/etc/passwd
-for name in kvm libvirt-qemu; do grep -q ^$name: /etc/group || echo $name:x:{user}: >>/etc/group; done
-mkdir -p /etc/libvirt
-printf '%s\\n' 'security_driver = "none"' 'cgroup_controllers = []' >/etc/libvirt/qemu.conf
-printf '%s\\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' >/etc/libvirt/libvirtd.conf
-/usr/sbin/virtlogd --daemon
-exec /usr/sbin/libvirtd
+mount -t tmpfs tmpfs $tree/run
+for name in passwd group nsswitch.conf; do [ -e $tree/etc/$name ] || cat /etc/$name >$tree/etc/$name; done
+grep -q ^libvirt-qemu: $tree/etc/passwd ||
+    echo libvirt-qemu:x:$user:$user::/nonexistent:/bin/false >>$tree/etc/passwd
+for name in kvm libvirt-qemu; do grep -q ^$name: $tree/etc/group || echo $name:x:$user: >>$tree/etc/group; done
+mkdir -p $tree/etc/libvirt
+printf '%s\\n' 'security_driver = "none"' 'cgroup_controllers = []' >$tree/etc/libvirt/qemu.conf
+printf '%s\\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' >$tree/etc/libvirt/libvirtd.conf
+# In a chroot libvirt cannot make a namespace for a guest.
+[ -z "$tree" ] || echo 'namespaces = []' >>$tree/etc/libvirt/qemu.conf
+chroot $tree/ /usr/sbin/virtlogd --daemon
+exec chroot $tree/ /usr/sbin/libvirtd
 """
 
 
 class SystemLibvirt(Libvirt):
-    """Root's daemon with its defaults: guests run as another user, in mounts of their own, and it owns their images."""
+    """Root's daemon with its defaults: guests run as another user, in mounts of their own, and it owns their images.
+
+    With a `tree` it is the one, and its QEMU, of another release of Debian, unpacked there.
+    """
 
     user = 64055
+
+    def __init__(self, folder: Path, tree: Path | None = None) -> None:
+        super().__init__(folder)
+        self._tree = tree
 
     @property
     def address(self) -> str:
@@ -270,18 +289,25 @@ class SystemLibvirt(Libvirt):
     def _root(self) -> Path:
         return Path(f"/proc/{self.pids[-1]}/root")
 
+    @property
+    def emulator(self) -> str:
+        return super().emulator if self._tree is None else "/usr/bin/qemu-system-x86_64"
+
     @contextlib.contextmanager
     def running(self) -> Iterator[SystemLibvirt]:
         """Start it, and end it with all that it has started."""
         self.folder.mkdir()
         self.own(self.folder)
         (self.folder / "own").mkdir()
-        script = _SETUP.format(own=self.folder / "own", user=self.user)
-        self._words = ["unshare", "--mount", "sh", "-c", script]
-        self._started["libvirtd"] = start(self._words, self.folder / "libvirtd.log")
+        words = [str(self._tree or ""), str(self.folder / "own"), str(self.user)]
+        self._words = ["unshare", "--mount", "sh", "-c", _SETUP, "sh", *words]
+        self._start("libvirtd")
         try:
             self._wait()
-            yield self
+            with open(f"/proc/{self.pids[-1]}/ns/mnt") as mounts:  # they stay when the daemon is started anew
+                where = f"--mount=/proc/{os.getpid()}/fd/{mounts.fileno()}"
+                self._words = ["nsenter", where, "chroot", f"{self._tree or ''}/", "env", "PATH=/usr/sbin:/usr/bin"]
+                yield self
         finally:
             process = self._started["libvirtd"]
             with contextlib.suppress(FileNotFoundError):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from .trees import ROOT, SUITES, Qemu, Unavailable, qemu
+from .trees import ROOT, SUITES, Qemu, Unavailable, libvirt_tree, qemu
 
 TARGETS = ROOT / "tests" / "integration" / "targets"
 REPORTS = ROOT / "build" / "matrix"
@@ -106,6 +106,8 @@ class Cell:
             *files,
         ]
         environ = {**os.environ, **self.qemu.environ, "LAB_TARGET_PYTHON": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+        if folder.name == "libvirt" and not self.qemu.is_installed:
+            environ["LAB_LIBVIRT_TREE"] = str(libvirt_tree(self.qemu.name))
         with log.open("wb") as output:
             code = self._wait(command, folder, environ, output)
         if not report.exists():

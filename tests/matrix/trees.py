@@ -17,10 +17,24 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 TREES = ROOT / ".ansible" / "qemu"
 PACKAGES = ("qemu-system-x86", "qemu-utils")
+# libvirt runs in a chroot, so its tree has all that a start-up needs.
+LIBVIRT = (
+    *PACKAGES,
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+    "dash",
+    "coreutils",
+    "libc-bin",
+)
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 FETCH_SECONDS = 600
 MIRROR = os.environ.get("MATRIX_MIRROR", "http://deb.debian.org/debian")
@@ -49,6 +63,11 @@ class Qemu:
     version: str
     environ: dict[str, str]
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether it is the host's own, and not one of a tree."""
+        return not self.environ["QEMU_SYSTEM"].startswith(str(TREES))
+
 
 def qemu(name: str) -> Qemu:
     """The installed QEMU where it has this version, else that of a tree, which is made unless it is there."""
@@ -60,9 +79,17 @@ def qemu(name: str) -> Qemu:
     suite = SUITES[name]
     tree = TREES / suite
     if not tree.is_dir():
-        _make(suite, tree)
+        _make(suite, tree, PACKAGES)
     environ = {variable: str(_wrapper(tree, program)) for variable, program in PROGRAMS.items()}
     return Qemu(name, _version(environ), environ)
+
+
+def libvirt_tree(name: str) -> Path:
+    """The tree of the libvirt of the release that carries this QEMU, for root to start in a chroot."""
+    tree = TREES / f"{SUITES[name]}-libvirt"
+    if not tree.is_dir():
+        _make(SUITES[name], tree, LIBVIRT)
+    return tree
 
 
 def _version(environ: dict[str, str]) -> str:
@@ -73,7 +100,7 @@ def _version(environ: dict[str, str]) -> str:
     return found[1]
 
 
-def _make(suite: str, tree: Path) -> None:
+def _make(suite: str, tree: Path, wanted: Sequence[str]) -> None:
     """Make a tree; it gets its name when it is complete, so that a broken attempt is never taken for one."""
     if platform.machine() != "x86_64":
         raise Unavailable(f"the trees are for x86_64, this is {platform.machine()}")
@@ -88,7 +115,7 @@ def _make(suite: str, tree: Path) -> None:
     print(f"Fetching Debian {suite}'s QEMU to {tree}", flush=True)
     apt = _apt(suite, packages)
     _run([*apt, "update", "--error-on=any"], suite)
-    _run([*apt, "install", "--yes", "--no-install-recommends", "--download-only", *PACKAGES], suite)
+    _run([*apt, "install", "--yes", "--no-install-recommends", "--download-only", *wanted], suite)
     for package in sorted(packages.glob("archives/*.deb")):
         _run(["dpkg-deb", "--extract", str(package), str(attempt)], suite)
     shutil.rmtree(packages)

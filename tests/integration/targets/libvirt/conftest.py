@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import Scene, images, lab_folder, product, wait_until
-from lab.libvirt import Guest, Libvirt, distribution_python, what_is_missing
+from lab.libvirt import Guest, Libvirt, SystemLibvirt, distribution_python, what_is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,13 +30,15 @@ def python() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def libvirt() -> Iterator[Libvirt]:
-    """One daemon for all tests: its first start takes long."""
+    """One daemon for all tests, for its first start takes long: a plain user's, or root's of LAB_LIBVIRT_TREE."""
     missing = what_is_missing()
     if missing is not None:
         pytest.skip(missing)
+    tree = os.environ.get("LAB_LIBVIRT_TREE")
     with lab_folder() as path:
         path.chmod(0o755)
-        with Libvirt(path / "libvirt").running() as daemon:
+        daemon = SystemLibvirt(path / "libvirt", Path(tree)) if tree else Libvirt(path / "libvirt")
+        with daemon.running():
             yield daemon
 
 
