@@ -61,7 +61,8 @@ options:
     type: list
     elements: str
 requirements:
-  - Linux, with qemu.qmp 0.0.3 or newer for the Python that runs the module
+  - Linux, with Python 3.8 or newer, and qemu.qmp 0.0.3 or newer for the Python that runs the module; the role
+    P(virtops.qmp.qemu_qmp#role) installs it
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1
 notes:
   - An empty string in a list of O(monitors), O(disks), O(vms) or O(exclude) is as if it were left out.

@@ -50,7 +50,11 @@ def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True) -> None:
     asks_vms = needs_vms or bool(module.params["monitors"])
     if asks_vms and QEMU_QMP_IMPORT_ERROR is not None:
         module.fail_json(
-            msg=missing_required_lib("qemu.qmp", url="https://pypi.org/project/qemu.qmp/"),
+            msg=missing_required_lib(
+                "qemu.qmp",
+                reason="to speak to QEMU. The role virtops.qmp.qemu_qmp installs it",
+                url="https://pypi.org/project/qemu.qmp/",
+            ),
             exception=QEMU_QMP_IMPORT_ERROR,
         )
     try:
