@@ -37,6 +37,8 @@ NEWEST = RUNNABLE[-1] if RUNNABLE else "2.19"
 RELEASED = [core for core in CORES if core not in CANDIDATES]
 EVERYDAY = [core for core in RELEASED if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
 
+(REPOSITORY,) = re.findall(r"^repository: (\S+)$", (ROOT / "galaxy.yml").read_text(), flags=re.MULTILINE)
+
 # --- ansible-test -----------------------------------------------------------------------------------------------
 
 
@@ -237,9 +239,12 @@ def docs(session: nox.Session) -> None:
     layout = ["--use-current", "--squash-hierarchy", "--lenient", "--dest-dir", str(sphinx), "virtops.qmp"]
     session.run("antsibull-docs", "sphinx-init", *layout)
     session.install("-r", str(sphinx / "requirements.txt"))
-    # antsibull-docs takes the guides' text with it, and not their pictures.
+    # antsibull-docs takes the guides' text with it, and not their pictures. What the modules name by an address, so that
+    # ansible-doc can show it, is a page here.
     build, pictures = sphinx / "build.sh", ROOT / "docs" / "docsite" / "rst" / "*.svg"
-    build.write_text(build.read_text().replace("\nsphinx-build", f"\ncp {pictures} rst/docsite/\nsphinx-build"))
+    inside = rf"sed -i 's|<{REPOSITORY}/blob/main/docs/docsite/rst/\([a-z_]*\)\.rst>|<docsite/\1.html>|' rst/*.rst"
+    prepare = f"cp {pictures} rst/docsite/\n{inside}"
+    build.write_text(build.read_text().replace("\nsphinx-build", f"\n{prepare}\nsphinx-build"))
     log = session.run("bash", str(build), external=True, silent=True) or ""
     session.log(log)
     if wrong := [line for line in log.splitlines() if "WARNING: " in line and not FOREIGN.search(line)]:
@@ -264,9 +269,9 @@ def licences(session: nox.Session) -> None:
 
 # What the tarball holds: what a user runs or reads. Whatever else turns up in it is a mistake in build_ignore.
 SHIPPED = re.compile(
-    r"""(MANIFEST\.json|FILES\.json|README\.md|SECURITY\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
+    r"""(MANIFEST\.json|FILES\.json|(README|SECURITY|CODE_OF_CONDUCT)\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
     |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
-    |docs/docsite/(extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
+    |docs/docsite/(config|extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
     |plugins/[a-z_/]+\.(py|yml)|playbooks/[a-z_/]+\.yml
     |roles/[a-z_]+/(README\.md|[a-z_]+/[a-zA-Z_/]+\.(yml|j2)))""",
     re.VERBOSE,

@@ -271,7 +271,7 @@ disks:
           description: The node of the image.
           type: str
         path:
-          description: The image by its absolute path without links, where it is a file of this host, else as QEMU names it.
+          description: The image by its absolute path without links, if it is a file of this host, else by QEMU's name.
           type: str
         filename:
           description: The image as QEMU names it.
