@@ -339,5 +339,7 @@ def release(session: nox.Session) -> None:
     galaxy.write_text(re.sub(r"^version: .*$", f"version: {version}", galaxy.read_text(), flags=re.MULTILINE))
     session.run("antsibull-changelog", "release", "--version", version)
     tarball = built_tarball(session)
+    if "//example.org/" in REPOSITORY:
+        session.warn("Not to be published: the addresses in galaxy.yml, and those that begin like them, are placeholders.")
     session.log(f"Look at it, then: git add --all && git commit -m 'Release {version}' && git tag {version}")
     session.log(f"and publish: ansible-galaxy collection publish {tarball}")

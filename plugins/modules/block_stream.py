@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: block_stream
 short_description: Give the disks of running VMs their own data
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work, so that
     the images below are no longer needed.

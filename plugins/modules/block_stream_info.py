@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: block_stream_info
 short_description: Show disks, backing chains and streams of running VMs
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Asks the QEMU behind each monitor for its disks, their backing chains and their block jobs.
   - One option is required, O(monitors).

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_access
 short_description: Take the rights to an old image away, if nobody has it open
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Sets owner, group, permissions and SELinux type of an image that nobody on this host has open, so that no VM can
     open it any more.

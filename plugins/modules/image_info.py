@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_info
 short_description: Tell who needs an image, those whose VMs are off too
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Answers on any later day whether an old image may be deleted, whether the VMs run or not. It asks the kernel of this
     host whether anybody has the image open, and reads the headers of all images in the folders that you name.
