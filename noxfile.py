@@ -340,6 +340,8 @@ def release(session: nox.Session) -> None:
     session.run("antsibull-changelog", "release", "--version", version)
     tarball = built_tarball(session)
     if "//example.org/" in REPOSITORY:
-        session.warn("Not to be published: the addresses in galaxy.yml, and those that begin like them, are placeholders.")
+        session.warn(
+            "Not to be published: the addresses in galaxy.yml, and those that begin like them, are placeholders."
+        )
     session.log(f"Look at it, then: git add --all && git commit -m 'Release {version}' && git tag {version}")
     session.log(f"and publish: ansible-galaxy collection publish {tarball}")
