@@ -227,6 +227,9 @@ NO_FAULT = re.compile(
     r"|document 'changelog' that doesn't have a title"
 )
 
+# On a phone the theme breaks no line of a table, so that sentences would have to be moved to be read.
+NARROW_CSS = ".wy-table-responsive table td, .wy-table-responsive table th { white-space: normal; }\n"
+
 
 @nox.session(tags=["everyday"])
 def docs(session: nox.Session) -> None:
@@ -247,6 +250,10 @@ def docs(session: nox.Session) -> None:
     inside = rf"sed -i 's|<{REPOSITORY}/blob/main/docs/docsite/rst/\([a-z_]*\)\.rst>|<docsite/\1.html>|' rst/*.rst"
     prepare = f"cp {pictures} rst/docsite/\n{inside}"
     build.write_text(build.read_text().replace("\nsphinx-build", f"\n{prepare}\nsphinx-build"))
+    (sphinx / "static").mkdir()
+    (sphinx / "static" / "narrow.css").write_text(NARROW_CSS)
+    with (sphinx / "conf.py").open("a") as conf:
+        conf.write("\nhtml_static_path = ['static']\nhtml_css_files = ['narrow.css']\n")
     log = session.run("bash", str(build), external=True, silent=True) or ""
     session.log(log)
     if wrong := [line for line in log.splitlines() if "WARNING: " in line and not NO_FAULT.search(line)]:
