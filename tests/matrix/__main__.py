@@ -5,9 +5,10 @@
 
 python -m matrix --python 3.8:3.10:2.17 --python 3.13:3.13:2.21 [--jobs 2] [--target info]... [5.2 11.1]
 
-A --python names the target's Python, the controller's, and the ansible-core of the controller. A --target is a folder
-of tests/integration/targets, or one of its files (faults/test_storage.py). Everything that is made is kept: trees in
-.ansible/qemu, environments in .nox/matrix-*; the output of each run is in build/matrix.
+A --python names the target's Python, the controller's, and the ansible-core of the controller; Python 3.14 is fetched
+from Debian where it is not installed. A --target is a folder of tests/integration/targets, or one of its files
+(faults/test_storage.py). Everything that is made is kept: trees in .ansible/qemu, environments in .nox/matrix-*; the
+output of each run is in build/matrix.
 """
 
 from __future__ import annotations

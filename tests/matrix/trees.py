@@ -78,9 +78,13 @@ def python(name: str) -> str:
     wheels = "/usr/share/python-wheels/"
     for settings in (tree / "usr" / "lib" / f"python{name}").glob("_sysconfigdata__*.py"):
         settings.write_text(settings.read_text().replace(f"'{wheels}'", f"'{tree}{wheels}'"))
-    # Python finds its library from where the name lies that it was called by, in a virtual environment too.
-    script = tree / "usr" / "bin" / "python"
-    _write_script(script, f"exec {_loaded(tree, f'python{name}', '--argv0', '$0')}")
+    # Python finds its library from where the name lies that it was called by, in a virtual environment too. So the
+    # script has the place of the program.
+    script, program = (tree / "usr" / folder / f"python{name}" for folder in ("bin", "libexec"))
+    if not program.exists():
+        program.parent.mkdir(exist_ok=True)
+        script.rename(program)
+    _write_script(script, f"exec {_loaded(tree, program, '--argv0', '$0')}")
     return str(script)
 
 
@@ -157,7 +161,7 @@ def _run(command: list[str], suite: str) -> None:
 
 def _wrapper(tree: Path, program: str) -> Path:
     """A script that runs a program of the tree with the tree's own loader and libraries."""
-    command = _loaded(tree, program)
+    command = _loaded(tree, tree / "usr" / "bin" / program)
     if program.startswith("qemu-system"):
         command += "".join(f" -L '{tree / folder}'" for folder in FIRMWARE)
     script = tree.with_suffix(".bin") / program
@@ -166,15 +170,15 @@ def _wrapper(tree: Path, program: str) -> Path:
     return script
 
 
-def _loaded(tree: Path, program: str, *options: str) -> str:
-    """The shell's words that run a program of the tree through the tree's loader, with these options of the loader."""
+def _loaded(tree: Path, program: Path, *options: str) -> str:
+    """The shell's words that run a program through the loader of its tree, with these options of the loader."""
     places = [tree / folder / "ld-linux-x86-64.so.2" for folder in ("lib64", "usr/lib64")]
     loader = next(place for place in places if place.is_symlink() or place.exists())
     if loader.is_symlink() and loader.readlink().is_absolute():  # a link that would lead out of the tree
         loader = tree / str(loader.readlink()).lstrip("/")
     libraries = ":".join(f"{tree}/{folder}" for folder in LIBRARIES)
     quoted = "".join(f' "{option}"' for option in options)
-    return f"'{loader}' --library-path '{libraries}'{quoted} '{tree / 'usr/bin' / program}'"
+    return f"'{loader}' --library-path '{libraries}'{quoted} '{program}'"
 
 
 def _write_script(script: Path, command: str) -> None:
