@@ -33,8 +33,8 @@ nox.options.tags = ["everyday"]
 workplace.prepare()
 PYTHONS, RUNNABLE = workplace.pythons(), workplace.runnable()
 NEWEST = RUNNABLE[-1] if RUNNABLE else "2.19"
-# The everyday run: the oldest and the newest that can run here. Those without a Python are kept, to be reported.
 RELEASED = [core for core in CORES if core not in CANDIDATES]
+# The everyday run: the oldest and the newest that can run here. Those without a Python are kept, to be reported.
 EVERYDAY = [core for core in RELEASED if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
 
 (REPOSITORY,) = re.findall(r"^repository: (\S+)$", (ROOT / "galaxy.yml").read_text(), flags=re.MULTILINE)
@@ -278,7 +278,8 @@ def licences(session: nox.Session) -> None:
 
 # What the tarball holds: what a user runs or reads. Whatever else turns up in it is a mistake in build_ignore.
 SHIPPED = re.compile(
-    r"""(MANIFEST\.json|FILES\.json|(README|SECURITY|CODE_OF_CONDUCT)\.md|COPYING|LICENSES/.+|CHANGELOG\.rst|requirements\.txt
+    r"""(MANIFEST\.json|FILES\.json|(README|SECURITY|CODE_OF_CONDUCT)\.md|COPYING|LICENSES/.+
+    |CHANGELOG\.rst|requirements\.txt
     |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
     |docs/docsite/(config|extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
     |plugins/[a-z_/]+\.(py|yml)|playbooks/[a-z_/]+\.yml
