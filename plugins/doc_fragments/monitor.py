@@ -88,7 +88,9 @@ options:
     type: list
     elements: str
 requirements:
-  - Linux, with qemu.qmp 0.0.3 or newer for the Python that runs the module, for O(monitors)
+  - Linux, with Python 3.8 or newer
+  - qemu.qmp 0.0.3 or newer for the Python that runs the module, for O(monitors); the role
+    P(virtops.qmp.qemu_qmp#role) installs it
   - libvirt's own bindings (C(python3-libvirt) of the distribution) for the Python that runs the module, for
     O(domains); tested with libvirt 9.0. libvirt 5.10 or newer, which describes its disks to QEMU by C(-blockdev)
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1

@@ -39,6 +39,7 @@ from ._reach._reader import NobodyReads, unless_unread
 from ._run import _images, _work
 from ._run._observe import find_monitors
 
+_NO_QEMU_QMP = "to speak to QEMU. The role virtops.qmp.qemu_qmp installs it"
 _NO_LIBVIRT = (
     "for domains. It is the distribution's package python3-libvirt, for the distribution's own Python; the role "
     "virtops.qmp.qemu_qmp installs it, also for its virtual environment (qemu_qmp_libvirt)"
@@ -95,7 +96,7 @@ def _require_library(module: AnsibleModule, by: str) -> None:
     """Fail unless there is what the VMs are reached with."""
     if by == "monitors" and QEMU_QMP_IMPORT_ERROR is not None:
         module.fail_json(
-            msg=missing_required_lib("qemu.qmp", url="https://pypi.org/project/qemu.qmp/"),
+            msg=missing_required_lib("qemu.qmp", reason=_NO_QEMU_QMP, url="https://pypi.org/project/qemu.qmp/"),
             exception=QEMU_QMP_IMPORT_ERROR,
         )
     if by == "domains" and LIBVIRT_IMPORT_ERROR is not None:

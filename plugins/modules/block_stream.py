@@ -8,10 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: block_stream
-short_description: Give the disks of running VMs their own data, so that the images below them are no longer needed
-version_added: 0.1.0
+short_description: Give the disks of running VMs their own data
+version_added: 1.0.0
 description:
-  - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
+  - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work, so that
+    the images below are no longer needed.
+  - Two options are required, O(monitors) and O(disks).
   - V(populated) is said only where it is proven. What cannot be read, seen or asked is unknown (null), and that is
     neither populated nor free. QEMU's own "completed" is no proof, a VM that is killed seconds after it can read zeros.
   - A disk is populated in this order. The stream copies everything and stops at V(pending), the link to the old images
@@ -205,9 +207,11 @@ options:
 seealso:
   - module: virtops.qmp.block_stream_info
   - module: virtops.qmp.image_info
-  - ref: Boot now, populate later <ansible_collections.virtops.qmp.docsite.guide_populate>
+  - name: Boot now, populate later
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_populate.rst
     description: The main story, from making an overlay to running the role.
-  - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
+  - name: When may I delete the golden image?
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_delete.rst
     description: What is proven, and what is not.
 author:
   - The virtops.qmp authors (@virtops)
@@ -218,17 +222,20 @@ EXAMPLES = r"""
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: vda
+  become: true
 
 - name: The same for one of libvirt's guests
   virtops.qmp.block_stream:
     domain: web01
     disk: vda
+  become: true
 
 - name: The same for every disk of every VM on the hypervisor, at 200 MiB per second
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
     speed: 200M
+  become: true
 
 - name: Populate the web servers, all but their scratch disks
   virtops.qmp.block_stream:
@@ -236,24 +243,28 @@ EXAMPLES = r"""
     vms: web*
     disks: "*"
     exclude: [scratch*, /vms/web07-*.qcow2]
+  become: true
 
 - name: Populate every disk of every VM, but leave out the database VM
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
     exclude: db01
+  become: true
 
 - name: Drop the snapshots, and keep the golden image that all VMs share
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: /vms/web01.qcow2
     base: /golden/debian-12.qcow2
+  become: true
 
 - name: Populate every disk, and call no image free that a VM needs which is off
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
     images: /vms
+  become: true
 
 - name: Work for an hour each night
   virtops.qmp.block_stream:
@@ -261,18 +272,21 @@ EXAMPLES = r"""
     disks: "*"
     wait_timeout: 3600
     on_timeout: stop
+  become: true
 
 - name: Stop populating, and keep what was copied
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: vda
     state: aborted
+  become: true
 
 - name: Go on by 4 GiB at a time, ten times at most
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: vda
     increment: 4GiB
+  become: true
   register: result
   until: result.finished
   retries: 10
@@ -519,25 +533,76 @@ disks:
         - The VM's next start needs that image. RV(disks[].error) says what to do.
       type: str
     chain:
-      description:
-        - The images, the active one first. C(path) and C(filename) are as those of the disk.
-        - C(allocated) is the bytes that an image occupies; null where QEMU does not know them (NBD).
+      description: The images, the active one first.
       type: list
       elements: dict
+      contains:
+        node_name:
+          description: The node of the image.
+          type: str
+        path:
+          description: The image by its absolute path without links, if it is a file of this host, else by QEMU's name.
+          type: str
+        filename:
+          description: The image as QEMU names it.
+          type: str
+        format:
+          description: The format of the image.
+          type: str
+        allocated:
+          description: The bytes that the image occupies; null where QEMU does not know them (NBD).
+          type: int
     space:
-      description:
-        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
-          images may take more than that, which QEMU does not tell. A block device, and an image that does not tell
-          (NBD), counts with its virtual size.
-        - C(free) is what the file system of the active image has left, or that of its external data file; null where
-          that is no regular file of this host.
+      description: The space that populating needs, and what there is.
       type: dict
+      contains:
+        needed:
+          description:
+            - How much populating may still write, at most, in bytes; compressed and finely scattered images may take
+              more than that, which QEMU does not tell.
+            - A block device, and an image that does not tell (NBD), counts with its virtual size.
+          type: int
+        free:
+          description:
+            - What the file system of the active image has left, or that of its external data file, in bytes.
+            - Null where that is no regular file of this host.
+          type: int
     job:
       description:
         - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.
-        - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
-          second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
+        - C(cur) of C(end) is the job's position in the disk, not an amount copied.
       type: dict
+      contains:
+        id:
+          description: The name of the job.
+          type: str
+        type:
+          description: The type of the job, such as V(stream).
+          type: str
+        status:
+          description: QEMU's status of the job, such as V(running), or V(pending) for one that has copied everything.
+          type: str
+        cur:
+          description: The position that the job is at, in bytes.
+          type: int
+        end:
+          description: The position that it ends at, in bytes.
+          type: int
+        percent:
+          description: C(cur) in percent of C(end).
+          type: float
+        speed:
+          description: The most that the job may copy, in bytes per second; V(0) for no limit.
+          type: int
+        paused:
+          description: Whether the job is held.
+          type: bool
+        io_status:
+          description: V(ok), or V(nospace) or V(failed) if an error holds the job.
+          type: str
+        error:
+          description: Why the job failed, in QEMU's words; null if it did not.
+          type: str
     action:
       description:
         - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
@@ -572,18 +637,36 @@ disks:
       type: int
     released:
       description:
-        - The images that left the chain. C(path) is absolute where the image is a file of this host.
+        - The images that left the chain, with what is known of who needs them.
         - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
           a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
           as long as this disk is not populated, or its active image has internal snapshots. With O(images) it is
           V(true) only where all headers there were read, and none of them names the image.
-        - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
-        - C(pids) are the processes that have it open; null where that cannot be told.
-        - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
-          Compare them before you act on C(path).
       type: list
       elements: dict
+      contains: &image
+        path:
+          description: The image, by its absolute path where it is a file of this host.
+          type: str
+        free:
+          description: Whether nothing is known to need the image; null where that cannot be known.
+          type: bool
+        reason:
+          description: Why it is not free, or why that is unknown; null only where C(free) is V(true).
+          type: str
+        pids:
+          description: The processes that have it open; null where that cannot be told.
+          type: list
+          elements: int
+        device:
+          description: The device number of the file that was judged, which QEMU had open; null where that was not seen.
+          type: int
+        inode:
+          description:
+            - The inode number of that file; null where it was not seen.
+            - Compare both before you act on C(path), as M(virtops.qmp.image_access) does.
+          type: int
     error:
       description: Why the disk was not populated, or what else went wrong; null if nothing did.
       type: str
@@ -598,6 +681,7 @@ released:
   returned: unless an option was refused
   type: list
   elements: dict
+  contains: *image
   sample:
     - path: /golden/debian-12.qcow2
       free: false

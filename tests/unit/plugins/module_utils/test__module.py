@@ -400,11 +400,12 @@ def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monk
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
 def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Without qemu.qmp the module says what is missing and where it is found."""
+    """Without qemu.qmp the module says what is missing, which role installs it, and where it is found."""
     monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "ImportError: no qemu.qmp")
     found = module(name, monitors=["/m.qmp"], disks=["vda"])
     assert found["failed"]
     assert "qemu.qmp" in found["msg"]
+    assert "The role virtops.qmp.qemu_qmp installs it." in found["msg"]
     assert "https://pypi.org/project/qemu.qmp/" in found["msg"]
 
 
