@@ -25,6 +25,7 @@ from ..plugin_utils._slices import (
     next_slice,
     settle,
     still_watched,
+    without_empty,
 )
 from ..plugin_utils._table import summary
 
@@ -41,10 +42,11 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        if self._task.args.get("increment") is None:
-            return _in_words(self._run(self._task.args, task_vars or {}))
-        task = repr(self._task.args)
-        result = self._run({"cursor": self._cursors.get(task, 0), **self._task.args}, task_vars or {})
+        arguments = without_empty(self._task.args)
+        if "increment" not in arguments:
+            return _in_words(self._run(arguments, task_vars or {}))
+        task = repr(arguments)
+        result = self._run({"cursor": self._cursors.get(task, 0), **arguments}, task_vars or {})
         self._cursors[task] = next_cursor(result)
         return _in_words(result)
 

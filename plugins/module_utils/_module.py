@@ -38,6 +38,9 @@ from ._run import _images, _work
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
 _MOST_BYTES = 2**63 - 1
 
+# Options that are lists of names.
+_LISTS = frozenset({"monitors", "disks", "vms", "exclude", "images", "search"})
+
 Work = Callable[[AnsibleModule, OpenLink, Host], Coroutine[Any, Any, Dict[str, Any]]]
 
 
@@ -76,9 +79,14 @@ def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True) -> None:
 
 
 def _leave_out_empty(params: dict[str, Any]) -> None:
-    """An empty string in a list is as if it were not there, such as what a template leaves of an unset variable."""
-    for name in {"monitors", "disks", "vms", "exclude", "images", "search"}.intersection(params):
-        params[name] = [value for value in params[name] or () if value]
+    """An empty string is as if it were not there, such as what a template or a survey leaves of an unset variable."""
+    for name, value in params.items():
+        if name in _LISTS:
+            # Ansible splits a string at its commas, and leaves the blanks that people write behind them.
+            names = [each.lstrip() for each in value or ()]
+            params[name] = [each for each in names if each]
+        elif isinstance(value, str) and not value.strip():
+            params[name] = None
 
 
 def selection_from(params: Mapping[str, Any]) -> Selection:

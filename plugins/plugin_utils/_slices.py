@@ -36,6 +36,16 @@ Result = dict[str, Any]
 Disk = Mapping[str, Any]
 
 
+def without_empty(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given: an empty string is as if it were not there, such as the answer to a survey."""
+    given: dict[str, Any] = {}
+    for name, value in arguments.items():
+        is_empty = value is None or (isinstance(value, str) and not value.strip())
+        if not is_empty:
+            given[name] = value
+    return given
+
+
 @dataclass(frozen=True)
 class Watch:
     """The waiting that the user asked for; times are seconds."""
@@ -47,7 +57,7 @@ class Watch:
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Watch | None:
         """The waiting of a task; None where one run of the module does it: no long wait, or an option it refuses."""
-        given = {name: value for name, value in arguments.items() if value is not None}
+        given = without_empty(arguments)
         try:
             progress = check_type_int(given.get("progress", 10))
             wait_timeout = None

@@ -180,7 +180,9 @@ def _fits_any_disk(vms: Sequence[Vm], name: str) -> bool:
 
 def _fits_vm(vm: Vm, name: str) -> bool:
     """Whether a name or pattern means this VM."""
-    # A VM without a name must not answer to the star for it.
+    # What a VM is called in results means it, also where that is the monitor of one without a name; a pattern does not.
+    if name == vm.identity.label:
+        return True
     return any(own and _fits(own, name) for own in (vm.identity.name, vm.identity.uuid))
 
 

@@ -109,6 +109,38 @@ def test_only_some_vms(folder: Path, vms: list[Vm]) -> None:
     assert ("'db01' fits no VM" in warnings, "'scratch0' fits no disk and no VM" in warnings) == (True, True)
 
 
+def test_names_as_strings(folder: Path, vms: list[Vm]) -> None:
+    """What a survey asks for comes as strings: with commas between names and patterns, and blanks behind them."""
+    chosen = {
+        "populate_vms": "web0?, db01",
+        "populate_disks": "vda, vdb",
+        "populate_exclude": f"{folder}/*-vdb.*, web02",
+    }
+    left = populate(folder, populate_monitors=f"{folder}/web01.qmp, {folder}/web02.qmp", **chosen)
+    assert (depths(vms), left["finished"]) == ([DONE, NEW, NEW, NEW], True)
+
+
+def test_empty_strings_are_left_out(folder: Path, vms: list[Vm]) -> None:
+    """What a survey leaves empty is as if nobody had asked for it, be it a list, a text or a number."""
+    empty = ("vms", "exclude", "base", "wait_timeout", "speed", "monitor_owner", "images", "revoke_below")
+    left = populate(folder, **{f"populate_{name}": "" for name in empty})
+    assert (depths(vms), left["finished"]) == ([DONE] * 4, True)
+
+
+@pytest.mark.parametrize("name", ["db01", "FOLDER/db01-vda.qcow2", "FOLDER/db01-*"])
+def test_a_vm_that_is_off_may_be_excluded(folder: Path, boot: Callable[..., Vm], vms: list[Vm], name: str) -> None:
+    """A nightly run that spares a VM or its disk, by name, path or pattern, is no failure on the day the VM is off."""
+    golden = folder / "golden.qcow2"
+    top = images.create(folder / "db01-vda.qcow2", backing=golden)
+    off = boot(*disks.drive(top, id="drive-db", qdev="vda"), name="db01")
+    off.kill()
+    run = play(folder, populate_exclude=[name.replace("FOLDER", str(folder))])
+    left = result_of(run)
+    assert (depths(vms), left["finished"], images.backing(top)) == ([DONE] * 4, True, str(golden))
+    warnings = "\n".join(run.result("virtops.qmp.populate : Populate the disks")["warnings"])
+    assert ("db01.qmp belongs to a VM that is off" in warnings, "fits no disk and no VM" in warnings) == (True, True)
+
+
 @pytest.mark.parametrize("style", ["relative", "linked"])
 def test_excluded_disks_of_namesakes(folder: Path, boot: Callable[..., Vm], style: str) -> None:
     """VMs whose images have the same name in other folders, or are reached by links, are told apart by their files."""
@@ -195,6 +227,19 @@ def test_rights_are_revoked_of_free_images_only(folder: Path) -> None:
     left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], **revoke)
     assert (left["free"], left["revoked"]) == ([str(snapshot)], [str(snapshot)])
     assert (snapshot.stat().st_mode & 0o777, (folder / "golden.qcow2").stat().st_mode) == (0, before)
+
+
+@pytest.mark.usefixtures("vms")
+def test_folders_as_a_string(folder: Path) -> None:
+    """`populate_revoke_below` as one string with commas means those folders, and no other."""
+    snapshot = folder / "web01-vda-snapshot.qcow2"
+    mode = snapshot.stat().st_mode
+    revoke = {"populate_revoke": {"mode": "0000"}, "populate_disks": [f"{folder}/web01-vda.qcow2"]}
+    left = populate(folder, populate_revoke_below="/no/such, /usr", **revoke)
+    assert (left["revoked"], left["failures"], snapshot.stat().st_mode) == ([], [], mode)
+    left = populate(folder, populate_revoke_below=f"/usr, {folder}", **{**revoke, "populate_disks": ["vda"]})
+    other = folder / "web02-vda-snapshot.qcow2"
+    assert (left["revoked"], left["failures"], other.stat().st_mode & 0o777) == ([str(other)], [], 0)
 
 
 @pytest.mark.usefixtures("vms")

@@ -135,6 +135,14 @@ def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> Non
     assert action.calls == [{"module_args": action._task.args, "task_vars": TASK_VARS, "wrap_async": wraps}]
 
 
+def test_empty_options_are_left_out() -> None:
+    """What a survey left empty, a number too, does not get to the module."""
+    args = {"disk": "vda", "wait_timeout": "", "increment": "", "wait": False, "speed": " "}
+    action = FakeAction(told(disk(10)), args=args)
+    action.run(task_vars=TASK_VARS)
+    assert [call["module_args"] for call in action.calls] == [{"disk": "vda", "wait": False}]
+
+
 @pytest.fixture
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every task has a process of its own."""

@@ -140,10 +140,15 @@ def test_info_of_a_disk_that_is_not_there(lab: Lab, module: RunModule) -> None:
     assert ([vm["name"] for vm in found["vms"]], found["disks"]) == (["vm0"], [])
 
 
+ALL_OF_TWO = ["vm1 vda", "vm1 vdb", "vm2 vda"]
+
+
 @pytest.mark.parametrize(
     ("options", "vms", "disks"),
     [
         pytest.param({"vms": "vm1"}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="a string is a list"),
+        pytest.param({"vms": "no, vm1"}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="so is one with commas and blanks"),
+        pytest.param({"vms": "", "disks": "", "exclude": " "}, ["vm1", "vm2"], ALL_OF_TWO, id="empty strings"),
         pytest.param({"vms": ["vm?"], "exclude": ["vm2", ""]}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="all but a VM"),
         pytest.param({"disks": [""], "vms": [""]}, ["vm1", "vm2"], ["vm1 vda", "vm1 vdb", "vm2 vda"], id="left out"),
         pytest.param({"disks": ["vda", ""], "exclude": "vm2*"}, ["vm1"], ["vm1 vda"], id="a VM and names"),
@@ -169,6 +174,14 @@ def test_what_fits_nothing_is_a_warning(lab: Lab, module: RunModule, name: str) 
     assert not found.get("failed")
     assert (found["disks"], found["changed"]) == ([], False)
     assert len(found["warnings"]) == 2
+
+
+def test_empty_options_are_left_out(lab: Lab, module: RunModule) -> None:
+    """An option that a survey or a template left empty is as if it were not there, and starts a stream as without it."""
+    qemu = lab.vm()
+    empty = {"base": "", "speed": " ", "increment": "", "monitor_owner": "", "images": "", "vms": "", "exclude": ""}
+    found = module("block_stream", monitors=qemu.address, disks="vda", **empty)
+    assert (found.get("failed"), found["finished"], qemu.chain()) == (None, True, ["vm0-top.qcow2"]), found
 
 
 def test_what_is_excluded_is_not_populated(lab: Lab, module: RunModule) -> None:

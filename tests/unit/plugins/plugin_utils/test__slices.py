@@ -18,6 +18,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._slices import (
     next_slice,
     settle,
     still_watched,
+    without_empty,
 )
 
 RUNNING = {"status": "running", "paused": False, "io_status": "ok"}
@@ -62,6 +63,16 @@ def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **member
     return {**values, "warnings": [], **({"failed": True} if errors else {}), **members}
 
 
+def test_what_is_given() -> None:
+    """An empty string is no value, and 0 and false are."""
+    assert without_empty({"a": "", "b": " ", "c": None, "d": 0, "e": False, "f": "x", "g": []}) == {
+        "d": 0,
+        "e": False,
+        "f": "x",
+        "g": [],
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -69,6 +80,7 @@ def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **member
         pytest.param({"progress": "3", "wait": "yes"}, Watch(3, None, "fail"), id="words as Ansible takes them"),
         pytest.param({"wait_timeout": "60", "on_timeout": "stop"}, Watch(10, 60, "stop"), id="a wait with an end"),
         pytest.param({"wait_timeout": None, "progress": None, "state": None, "on_timeout": None}, FOREVER, id="null"),
+        pytest.param({"wait_timeout": "", "progress": " ", "state": "", "wait": ""}, FOREVER, id="empty"),
         pytest.param({"progress": 0}, None, id="no lines wanted"),
         pytest.param({"progress": -1}, None, id="an error for the module to tell: below 0"),
         pytest.param({"progress": "often"}, None, id="an error for the module to tell: no number"),
