@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import time
 from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
-from ._decide._report import failure_to_result, in_one_message
+from ._decide._clock import read_until
+from ._decide._report import deadline_to_result, failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
 from ._model._request import (
     EVERY_DISK,
@@ -108,7 +110,7 @@ async def populate(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[
     done = await _work.populate(
         params["monitors"], selection_from(params), request, opener, host, is_check=check, bound=bound
     )
-    return done.to_result()
+    return {**done.to_result(), "deadline": deadline_to_result(request.waiting.until, time.time())}
 
 
 async def inform_of_images(module: AnsibleModule, opener: OpenLink, host: Host) -> dict[str, Any]:
@@ -155,7 +157,8 @@ def request_from(params: Mapping[str, Any]) -> Request:
     return Request(
         state=params["state"],
         base=params["base"],
-        speed=None if params["speed"] is None else to_bytes("speed", params["speed"], "/s"),
+        speed=_speed_from(params, "speed"),
+        total_speed=_speed_from(params, "total_speed"),
         on_error=params["on_error"],
         parallel=params["parallel"],
         check_space=params["check_space"],
@@ -165,11 +168,20 @@ def request_from(params: Mapping[str, Any]) -> Request:
     )
 
 
+def _speed_from(params: Mapping[str, Any], option: str) -> int | None:
+    return None if params[option] is None else to_bytes(option, params[option], "/s")
+
+
+def _minute_of_day(time_: float) -> int:
+    local = time.localtime(time_)
+    return local.tm_hour * 60 + local.tm_min
+
+
 def _waiting_from(params: Mapping[str, Any]) -> Waiting:
     _check_range("wait_timeout", params["wait_timeout"], least=0, most=_MOST_BYTES)
     _check_range("poll_interval", params["poll_interval"], least=0, most=86400)
     _check_range("cursor", params["cursor"], least=0, most=_MOST_BYTES)
-    return Waiting(
+    waiting = Waiting(
         wait=params["wait"],
         timeout=params["wait_timeout"],
         on_timeout=params["on_timeout"],
@@ -177,6 +189,10 @@ def _waiting_from(params: Mapping[str, Any]) -> Waiting:
         increment=_increment_from(params),
         cursor=params["cursor"] or 0,
     )
+    if params["until"] is None:
+        return waiting
+    now = time.time()
+    return waiting.ending_at(read_until(params["until"], now, _minute_of_day), now)
 
 
 def _increment_from(params: Mapping[str, Any]) -> int | None:

@@ -131,6 +131,13 @@ def disk_error_to_result(outcome: Outcome, failure: Failure) -> dict[str, Any]:
     return {**failure_to_result(failure), **about}
 
 
+def deadline_to_result(until: float | None, now: float) -> dict[str, float] | None:
+    """When the wait ends by the clock, in seconds since 1970, and how many seconds of it are left; None without one."""
+    if until is None:
+        return None
+    return {"at": int(until), "left": round(max(0.0, until - now), 1)}
+
+
 def in_one_message(messages: Sequence[str]) -> str:
     """The ``msg`` of a task with these failures."""
     if len(messages) == 1:

@@ -13,9 +13,10 @@ from typing import Collection, Iterable, Mapping, Sequence
 from .._decide._fit import leave_out_unfit
 from .._decide._outcome import Outcome, forecast, not_begun, untouched
 from .._decide._report import Informed, Populated
-from .._decide._schedule import leave_out_crowded
+from .._decide._schedule import lanes, leave_out_crowded
 from .._decide._second_look import confirm, is_claim
 from .._decide._select import Selected, select, select_bound
+from .._decide._share import share, streams_at_first
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace, FreeSpaces
@@ -124,7 +125,8 @@ async def _act(
 ) -> tuple[Sequence[Outcome], Sighting]:
     """The outcomes, and the VMs as they are then."""
     if is_check:
-        return [forecast(target, request) for target in targets], sighting
+        alike = share(request, len(streams_at_first(lanes(targets), request)))
+        return [forecast(target, alike) for target in targets], sighting
     outcomes = await reconcile_all(targets, request, open_link, host)
     if request.state != "populated":
         return outcomes, sighting

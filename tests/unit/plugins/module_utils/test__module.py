@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
@@ -222,6 +223,17 @@ def test_check_mode_then_a_run_then_another(lab: Lab, module: RunModule) -> None
 
     again = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert (again["changed"], again["finished"], again["disks"][0]["action"]) == (False, True, "none")
+
+
+def test_check_mode_knows_the_part_of_each_stream(lab: Lab, module: RunModule) -> None:
+    """With `total_speed` a stream that runs at another speed would be retuned, and one at its part would not."""
+    qemu = lab.vm()
+    qemu.add("vdb", "b.qcow2", "b-base.qcow2")
+    module("block_stream", monitors=[qemu.address], disks=["vda"], wait=False, speed="4M")
+    for parallel, action in ((1, "retuned"), (2, "joined")):
+        options = {"total_speed": "8M", "parallel": parallel}
+        found = module("block_stream", check=True, monitors=[qemu.address], disks=["*"], **options)
+        assert [disk["action"] for disk in found["disks"]] == [action, "started"]
 
 
 def test_a_bad_disk_starts_nothing(lab: Lab, module: RunModule) -> None:
@@ -561,10 +573,12 @@ DEFAULTS: dict[str, Any] = {
     "base": None,
     "wait": True,
     "wait_timeout": None,
+    "until": None,
     "on_timeout": "fail",
     "increment": None,
     "cursor": 0,
     "speed": None,
+    "total_speed": None,
     "on_error": "report",
     "parallel": 1,
     "check_space": True,
@@ -584,6 +598,7 @@ DEFAULTS: dict[str, Any] = {
         pytest.param({"increment": "1GiB", "cursor": 5}, asking(increment=1024**3, cursor=5), id="increment"),
         pytest.param({"speed": "200MB/s"}, asking(speed=200 * MIB), id="speed per second"),
         pytest.param({"speed": "0"}, asking(speed=0), id="unlimited"),
+        pytest.param({"total_speed": "1G"}, asking(total_speed=1024**3), id="all streams together"),
         pytest.param(
             {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
@@ -617,12 +632,48 @@ def test_request_from(options: dict[str, Any], asked: Request) -> None:
             {"increment": "1G", "wait": False}, "increment goes with state populated", id="increment, no wait"
         ),
         pytest.param({"speed": "-1"}, "speed is", id="less than no speed"),
+        pytest.param({"total_speed": "fast"}, "total_speed is 'fast', which is no size", id="total_speed"),
+        pytest.param({"until": "noon"}, "until is 'noon', which is no time of day", id="until"),
     ],
 )
 def test_request_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
         request_from({**DEFAULTS, **options})
+
+
+@pytest.mark.parametrize(
+    ("wait_timeout", "ahead", "timeout", "over"),
+    [
+        pytest.param(None, 1000, 1000, "the time had come that until names", id="until alone"),
+        pytest.param(5000, 1000, 1000, "the time had come that until names", id="until comes first"),
+        pytest.param(500, 1000, 500, "wait_timeout was over", id="wait_timeout is over first"),
+        pytest.param(None, -10, 0, "the time had come that until names", id="it has come"),
+    ],
+)
+def test_the_earlier_end_counts(wait_timeout: int | None, ahead: int, timeout: int, over: str) -> None:
+    """Of `wait_timeout` and `until` the one that ends first ends the wait, and is named where it fails."""
+    at = int(time.time()) + ahead
+    waiting = request_from({**DEFAULTS, "wait_timeout": wait_timeout, "until": f"@{at}"}).waiting
+    assert (waiting.timeout, waiting.until, waiting.over) == (pytest.approx(timeout, abs=30), at, over)
+
+
+def test_until_a_time_of_the_day(lab: Lab, module: RunModule) -> None:
+    """The wait ends at the next such time by this host's clock, and the result says when that is."""
+    (told,) = (module("block_stream", check=True, monitors=[lab.vm().address], disks=["vda"], until="06:30"),)
+    local = time.localtime(told["deadline"]["at"])
+    assert (local.tm_hour, local.tm_min, local.tm_sec) == (6, 30, 0)
+    assert 0 <= told["deadline"]["left"] <= 25 * 3600
+
+
+def test_when_that_time_has_come(lab: Lab, module: RunModule) -> None:
+    """The task fails with that reason, and the job goes on in QEMU."""
+    qemu = lab.vm()
+    found = module("block_stream", monitors=[qemu.address], disks=["vda"], until=f"@{int(time.time()) + 2}")
+    assert "not populated when the time had come that until names" in found["msg"]
+    assert (found["errors"][0]["kind"], len(qemu.jobs)) == ("TimeIsUp", 1)
+    without = module("block_stream", check=True, monitors=[qemu.address], disks=["vda"])
+    assert without["deadline"] is None
 
 
 @pytest.mark.parametrize(
