@@ -45,8 +45,8 @@ options:
   vms:
     description:
       - Only the disks of these VMs. Each is the name of a VM (QEMU's C(-name)), its UUID, or a pattern that one of them
-        fits, such as V(web*); V(*), V(?) and V([...]) work as in the shell, and upper and lower case differ. A VM without
-        a name is called by its monitor, as in results; no pattern fits it.
+        fits, such as V(web*); V(*), V(?) and V([...]) work as in the shell, and upper and lower case differ.
+      - A VM without a name is called by its monitor, as in results; no pattern fits it.
       - All monitors are visited all the same. Leave it out, or empty, for the disks of all VMs.
       - A name that fits no VM that answered is a warning. The VM may be off, or run on another host of the play.
     type: list

@@ -131,12 +131,12 @@ def bound_from(vms: Mapping[str, Any]) -> BoundVms:
     try:
         return tuple(_bound_vm(monitor, vm) for monitor, vm in vms.items())
     except (TypeError, KeyError, ValueError):
-        form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, keys: [KEY, ...]}, ...}"
+        form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, name: NAME or null, keys: [KEY, ...]}, ...}"
         raise WrongRequest(f"bound is invalid; it is {form}, from the result of an earlier call") from None
 
 
 def _bound_vm(monitor: str, vm: Mapping[str, Any]) -> BoundVm:
-    return BoundVm(monitor, _int_or_none(vm["pid"]), _int_or_none(vm["started"]), tuple(vm["keys"]))
+    return BoundVm(monitor, _int_or_none(vm["pid"]), _int_or_none(vm["started"]), tuple(vm["keys"]), vm.get("name"))
 
 
 def _int_or_none(value: Any) -> int | None:

@@ -23,9 +23,7 @@ def failed_wait(end: WaitEnd, position: str, over: str) -> QmpError:
             f"{position}. Remove the cause and run the task again: it resumes the job. `state: aborted` gives up and "
             "keeps what was copied"
         )
-    return TimeIsUp(
-        f"not populated when {over}. The {position} and goes on in QEMU; run the task again to join it"
-    )
+    return TimeIsUp(f"not populated when {over}. The {position} and goes on in QEMU; run the task again to join it")
 
 
 def failed_ending(ending: Ending | None, job_id: str, disk: Disk, cursor: int, *, is_wanted: bool) -> QmpError | None:

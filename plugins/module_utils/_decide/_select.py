@@ -13,7 +13,7 @@ from typing import Sequence, Tuple
 
 from .._model._disk import Disk
 from .._model._errors import DiskGone, Failure, MonitorUnusable, WrongRequest
-from .._model._request import EVERY_DISK, BoundVm, BoundVms, Selection
+from .._model._request import EVERY_DISK, BoundVm, Selection
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 
@@ -197,7 +197,7 @@ def _fits(own: str, name: str) -> bool:
 
 def select_bound(
     vms: Sequence[Vm],
-    bound: BoundVms,
+    bound: Sequence[BoundVm],
     base: str | None,
 ) -> tuple[tuple[Target, ...], tuple[Failure, ...]]:
     """Find again the disks that an earlier look has selected, whatever their VMs call them and their files by now.

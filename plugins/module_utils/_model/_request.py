@@ -37,13 +37,14 @@ class BoundVm:
     """A VM that an earlier look has found, and the keys of its disks that are meant.
 
     ``pid`` is the process that serves the monitor, and ``started`` its start, for a pid is given again when its process
-    is gone; None where it cannot be told.
+    is gone; None where it cannot be told. A VM without keys is not asked any more; ``name`` is what it was called.
     """
 
     monitor: str
     pid: int | None
     started: int | None
     keys: tuple[str, ...]
+    name: str | None = None
 
 
 # The VMs and disks that an earlier look of the same task has selected.

@@ -124,8 +124,7 @@ class _Fleet:
         self._slots = _Slots(request.parallel)
         addresses = {target.vm.identity.monitor for target in targets}
         self._links = {address: _SharedLink(address, open_link) for address in addresses}
-        # Streams that run already take their slots first.
-        self._lanes = sorted(lanes(targets), key=lambda lane: lane[0].job is None)
+        self._lanes = lanes(targets)
         at_first = [target.key for target in streams_at_first(self._lanes, request)]
         self._budget = Budget(request, lambda address: self._links[address].borrow(), at_first)
         self._outcomes: dict[int, Outcome] = {}
@@ -165,7 +164,8 @@ class _Fleet:
         try:
             await self._budget.join(target.key)
             outcome = await self._see_through(target)
-            return replace(outcome, seconds=asyncio.get_running_loop().time() - began)
+            clock = asyncio.get_running_loop().time()
+            return replace(outcome, seconds=clock - began, clock=clock)
         finally:
             # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back others.
             if outcome is None or outcome.job is None or outcome.job.paused or outcome.error is not None:

@@ -123,9 +123,9 @@ def test_without_wait_a_rerun_changes_nothing_and_shares_anew(vms: list[Vm]) -> 
 @pytest.mark.parametrize(("on_timeout", "left"), [("leave", [16384] * 4), ("fail", [16384] * 4), ("stop", [])])
 def test_when_the_wait_is_over(vms: list[Vm], on_timeout: str, left: list[int]) -> None:
     """Streams that go on in QEMU keep their parts, and nobody gets those of what is stopped."""
-    arguments = {"monitors": [vm.monitor for vm in vms], "disks": ["*"], "wait_timeout": 2, "on_timeout": on_timeout}
+    options: dict[str, Any] = {"wait_timeout": 2, "on_timeout": on_timeout, "parallel": 4, "total_speed": "64K"}
     with Watcher(vms) as watcher:
-        product.module("block_stream", **arguments, parallel=4, total_speed="64K")
+        product.module("block_stream", monitors=[vm.monitor for vm in vms], disks=["*"], **options)
     assert (max(sum(speeds) for speeds in watcher.seen), speeds_of(vms)) == (65536, left)
 
 

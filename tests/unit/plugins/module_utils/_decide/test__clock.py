@@ -53,7 +53,7 @@ def test_until(text: str, now: float, expected: float) -> None:
 )
 def test_what_is_no_time(text: str) -> None:
     """Anything else is refused, with the remedy for what YAML makes of a time without quotes."""
-    with pytest.raises(WrongRequest, match='until is .*, which is no time of day.*"22:00"'):
+    with pytest.raises(WrongRequest, match=r'until is .*, which is no time of day.*"22:00"'):
         read_until(text, 0, wall)
 
 

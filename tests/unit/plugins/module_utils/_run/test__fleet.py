@@ -337,8 +337,8 @@ def test_all_streams_together_keep_the_limit(parallel: int, poll_interval: int) 
     asked = asking(parallel=parallel, total_speed=40 * MIB, poll_interval=poll_interval)
     outcomes = all_about(host, asked, lasts=lasts)
     assert len(told(outcomes)) == 6
-    assert (host.most_streams, host.most_speed) == (min(parallel, 6), pytest.approx(40 * MIB, abs=6))
-    assert host.most_speed <= 40 * MIB
+    assert host.most_streams == min(parallel, 6)
+    assert 40 * MIB - 6 <= host.most_speed <= 40 * MIB
     # Short visits leave a part to nobody until the next one.
     assert lasts[0] == pytest.approx(6 * SIZE / (40 * MIB), rel=0.7 if poll_interval else 0.15)
 

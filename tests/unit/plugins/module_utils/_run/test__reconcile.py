@@ -11,8 +11,8 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome impor
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
-from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
 from ansible_collections.virtops.qmp.plugins.module_utils._run._budget import Budget
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
 from ansible_collections.virtops.qmp.plugins.module_utils._run._reconcile import reconcile
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
@@ -375,7 +375,9 @@ def test_a_held_stream_is_told_and_resumed_by_the_next_run(on_error: str, reason
             async with host.open_link(qemu.address) as monitor:
                 seen = await identify(monitor, host)
                 target = Target(seen, seen.disks[0], len(seen.disks[0].chain))
-                outcomes.append(await reconcile(monitor, host, target, Budget(asking(on_error=on_error), host.open_link), None))
+                outcomes.append(
+                    await reconcile(monitor, host, target, Budget(asking(on_error=on_error), host.open_link), None)
+                )
             qemu.faults.clear()
         return outcomes
 
@@ -1214,7 +1216,9 @@ def test_a_header_that_still_names_its_base_is_no_success() -> None:
             seen = await identify(monitor, host)
             host.headers_saying["/vms/top.qcow2"] = "/vms/base.qcow2"
             qemu.log.clear()
-            return await reconcile(monitor, host, Target(seen, seen.disks[0], 1), Budget(asking(), host.open_link), None)
+            return await reconcile(
+                monitor, host, Target(seen, seen.disks[0], 1), Budget(asking(), host.open_link), None
+            )
 
     outcome = clock.run(work())
     assert not outcome.is_finished
