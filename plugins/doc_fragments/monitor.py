@@ -66,7 +66,9 @@ requirements:
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1
 notes:
   - O(monitors), O(disks), O(vms) and O(exclude) take a string, too, with commas between the names; blanks in front of a
-    name are dropped. An empty string in such a list is no name.
+    name are dropped. An empty string in such a list is no name. Another option that takes a text is left out where
+    that is empty, such as an optional question of a survey (AWX); in M(virtops.qmp.block_stream) also one that takes a
+    number.
   - The module runs on the hypervisor, and needs the right to use the monitors' sockets.
   - A VM is trusted with its own disks and nothing else. What its QEMU could not have answered is an error of this VM,
     and the others are done. In all texts of the result, characters that would act on a terminal are shown escaped,

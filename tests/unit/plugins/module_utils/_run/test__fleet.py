@@ -414,6 +414,23 @@ def test_a_vm_that_does_not_answer_holds_back_no_other() -> None:
     assert speeds_of(qemus[:1]) == [4 * MIB]
 
 
+def test_a_stream_of_which_nobody_knows_counts() -> None:
+    """Where a VM does not answer any more its stream may go on: the others are slowed down for the one in its place."""
+    qemus = vms(4)
+    host = FakeHost(*qemus)
+    busy = at(1, act=lambda: host.unopenable.update({qemus[0].address: MonitorSilent("no greeting")}))
+    speeds: list[list[int]] = []
+    later = at(4.5, act=lambda: speeds.append(speeds_of(qemus)))
+
+    def then() -> None:
+        busy()
+        later()
+
+    outcomes = all_about(host, asking(parallel=2, total_speed=9 * MIB, poll_interval=3), then=then)
+    assert told(outcomes) == ["vm1 vda started", "vm2 vda started", "vm3 vda started"]
+    assert (speeds, host.most_speed) == ([[4.5 * MIB, 3 * MIB, 3 * MIB]], 10.5 * MIB)
+
+
 # -- Short visits ------------------------------------------------------------------------------------------------------
 
 
