@@ -43,11 +43,13 @@ def _table(
     shows_all: bool,
 ) -> list[str]:
     disks = result["disks"]
-    shown = [disk for disk in disks if shows_all or _has_news(disk)]
+    shown: list[Disk] = []
+    hidden: list[Disk] = []
+    for disk in disks:
+        (shown if shows_all or _has_news(disk) else hidden).append(disk)
     lines: list[str] = []
     if shown:
         lines = _aligned([head, *map(row, shown), total(disks)])
-    hidden = [disk for disk in disks if disk not in shown]
     if hidden:
         lines.append(_in_one_line(hidden, is_all=not shown))
     return [*lines, *map(_image_line, result["released"])]

@@ -44,10 +44,9 @@ class Budget:
         return share(self._asked, len(self._members))
 
     async def join(self, key: _Key) -> None:
-        """Make room for one more stream."""
-        if key not in self._members:
-            self._members.add(key)
-            await self._share()
+        """Make room for a stream that is about to begin."""
+        self._members.add(key)
+        await self._share()
 
     def follow(self, key: _Key, job_id: str, speed: int | None) -> bool:
         """From now on the job of a disk is told of every change; whether it has missed one.
