@@ -181,18 +181,15 @@ def _waiting_from(params: Mapping[str, Any]) -> Waiting:
     _check_range("wait_timeout", params["wait_timeout"], least=0, most=_MOST_BYTES)
     _check_range("poll_interval", params["poll_interval"], least=0, most=86400)
     _check_range("cursor", params["cursor"], least=0, most=_MOST_BYTES)
-    waiting = Waiting(
+    return Waiting(
         wait=params["wait"],
         timeout=params["wait_timeout"],
+        until=None if params["until"] is None else read_until(params["until"], time.time(), _minute_of_day),
         on_timeout=params["on_timeout"],
         poll_interval=params["poll_interval"],
         increment=_increment_from(params),
         cursor=params["cursor"] or 0,
     )
-    if params["until"] is None:
-        return waiting
-    now = time.time()
-    return waiting.ending_at(read_until(params["until"], now, _minute_of_day), now)
 
 
 def _increment_from(params: Mapping[str, Any]) -> int | None:

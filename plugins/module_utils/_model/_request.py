@@ -69,12 +69,14 @@ class Waiting:
     increment: int | None = None
     cursor: int = 0
 
-    def ending_at(self, until: float, now: float) -> Waiting:
-        """The same, with an end by the clock; the earlier of two ends counts."""
-        seconds = max(0.0, until - now)
+    def beginning_at(self, now: float) -> Waiting:
+        """The same with the earlier of its two ends as its timeout, for a wait that begins now."""
+        if self.until is None:
+            return self
+        seconds = max(0.0, self.until - now)
         if self.timeout is not None and self.timeout <= seconds:
-            return replace(self, until=until)
-        return replace(self, until=until, timeout=seconds, limit="until")
+            return self
+        return replace(self, timeout=seconds, limit="until")
 
     @property
     def over(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 from typing import AsyncIterator, Sequence
 
@@ -110,7 +111,9 @@ async def reconcile_all(targets: Sequence[Target], request: Request, open_link: 
 
     What fails for one disk stops no other.
     """
-    return await _Fleet(targets, request, open_link, host).run()
+    # Not before: what the look at the VMs has taken is no more to be waited for by the clock.
+    now = replace(request, waiting=request.waiting.beginning_at(time.time()))
+    return await _Fleet(targets, now, open_link, host).run()
 
 
 class _Fleet:

@@ -598,6 +598,7 @@ DEFAULTS: dict[str, Any] = {
         pytest.param({"increment": "1GiB", "cursor": 5}, asking(increment=1024**3, cursor=5), id="increment"),
         pytest.param({"speed": "200MB/s"}, asking(speed=200 * MIB), id="speed per second"),
         pytest.param({"speed": "0"}, asking(speed=0), id="unlimited"),
+        pytest.param({"until": "@1764345600"}, asking(until=1764345600), id="until"),
         pytest.param({"total_speed": "1G"}, asking(total_speed=1024**3), id="all streams together"),
         pytest.param(
             {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
@@ -640,23 +641,6 @@ def test_request_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
         request_from({**DEFAULTS, **options})
-
-
-@pytest.mark.parametrize(
-    ("wait_timeout", "ahead", "timeout", "over"),
-    [
-        pytest.param(None, 1000, 1000, "the time had come that until names", id="until alone"),
-        pytest.param(5000, 1000, 1000, "the time had come that until names", id="until comes first"),
-        pytest.param(500, 1000, 500, "wait_timeout was over", id="wait_timeout is over first"),
-        pytest.param(None, -10, 0, "the time had come that until names", id="it has come"),
-    ],
-)
-def test_the_earlier_end_counts(wait_timeout: int | None, ahead: int, timeout: int, over: str) -> None:
-    """Of `wait_timeout` and `until` the one that ends first ends the wait, and is named where it fails."""
-    at = int(time.time()) + ahead
-    waiting = request_from({**DEFAULTS, "wait_timeout": wait_timeout, "until": f"@{at}"}).waiting
-    assert waiting.timeout == pytest.approx(timeout, abs=30)
-    assert (waiting.until, waiting.over) == (at, over)
 
 
 def test_until_a_time_of_the_day(lab: Lab, module: RunModule) -> None:

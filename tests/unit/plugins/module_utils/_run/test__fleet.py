@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Callable, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
@@ -263,6 +264,24 @@ def test_a_disk_whose_turn_does_not_come(asked: Request, error: str | None) -> N
     else:
         told = None if outcomes[1].error is None else str(outcomes[1].error)
         assert (told, outcomes[1].action, qemus[1].acts) == (error, "none", [])
+
+
+@pytest.mark.parametrize(
+    ("wait_timeout", "ahead", "lasts", "words"),
+    [
+        pytest.param(None, 3, 3, "when the time had come that until names", id="until alone"),
+        pytest.param(4, 3, 3, "when the time had come that until names", id="until comes first"),
+        pytest.param(2, 3, 2, "when wait_timeout was over", id="wait_timeout is over first"),
+        pytest.param(None, -5, 0, "before the time had come that until names", id="it has come"),
+    ],
+)
+def test_the_earlier_end_counts(wait_timeout: int | None, ahead: int, lasts: int, words: str) -> None:
+    """Of `wait_timeout` and `until` the one that ends first ends the wait, and is named where it fails."""
+    took: list[float] = []
+    asked = asking(wait_timeout=wait_timeout, until=time.time() + ahead)
+    (first, *_others) = all_about(FakeHost(*vms(2)), asked, lasts=took)
+    assert took[0] == pytest.approx(lasts, abs=0.9)
+    assert words in " ".join(str(outcome.error) for outcome in (first, *_others))
 
 
 def test_a_place_that_is_free_when_time_is_up_is_not_taken() -> None:
