@@ -82,6 +82,7 @@ options:
     description:
       - An image of the chain that stays as the backing image, by its path or its node name.
       - Use it to keep a golden image that many VMs share in the page cache, and to get rid of the snapshots above it.
+      - An empty string is no base, so that the disk needs no other image afterwards.
       - If QEMU has the base open by a descriptor only (C(/dev/fdset/N)), or in a place that this host does not see, and
         no name leads to it, the disk fails before its stream begins.
     type: str
