@@ -73,6 +73,7 @@ options:
     description:
       - Only the disks of these VMs. Each is the name of a VM (QEMU's C(-name)), its UUID, or a pattern that one of them
         fits, such as V(web*); V(*), V(?) and V([...]) work as in the shell, and upper and lower case differ.
+      - A VM without a name is called by its monitor, as in results; no pattern fits it.
       - All monitors are visited all the same. Leave it out, or empty, for the disks of all VMs.
       - A name that fits no VM that answered is a warning. The VM may be off, or run on another host of the play.
     type: list
@@ -84,7 +85,7 @@ options:
         one of these patterns, such as V(vdb), V(/vms/web01.qcow2) or V(/scratch/*); a VM, with all its disks, if its
         name or its UUID does.
       - Patterns are those of O(vms). A path may also be relative or lead over links.
-      - A name that fits nothing is a warning.
+      - A name that fits nothing is a warning. The VM may be off, or run on another host of the play.
     type: list
     elements: str
 requirements:
@@ -95,7 +96,10 @@ requirements:
     O(domains); tested with libvirt 9.0. libvirt 5.10 or newer, which describes its disks to QEMU by C(-blockdev)
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1
 notes:
-  - An empty string in a list of O(monitors), O(domains), O(disks), O(vms) or O(exclude) is as if it were left out.
+  - O(monitors), O(domains), O(disks), O(vms) and O(exclude) take a string, too, with commas between the names; blanks
+    in front of a name are dropped. An empty string in such a list is no name. Another option that takes a text is left
+    out where that is empty, such as an optional question of a survey (AWX); in M(virtops.qmp.block_stream) also one
+    that takes a number.
   - The module runs on the hypervisor, and needs the right to use the monitors' sockets, or libvirt's.
   - A VM is trusted with its own disks and nothing else. What its QEMU could not have answered is an error of this VM,
     and the others are done. In all texts of the result, characters that would act on a terminal are shown escaped,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
-from ._decide._report import failure_to_result, in_one_message
+from ._decide._clock import read_until
+from ._decide._report import deadline_to_result, failure_to_result, in_one_message
 from ._model._address import DomainName
 from ._model._errors import Failure, QmpError, WrongRequest
 from ._model._request import (
@@ -47,6 +49,9 @@ _NO_LIBVIRT = (
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
 _MOST_BYTES = 2**63 - 1
+
+# Options that are lists of names.
+_LISTS = frozenset({"monitors", "domains", "disks", "vms", "exclude", "images", "search"})
 
 Work = Callable[[AnsibleModule, "Way", Host], Coroutine[Any, Any, Dict[str, Any]]]
 
@@ -126,9 +131,14 @@ def _way(params: Mapping[str, Any], by: str, host: Host, *, takes_turns: bool) -
 
 
 def _leave_out_empty(params: dict[str, Any]) -> None:
-    """An empty string in a list is as if it were not there, such as what a template leaves of an unset variable."""
-    for name in {"monitors", "domains", "disks", "vms", "exclude", "images", "search"}.intersection(params):
-        params[name] = [value for value in params[name] or () if value]
+    """An empty string is as if it were not there, such as what a template or a survey leaves of an unset variable."""
+    for name, value in params.items():
+        if name in _LISTS:
+            # Ansible splits a string at its commas, and leaves the blanks that people write behind them.
+            names = [each.lstrip() for each in value or ()]
+            params[name] = [each for each in names if each]
+        elif isinstance(value, str) and not value.strip():
+            params[name] = None
 
 
 def selection_from(params: Mapping[str, Any]) -> Selection:
@@ -150,7 +160,7 @@ async def populate(module: AnsibleModule, way: Way, host: Host) -> dict[str, Any
     done = await _work.populate(
         way.find, selection_from(params), request, way.open_link, host, is_check=check, bound=bound
     )
-    return done.to_result()
+    return {**done.to_result(), "deadline": deadline_to_result(request.waiting.until, time.time())}
 
 
 async def inform_of_images(module: AnsibleModule, way: Way, host: Host) -> dict[str, Any]:
@@ -172,12 +182,12 @@ def bound_from(vms: Mapping[str, Any], *, is_of_domains: bool = False) -> BoundV
         address = DomainName if is_of_domains else str
         return tuple(_bound_vm(address(name), vm) for name, vm in vms.items())
     except (TypeError, KeyError, ValueError):
-        form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, keys: [KEY, ...]}, ...}"
+        form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, name: NAME or null, keys: [KEY, ...]}, ...}"
         raise WrongRequest(f"bound is invalid; it is {form}, from the result of an earlier call") from None
 
 
 def _bound_vm(monitor: str, vm: Mapping[str, Any]) -> BoundVm:
-    return BoundVm(monitor, _int_or_none(vm["pid"]), _int_or_none(vm["started"]), tuple(vm["keys"]))
+    return BoundVm(monitor, _int_or_none(vm["pid"]), _int_or_none(vm["started"]), tuple(vm["keys"]), vm.get("name"))
 
 
 def _int_or_none(value: Any) -> int | None:
@@ -198,7 +208,8 @@ def request_from(params: Mapping[str, Any]) -> Request:
     return Request(
         state=params["state"],
         base=params["base"],
-        speed=None if params["speed"] is None else to_bytes("speed", params["speed"], "/s"),
+        speed=_speed_from(params, "speed"),
+        total_speed=_speed_from(params, "total_speed"),
         on_error=params["on_error"],
         parallel=params["parallel"],
         check_space=params["check_space"],
@@ -208,6 +219,15 @@ def request_from(params: Mapping[str, Any]) -> Request:
     )
 
 
+def _speed_from(params: Mapping[str, Any], option: str) -> int | None:
+    return None if params[option] is None else to_bytes(option, params[option], "/s")
+
+
+def _minute_of_day(time_: float) -> int:
+    local = time.localtime(time_)
+    return local.tm_hour * 60 + local.tm_min
+
+
 def _waiting_from(params: Mapping[str, Any]) -> Waiting:
     _check_range("wait_timeout", params["wait_timeout"], least=0, most=_MOST_BYTES)
     _check_range("poll_interval", params["poll_interval"], least=0, most=86400)
@@ -215,6 +235,7 @@ def _waiting_from(params: Mapping[str, Any]) -> Waiting:
     return Waiting(
         wait=params["wait"],
         timeout=params["wait_timeout"],
+        until=None if params["until"] is None else read_until(params["until"], time.time(), _minute_of_day),
         on_timeout=params["on_timeout"],
         poll_interval=params["poll_interval"],
         increment=_increment_from(params),

@@ -85,6 +85,7 @@ options:
     description:
       - An image of the chain that stays as the backing image, by its path or its node name.
       - Use it to keep a golden image that many VMs share in the page cache, and to get rid of the snapshots above it.
+      - An empty string is no base, so that the disk needs no other image afterwards.
       - If QEMU has the base open by a descriptor only (C(/dev/fdset/N)), or in a place that this host does not see, and
         no name leads to it, the disk fails before its stream begins.
     type: str
@@ -98,12 +99,24 @@ options:
     default: true
   wait_timeout:
     description:
-      - How long to wait, in seconds. Without it the task waits as long as it takes.
+      - How long to wait, in seconds. Without it, and without O(until), the task waits as long as it takes.
       - What happens then is up to O(on_timeout).
     type: int
+  until:
+    description:
+      - How long to wait, as a time of the day, V("06:00"). It is the next such time by the hypervisor's own clock, in
+        the time zone of the user that the module runs as. Quote it, because YAML takes V(22:00) without quotes for a
+        number.
+      - Use it for a maintenance window that ends at a fixed time, however late the task begins. If O(wait_timeout) is
+        given too, the earlier end counts. O(on_timeout) says what happens then.
+      - On the day on which the clock is put forward over this time the wait ends at that moment; on the day on which
+        the clock is put back it is the first of the two.
+      - V(@1764345600) is a moment in seconds since 1970. The task's own later looks use it, so that they end when the
+        first one would have.
+    type: str
   on_timeout:
     description:
-      - What happens to the streams that still run when O(wait_timeout) is over.
+      - What happens to the streams that still run when O(wait_timeout) is over, or O(until) has come.
       - V(fail), the task fails; the jobs go on in QEMU.
       - V(leave), the task succeeds with RV(finished=false); the jobs go on in QEMU.
       - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with
@@ -140,6 +153,18 @@ options:
         only, because QEMU copies 512 KiB at a time.
       - The limit of a stream that runs already is changed at once. When left out, it stays as it is, and a new
         stream has none.
+    type: str
+  total_speed:
+    description:
+      - The most that all streams of the call together may copy per second, in the words of O(speed); V(0) for no limit.
+      - Each stream that runs gets an equal part, no more than its own O(speed). The limit is shared anew when a stream
+        begins or ends; one that begins has the others slowed down first. A stream that was there before and is joined
+        counts, and gets its part, whoever started it; streams on disks that are not selected do not.
+      - A part that a stream cannot use up, such as one behind a slow base, is not given to others.
+      - Streams that are left to QEMU, with O(wait=false) or by O(on_timeout), keep the part that they have, also when
+        one of them ends. The next run of the task shares the limit anew, or O(speed=0) without this option takes it
+        away.
+      - Set it where O(parallel) is more than 1 and the storage or the network of the hypervisor has a limit.
     type: str
   on_error:
     description:
@@ -189,9 +214,11 @@ options:
     description:
       - Prints a progress line for each running stream every N seconds, on the controller's stderr. In a long task the
         interval grows to a tenth of the time watched, up to 5 minutes, or up to N if that is longer.
-      - V(0) prints none, and runs the module once for the whole wait.
+      - V(0) prints no such line, and runs the module once for the whole wait.
       - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the
-        present pace.
+        present pace. Where there are several disks, one more line tells how many of them are through, and the bytes and
+        the time of all together.
+      - Whatever it is, at the end the task prints RV(summary), on stderr as well. C(no_log) prints nothing.
     type: int
     default: 10
   bound:
@@ -202,7 +229,8 @@ options:
         others. You need not set it.
       - A dictionary. Each key is the monitor of a VM, each value has C(pid) and C(started) of its QEMU as in
         RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If another process serves the
-        monitor, that is an error of this VM, and none of its disks is touched.
+        monitor, that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its
+        C(name) is what its process is called where it has an old image open.
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
@@ -271,6 +299,16 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
     disks: "*"
     wait_timeout: 3600
+    on_timeout: stop
+  become: true
+
+- name: Work until six in the morning, at 500 MiB per second in all
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    parallel: 4
+    total_speed: 500M
+    until: "06:00"
     on_timeout: stop
   become: true
 
@@ -386,6 +424,8 @@ disks:
       proof: map
       cursor: 32212254720
       seconds: 41.3
+      clock: 81734.2
+      order: null
       grew_by: 13207024640
       released:
         - path: /golden/debian-12.qcow2
@@ -449,6 +489,8 @@ disks:
       proof: null
       cursor: 13207863296
       seconds: 41.3
+      clock: 81734.2
+      order: null
       grew_by: 5368512512
       released: []
       error: >-
@@ -558,8 +600,8 @@ disks:
       contains:
         needed:
           description:
-            - How much populating may still write, at most, in bytes; compressed and finely scattered images may take
-              more than that, which QEMU does not tell.
+            - How much populating down to O(base) may still write, at most, in bytes; compressed and finely scattered
+              images may take more than that, which QEMU does not tell.
             - A block device, and an image that does not tell (NBD), counts with its virtual size.
           type: int
         free:
@@ -608,7 +650,8 @@ disks:
         - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
           there was followed or finished; V(resumed), one that was held goes on; V(retuned), its speed was changed;
           V(paused); V(stopped).
-        - Of several actions the most telling one. In check mode, the one that would come first.
+        - Of several actions the most telling one. In check mode, the one that would come first; with O(wait=false),
+          V(none) for a stream that would wait for its turn.
       type: str
     finished:
       description: Whether this disk is populated, down to O(base), and nothing went wrong on the way.
@@ -628,8 +671,21 @@ disks:
       description: Where the next increment begins, in bytes; the virtual size when the disk is populated.
       type: int
     seconds:
-      description: How long the stream was waited for, in seconds.
+      description:
+        - How long the stream was waited for, in seconds by the clock of the hypervisor, from where this task began or
+          joined it until its end was seen.
       type: float
+    clock:
+      description:
+        - When that was over, in seconds since the hypervisor was started; null if no stream was waited for.
+      type: float
+    order:
+      description:
+        - In check mode, the place of the disk among those whose streams would begin, or go on, from 1; null if there
+          would be none. With O(parallel) so many are streamed at a time, and one that is through early lets the next
+          one begin.
+        - Null outside of check mode.
+      type: int
     grew_by:
       description:
         - By how many bytes the active image grew meanwhile, which is what was copied and what the guest wrote to new
@@ -701,16 +757,33 @@ released:
       pids: null
       device: null
       inode: null
+deadline:
+  description: When the wait ends by the clock, as O(until) says; null without that option.
+  returned: unless an option was refused
+  type: dict
+  sample: {at: 1764345600, left: 3127.4}
+  contains:
+    at:
+      description: The moment, in seconds since 1970.
+      type: int
+    left:
+      description: How many seconds there were still left at the end of the task.
+      type: float
 summary:
   description:
-    - What was done, in lines to print. A table with a row for each disk, and a line for each old image.
-    - In check mode C(ACTION) is what would be done first.
+    - What was done, in the lines that the task prints. A table with a row for each disk, a row for all together, and a
+      line for each old image. With C(-v), disks to which nothing was done have rows, too; else they are counted in a
+      line.
+    - In check mode, what would be done. C(WOULD BE) is RV(disks[].action), C(ORDER) is RV(disks[].order), C(TO COPY)
+      and C(FREE) are RV(disks[].space).
   returned: unless an option was refused, or the task runs under C(async)
   type: list
   elements: str
   sample:
-    - "VM     DISK  ACTION   NOW        GREW BY     TIME        RATE  RELEASED"
-    - "web01  vda   started  populated  320 MiB  0:00:05  64.0 MiB/s  /golden/debian-12.qcow2"
+    - "VM     DISK     ACTION   NOW         GREW BY       TIME        RATE  RELEASED"
+    - "web01  vda      started  populated   320 MiB  0:00:05.0  64.0 MiB/s  /golden/debian-12.qcow2"
+    - "total  3 disks           3 finished  320 MiB  0:00:05.0  64.0 MiB/s"
+    - "and 2 disks untouched, finished (-v shows each)"
     - "/golden/debian-12.qcow2: not free, it is still open in VM web02 (pid 813)"
 errors:
   description:
@@ -738,7 +811,7 @@ errors:
         - V(CommandRefused), QEMU answered a command with an error.
         - V(StreamFailed), the disk still needs other images, or it cannot be told. V(DiskGone), it was unplugged.
           V(JobHangs), its storage does not answer. V(WriteBackFailed), what was written did not reach the storage.
-        - V(TimeIsUp), O(wait_timeout) is over, and the job goes on.
+        - V(TimeIsUp), O(wait_timeout) is over, or O(until) has come, and the job goes on.
         - V(Defect), an error of this collection, which its authors want to know of.
         - Null where the module itself could not run to its end.
       type: str

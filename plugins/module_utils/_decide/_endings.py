@@ -12,19 +12,18 @@ from .._model._job import Ending, Job
 from ._plan import WaitEnd
 
 
-def failed_wait(end: WaitEnd, position: str) -> QmpError:
+def failed_wait(end: WaitEnd, position: str, over: str) -> QmpError:
     """Why a wait ended in a failure.
 
     :param position: the state of the job, in words.
+    :param over: how it reads that the time is over.
     """
     if end is WaitEnd.HELD:
         return StreamFailed(
             f"{position}. Remove the cause and run the task again: it resumes the job. `state: aborted` gives up and "
             "keeps what was copied"
         )
-    return TimeIsUp(
-        f"not populated when wait_timeout was over. The {position} and goes on in QEMU; run the task again to join it"
-    )
+    return TimeIsUp(f"not populated when {over}. The {position} and goes on in QEMU; run the task again to join it")
 
 
 def failed_ending(ending: Ending | None, job_id: str, disk: Disk, cursor: int, *, is_wanted: bool) -> QmpError | None:

@@ -139,6 +139,13 @@ def disk_error_to_result(outcome: Outcome, failure: Failure) -> dict[str, Any]:
     return {**failure_to_result(failure), **address_to_result(who.monitor), **about}
 
 
+def deadline_to_result(until: float | None, now: float) -> dict[str, float] | None:
+    """When the wait ends by the clock, in seconds since 1970, and how many seconds of it are left; None without one."""
+    if until is None:
+        return None
+    return {"at": int(until), "left": round(max(0.0, until - now), 1)}
+
+
 def in_one_message(messages: Sequence[str]) -> str:
     """The ``msg`` of a task with these failures."""
     if len(messages) == 1:
@@ -225,6 +232,8 @@ def _why_not_populated(vm: Vm, disk: Disk) -> tuple[bool | None, str | None]:
 def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """One element of ``disks`` of block_stream."""
     disk = disk_to_result(outcome.vm, outcome.disk, free_spaces)
+    # Here it is known how far the disk is to be populated.
+    disk["space"] = {**disk["space"], "needed": space_needed(outcome.disk, outcome.base_index)}
     # What was seen first no longer counts where the VM, asked again, did not answer.
     if outcome.is_unknown:
         disk["populated"] = None
@@ -236,6 +245,8 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         "proof": _proof_of(outcome),
         "cursor": outcome.cursor,
         "seconds": round(outcome.seconds, 1),
+        "clock": None if outcome.clock is None else round(outcome.clock, 1),
+        "order": outcome.order,
         "grew_by": outcome.grew_by,
         "released": list(map(_verdict_to_result, verdicts)),
         **_error_to_result(outcome.error),

@@ -69,6 +69,7 @@ from .._model._request import Request, Waiting
 from .._model._seams import Held, Host, Link, Pull
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
+from ._budget import Budget
 from ._observe import explain, identify, look
 from ._watch import JobWatch
 
@@ -90,16 +91,17 @@ _LATER_SECONDS = 5.0
 
 
 async def reconcile(
-    link: Link, host: Host, target: Target, request: Request, deadline: float | None, earlier: Outcome | None = None
+    link: Link, host: Host, target: Target, budget: Budget, deadline: float | None, earlier: Outcome | None = None
 ) -> Outcome:
     """Do what was asked for with one disk of the VM behind ``link``.
 
+    :param budget: what is asked for; how fast its stream may be changes as others begin and end.
     :param deadline: the time of the event loop at which the wait is over.
     :param earlier: the outcome of an earlier visit, which left a job to QEMU.
     :return: the outcome; what went wrong is in its ``error``.
     """
     with contextlib.ExitStack() as listeners:
-        visit = _Visit(link, host, target, request, deadline, listeners)
+        visit = _Visit(link, host, target, budget, deadline, listeners)
         return await visit.run(earlier)
 
 
@@ -114,19 +116,24 @@ class _Visit:
         link: Link,
         host: Host,
         target: Target,
-        request: Request,
+        budget: Budget,
         deadline: float | None,
         listeners: contextlib.ExitStack,
     ):
         self._link = link
         self._host = host
         self._target = target
-        self._request = request
+        self._budget = budget
         self._deadline = deadline
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
         self._held: Held | None = None
-        self._now = replace(untouched(target, request), cursor=request.waiting.cursor)
+        self._now = replace(untouched(target, self._request), cursor=self._request.waiting.cursor)
+
+    @property
+    def _request(self) -> Request:
+        """What is asked for now."""
+        return self._budget.request
 
     async def run(self, earlier: Outcome | None) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
@@ -305,7 +312,7 @@ class _Visit:
                 raise
             self._now = replace(self._now, watched="")
             return After.GO_ON  # somebody else was faster: it is joined
-        return await self._wait(stream.job_id)
+        return await self._wait(stream.job_id, stream.speed)
 
     async def _sit_out(self, step: Step) -> After:
         """Wait for the end of what is in the way, and look what it has left; or leave, where it takes too long."""
@@ -366,12 +373,12 @@ class _Visit:
         return name
 
     async def _follow(self) -> After:
-        return await self._wait(self._job.id)
+        return await self._wait(self._job.id, self._job.speed)
 
     async def _resume(self) -> After:
-        job_id = self._job.id
-        await self._unless_over(self._link.resume(job_id))
-        return await self._wait(job_id)
+        job = self._job
+        await self._unless_over(self._link.resume(job.id))
+        return await self._wait(job.id, job.speed)
 
     async def _retune(self) -> After:
         await self._unless_over(self._link.set_speed(self._job.id, cast("int", self._request.speed)))
@@ -544,7 +551,9 @@ class _Visit:
             self._watches[job_id] = JobWatch(self._link, job_id, self._listeners)
         return self._watches[job_id]
 
-    async def _wait(self, job_id: str) -> After:
+    async def _wait(self, job_id: str, speed: int | None) -> After:
+        if self._budget.follow(self._target.key, job_id, speed):
+            return After.GO_ON  # the streams were shared anew since its speed was set
         watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
@@ -563,7 +572,7 @@ class _Visit:
             await self._check_ending(job_id)
         after = after_wait(end, waiting)
         if after is After.FAIL:
-            raise failed_wait(end, position)
+            raise failed_wait(end, position, waiting.over)
         return after
 
     async def _keep_written_out(self) -> None:
