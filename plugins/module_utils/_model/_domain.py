@@ -16,6 +16,8 @@ from ._errors import MonitorUnusable
 
 # libvirt numbers the images of a guest, and calls their nodes so; raw ones have no format node since libvirt 9.10.
 _NODE = re.compile(r"libvirt-(\d+)-(?:format|storage)")
+# Its own jobs it calls pull-vda-libvirt-1-format, commit-..., copy-... and backup-...
+_JOB = re.compile(rf"[a-z]+-(.+)-{_NODE.pattern}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ def _attribute(element: ET.Element | None, name: str) -> str:
 def index_of_node(node: str | None) -> str:
     """The number by which libvirt knows an image of this node; empty for a node that libvirt has not made."""
     words = _NODE.fullmatch(node or "")
+    return words[1] if words else ""
+
+
+def target_of_job(job_id: str) -> str:
+    """What libvirt calls the disk on which it has started a job; empty for a job that is not libvirt's."""
+    words = _JOB.fullmatch(job_id)
     return words[1] if words else ""
 
 
