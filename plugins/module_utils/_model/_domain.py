@@ -105,6 +105,6 @@ def _is_same(disk: Disk, known: DomainDisk) -> bool:
 
 
 def _stale_view(disk: Disk, known: DomainDisk) -> str | None:
-    """The first image that libvirt has below those that QEMU uses."""
-    beyond = known.below[max(0, len(disk.chain) - 1) :]
-    return beyond[0] if disk.chain and beyond else None
+    """The image that libvirt has right below the top, where it has more than QEMU: a stream drops what is there."""
+    has_more = bool(disk.chain) and len(known.below) > len(disk.chain) - 1
+    return known.below[0] if has_more else None
