@@ -461,8 +461,7 @@ class Guest:
         for listener in self._listeners:
             listener.wake()
         for end in self._ends.values():
-            if not end.done():
-                end.cancel()
+            end.cancel()
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send one command to QEMU."""

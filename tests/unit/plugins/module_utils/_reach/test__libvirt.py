@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import json
+import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
@@ -26,7 +27,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Stream
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Owner
 from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Found
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _libvirt, _peer, _process
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _libvirt
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._libvirt import DomainLink, Domains, check_uri
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
 from ansible_collections.virtops.qmp.tests.unit import clock
@@ -39,35 +40,6 @@ from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import (
 )
 
 ONE, TWO, THREE = (f"{number}f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51" for number in (1, 2, 3))
-FILES = ("top.qcow2", "mid.qcow2", "base.qcow2")
-
-
-@pytest.fixture
-def processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
-    monkeypatch.setattr(_peer, "_PROCESSES", str(folder))
-    monkeypatch.setattr(_process, "_PROCESSES", str(folder))
-    return Processes(folder)
-
-
-@pytest.fixture
-def guest(processes: Processes) -> Guest:
-    """`web01`, with `vda` over two images."""
-    own = Guest("web01", ONE, pid=100)
-    own.add("vda", *FILES)
-    processes.add_guest(own)
-    return own
-
-
-@pytest.fixture
-def libvirt(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibvirt]:
-    """The daemon with that guest."""
-    own = FakeLibvirt(guest)
-    for name in ("libvirt", "libvirt_qemu"):
-        monkeypatch.setattr(_libvirt, name, own, raising=False)
-    # A thread that hangs here hangs for ever.
-    monkeypatch.setattr(clock, "_REAL_SECONDS", 0.2)
-    yield own
-    own.end()
 
 
 def domains(*patterns: str, owner: Owner | None = None, takes_turns: bool = True) -> Domains:
@@ -99,6 +71,24 @@ def at_guest(libvirt: FakeLibvirt, work: Callable[[DomainLink], Coroutine[Any, A
 
 async def nothing(link: DomainLink) -> None:
     pass
+
+
+# -- The bindings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_bindings_need_not_be_there(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Without them the file can be read, and says what is missing."""
+    for name in ("libvirt", "libvirt_qemu"):
+        module: Any = FakeLibvirt() if there else None
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location(_libvirt.__name__, _libvirt.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    assert (anew.LIBVIRT_IMPORT_ERROR is None) is there
+    assert there or "libvirt" in anew.LIBVIRT_IMPORT_ERROR
 
 
 # -- Addresses ---------------------------------------------------------------------------------------------------------

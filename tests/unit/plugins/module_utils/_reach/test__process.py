@@ -8,25 +8,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorLost, MonitorUnusable
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer, _process
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn, find_guest
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import Processes
 
 UUID = "68818bf6-0908-4fed-b8af-6973d7c40ab5"
 OTHER = "00000000-0908-4fed-b8af-6973d7c40ab5"
 REST = ["-S", "-machine", "pc", "-uuid", UUID, "-display", "none"]
-
-
-@pytest.fixture
-def processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
-    monkeypatch.setattr(_peer, "_PROCESSES", str(folder))
-    monkeypatch.setattr(_process, "_PROCESSES", str(folder))
-    return Processes(folder)
 
 
 # -- The process of a guest --------------------------------------------------------------------------------------------
