@@ -523,7 +523,7 @@ def hear(libvirt: FakeLibvirt, *told: tuple[str, str | None], seconds: float = 1
                 heard.append(await events.next(seconds))
         return heard
 
-    return [event and event["event"] for event in at_guest(libvirt, work)]  # type: ignore[no-any-return]
+    return [event and event["event"] for event in at_guest(libvirt, work)]
 
 
 OURS = json.dumps({"device": "populate-vda", "error": "x"})
