@@ -135,7 +135,7 @@ class FakeLibvirt:
         self.refuses: dict[str, LibvirtError] = {}
         self.hangs: set[str] = set()
         self.answers: dict[str, str] = {}
-        self.tells_ends = True
+        self.tells_ends = self.tells_in_threads = True
         self.is_up = True
         self.over = threading.Event()
         self._numbers = iter(range(1, 10**6))
@@ -220,9 +220,15 @@ class FakeLibvirt:
         """Call whoever listens to events of this kind, from a thread as libvirt does."""
         for each, callback in list(self.callbacks.values()):
             if each == kind:
-                thread = threading.Thread(target=callback, args=(None, None, *details, None), name="away: events")
-                thread.start()
-                thread.join(_PATIENCE)
+                self._call(callback, None, None, *details, None)
+
+    def _call(self, callback: Callable[..., None], *words: object) -> None:
+        if not self.tells_in_threads:
+            return callback(*words)
+        thread = threading.Thread(target=callback, args=words, name="away: events")
+        thread.start()
+        thread.join(_PATIENCE)
+        return None
 
     def stop(self, guest: Guest, event: int = VIR_DOMAIN_EVENT_STOPPED) -> None:
         """The guest ends; started anew it is another QEMU."""
@@ -233,9 +239,7 @@ class FakeLibvirt:
         """The daemon ends, and the guests live on."""
         self.is_up = False
         for _kind, callback in [each for each in self.callbacks.values() if each[0] == "close"]:
-            thread = threading.Thread(target=callback, args=(None, 1, None), name="away: events")
-            thread.start()
-            thread.join(_PATIENCE)
+            self._call(callback, None, 1, None)
 
     def pulled(self, guest: Guest, job: FakeJob) -> None:
         """libvirt's own job is over: bring the view up to date, close what is left over, dismiss it and tell."""

@@ -21,6 +21,7 @@ from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._threads import away
+from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeQemu
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
@@ -126,6 +127,7 @@ def test_no_call_of_libvirt_waits_on_the_event_loop(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A guest is found, waited for and populated without one call of libvirt's, or of /proc, on the loop's thread."""
+    libvirt.tells_in_threads = False  # the daemon's loop is watched, too: it is the same
     # This process has the images open.
     (folder / str(guest.qemu.pid)).rename(folder / str(os.getpid()))
     guest.qemu.pid = os.getpid()
@@ -142,8 +144,9 @@ def test_no_call_of_libvirt_waits_on_the_event_loop(
             node.filename = node.filename.replace("/vms", str(folder))
             Path(node.filename).write_bytes(HEADER)
             stack.enter_context(open(node.filename, "rb"))
-        monkeypatch.setattr(asyncio, "run", lambda work: run_hurrying(beside_the_daemon(work)))
-        run_module("block_stream", {"domains": ["*"], "disks": ["vda"], "connect_timeout": 60}, monkeypatch)
+        monkeypatch.setattr(clock, "_REAL_SECONDS", 30)
+        monkeypatch.setattr(asyncio, "run", lambda work: clock.run(beside_the_daemon(work)))
+        run_module("block_stream", {"domains": ["*"], "disks": ["vda"], "connect_timeout": 600}, monkeypatch)
     printed = json.loads(capsys.readouterr().out)
     assert [disk["domain"] for disk in printed["disks"]] == ["web01"], printed
     assert (libvirt.log[1:], len(guest.qemu.chain())) == ([("blockPull", "vda", 0, 0)], 1), printed
