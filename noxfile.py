@@ -292,6 +292,7 @@ SHIPPED = re.compile(
 NEEDED = {
     "README.md",
     "extensions/eda/plugins/event_source/jobs.py",
+    "extensions/eda/rulebooks/streams.yml",
     "extensions/eda/schemas/stream.json",
     "meta/extensions.yml",
     "meta/runtime.yml",
