@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import runpy
 import socket
 import sys
@@ -21,6 +22,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model import _text
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import recorded, recorded_vm
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import IO_ERROR, MIB, NO_SPACE, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.lies import EVENT, LIES, answers_of, places, told
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import Client, acting_as, serving, silence
 
 SCHEMA = Path(jobs.__file__).parents[2] / "schemas" / "stream.json"
@@ -273,6 +275,30 @@ def test_an_ending_that_nobody_heard(before: Disk | None, now: Disk | None, is_s
     """Only a chain without its old images tells of success."""
     found, error = jobs.ending_unheard(before, now, is_same_vm=is_same_vm)
     assert (found, bool(error)) == (event, event == "failed")
+
+
+READ: Mapping[str, Callable[[Any], object]] = {
+    "query-uuid": jobs.uuid_of,
+    "query-block": lambda reply: jobs.presentable([disk.told() for disk in jobs.disks_of(reply).values()]),
+    "query-block-jobs": jobs.streams_of,
+    "x-debug-query-block-graph": lambda reply: jobs.disk_of_job("j1", reply, {"vda": a_disk()}),
+    EVENT: lambda reply: [jobs.moment_of(reply), jobs.ending_of("", reply["data"]), jobs.numbers_of(reply["data"])],
+}
+
+
+@pytest.mark.parametrize("question", READ)
+def test_a_lie_in_any_place(question: str) -> None:
+    """In the place of any member of an answer it is found to be one, or is an answer of a bounded size."""
+    honest = answers_of("qemu-7.2-running-under-filters")[question]
+    lies = {name: lie() for name, lie in LIES.items()}
+    every = [(place, name) for place in places(honest) for name in lies]
+    for place, name in random.Random(1).sample(every, min(300, len(every))):
+        reply = told(honest, place, lies[name])
+        if question == EVENT and not isinstance(reply.get("data"), dict):
+            continue  # that it is an object is held where it is read
+        with contextlib.suppress(Unfit):
+            answer = READ[question](reply)
+            assert len(json.dumps(answer, default=str, allow_nan=False)) < 2**20, (place, name)
 
 
 # --- options ----------------------------------------------------------------------------------------------------
