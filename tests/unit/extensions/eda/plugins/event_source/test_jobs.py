@@ -1041,7 +1041,7 @@ def test_the_end_of_another_host_is_told_once_and_its_return(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("maker", "words"),
     [
-        (lambda: FakeProcess(), "it ended"),
+        (FakeProcess, "it ended"),
         (lambda: FakeProcess(goes_on=True), "nothing came for 60 s"),
         (lambda: FakeProcess(goes_on=True, stays=1), "nothing came for 60 s"),
         (lambda: FakeProcess(goes_on=True, stays=2), "nothing came for 60 s"),
@@ -1068,8 +1068,12 @@ def test_a_program_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "cannot run it: Resource" in (await heard.until("monitor_lost"))["error"]
         await heard.until("monitor_back")
 
-    makers = iter([fail, fail])
-    relaying(act, monkeypatch, lambda: next(makers, lambda: FakeProcess(b"", goes_on=True))())
+    failures = iter([fail, fail])
+
+    def maker() -> FakeProcess | None:
+        return next(failures, lambda: FakeProcess(b"", goes_on=True))()
+
+    relaying(act, monkeypatch, maker)
 
 
 def test_what_is_remembered_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
