@@ -1057,14 +1057,11 @@ class Relay:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        beside = [
-            asyncio.ensure_future(self._send(process.stdin)),
-            asyncio.ensure_future(self._keep_last_words(process.stderr)),
-        ]
+        last_words = asyncio.ensure_future(self._keep_last_words(process.stderr))
+        beside = [asyncio.ensure_future(_send(process.stdin, self.order())), last_words]
         try:
             why = await self._receive(process.stdout)
-            with contextlib.suppress(asyncio.TimeoutError):  # for its last words
-                await asyncio.wait_for(process.wait(), 1)
+            await asyncio.wait({last_words}, timeout=1)
             return why
         finally:
             process.stdin.close()
@@ -1072,14 +1069,6 @@ class Relay:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-
-    async def _send(self, stdin: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):  # told by the end of what it says
-            stdin.write(self.order())
-            while True:
-                await stdin.drain()
-                await asyncio.sleep(_BEAT_SECONDS)
-                stdin.write(b"\n")
 
     async def _keep_last_words(self, stderr: asyncio.StreamReader) -> None:
         while words := await stderr.read(4096):
@@ -1114,6 +1103,16 @@ class Relay:
             self._remembered[key] = event
         if len(self._remembered) > _MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
+
+
+async def _send(stdin: asyncio.StreamWriter, order: bytes) -> None:
+    """Give an order, and say again and again that we are there."""
+    with contextlib.suppress(ConnectionError):  # told by the end of what the other end says
+        stdin.write(order)
+        while True:
+            await stdin.drain()
+            await asyncio.sleep(_BEAT_SECONDS)
+            stdin.write(b"\n")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
