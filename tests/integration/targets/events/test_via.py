@@ -51,7 +51,9 @@ def sshd(folder: Path) -> Iterator[dict[str, object]]:
         "PermitRootLogin": "prohibit-password",
     }
     (folder / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it insists on this folder
+    insisted = Path("/run/sshd")  # sshd does, on this folder
+    is_made = not insisted.exists()
+    insisted.mkdir(mode=0o755, exist_ok=True)
     daemon = start([SSHD, "-D", "-e", "-f", folder / "sshd_config"], folder / "sshd.log")
     words = ["ssh", "-F", "none", "-oBatchMode=yes", "-oIdentitiesOnly=yes", "-oStrictHostKeyChecking=no"]
     words += [f"-oUserKnownHostsFile={folder}/known", f"-i{folder}/user", f"-p{port}", "root@127.0.0.1"]
@@ -61,6 +63,8 @@ def sshd(folder: Path) -> Iterator[dict[str, object]]:
     finally:
         kill(daemon.pid)
         daemon.wait()
+        if is_made:
+            insisted.rmdir()
 
 
 def _free_port() -> int:

@@ -96,12 +96,12 @@ def proxmox_9(chain: images.Chain) -> Start:
         "node-name": "ef6d87b01b7bb888b84",
     }
     format = {**common, "driver": "qcow2", "file": file, "node-name": "ff6d87b01b7bb888b84"}
-    group = {"qom-type": "throttle-group", "id": "throttle-drive-scsi0", "limits": {}}
+    group = "throttle-group,id=throttle-drive-scsi0"  # Proxmox VE writes it as JSON, which QEMU 5.2 cannot read
     top = {"driver": "throttle", "file": format, "node-name": "drive-scsi0", "throttle-group": "throttle-drive-scsi0"}
     device = (
         "scsi-hd,bus=scsihw0.0,scsi-id=0,device_id=drive-scsi0,drive=drive-scsi0,id=scsi0,bootindex=100,write-cache=on"
     )
-    words = ["-object", json.dumps(group), "-blockdev", json.dumps(top), "-device", device]
+    words = ["-object", group, "-blockdev", json.dumps(top), "-device", device]
     return Start([*proxmox(chain), *words], "drive-scsi0")
 
 
