@@ -26,7 +26,7 @@ import stat
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, AsyncIterator, Awaitable, Callable, Iterable, Mapping, NoReturn, Sequence
 
 DOCUMENTATION = r"""
 ---
@@ -598,7 +598,7 @@ class Monitor:
     """What is remembered of one monitor while nobody is connected, too.
 
     ``jobs``: the streams that are known, with their disks as they were at the beginning. ``disks``: as last seen.
-    ``changed``: the keys of disks whose chains changed since, and no job has been told as the cause yet.
+    ``changed``: those whose chains changed, as they were before, and no job has been told as the cause yet.
     """
 
     address: str
@@ -616,30 +616,35 @@ class Monitor:
         """Listen, and come back when the connection ends; return when the socket that a glob found is gone."""
         pause = _FIRST_PAUSE
         while True:
-            try:
-                async with opened(self) as session:
-                    pause = _FIRST_PAUSE
-                    await session.listen()
-            except Absent as error:
-                await self._lose(error, is_news=self.is_named or bool(self.jobs) or self.vm != Vm())
-                if not self.is_named:
-                    return
-            except Lost as error:
-                await self._lose(error, is_news=True)
-                if isinstance(error, Unfit):
-                    pause = _PAUSE_OF_UNFIT
-            except Exception as error:  # whatever one VM sends, the others are listened to
-                LOG.exception("%s", printable(self.address))
-                await self._lose(Lost(f"unexpected: {type(error).__name__}"), is_news=True)
+            failure = await self._listen()
+            if not self.is_lost:
+                pause = _FIRST_PAUSE
+            await self._lose(failure)
+            if isinstance(failure, Absent) and not self.is_named:
+                return
+            if isinstance(failure, Unfit):
                 pause = _PAUSE_OF_UNFIT
             await asyncio.sleep(pause)
             pause = max(pause, min(2 * pause, self.options.rescan))
 
-    async def _lose(self, error: Lost, *, is_news: bool) -> None:
-        LOG.info("%s: %s", printable(self.address), error)
-        if is_news and not self.is_lost:
+    async def _listen(self) -> Lost:
+        """Listen for as long as it can be; return why that is over."""
+        try:
+            async with opened(self) as session:
+                await session.listen()
+        except Lost as error:
+            return error
+        except Exception as error:  # whatever one VM sends, the others are listened to
+            LOG.exception("%s", printable(self.address))
+            return Unfit(f"unexpected: {type(error).__name__}")
+
+    async def _lose(self, failure: Lost) -> None:
+        """Tell of it once. Of a VM that is off, and that nobody named or heard, nothing is told."""
+        LOG.info("%s: %s", printable(self.address), failure)
+        is_off = isinstance(failure, Absent) and not self.is_named and not self.jobs and self.vm == Vm()
+        if not is_off and not self.is_lost:
             self.is_lost = True
-            await self.tell("monitor_lost", error=str(error), jobs=sorted(self.jobs))
+            await self.tell("monitor_lost", error=str(failure), jobs=sorted(self.jobs))
 
     async def tell(self, event: str, at: float | None = None, disk: Disk | None = None, **more: Any) -> None:
         """Send an event, not faster than a monitor may."""
@@ -716,7 +721,7 @@ class Session:
         except QMPError as error:
             raise self._client.ended(f" at {command}") from error
 
-    async def listen(self) -> None:
+    async def listen(self) -> NoReturn:
         """Tell what is there, then what happens, until the connection ends."""
         await self._catch_up()
         loop = asyncio.get_running_loop()
@@ -972,9 +977,8 @@ async def listen(options: Options, put: Put, remembered: Iterable[Event] = ()) -
                     monitor = monitors.setdefault(address, Monitor(address, options, put, is_named))
                     tasks[address] = asyncio.ensure_future(monitor.run())
             await asyncio.sleep(options.rescan)
-            for address in [each for each, task in tasks.items() if task.done() and not monitors[each].jobs][
-                _MOST_MONITORS:
-            ]:
+            over = [address for address, task in tasks.items() if task.done() and not monitors[address].jobs]
+            for address in over[_MOST_MONITORS:]:
                 del tasks[address], monitors[address]
             addresses = {}
     finally:

@@ -781,6 +781,22 @@ def test_a_qemu_that_does_not_answer(folder: Path, talk: Any, words: str) -> Non
     hear(vm(), act, folder / "a", talk)
 
 
+def test_a_qemu_that_hangs_up_again_and_again(folder: Path) -> None:
+    """It is visited no more often than new monitors are looked for."""
+    calls: list[Client] = []
+
+    async def talk(client: Client) -> None:
+        calls.append(client)
+        await hang_up(client)
+
+    async def act(heard: Heard, qemu: FakeQemu) -> None:
+        await heard.until("monitor_lost")
+        await asyncio.sleep(60)
+        assert 25 < len(calls) < 40
+
+    hear(vm(), act, folder / "a", talk)
+
+
 def lying(qemu: FakeQemu, command: str, reply: Any) -> Any:
     """A VM that answers one question with this."""
     setattr(qemu, "_" + command.replace("-", "_"), lambda _arguments: reply)
