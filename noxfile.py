@@ -284,6 +284,7 @@ SHIPPED = re.compile(
     r"""(MANIFEST\.json|FILES\.json|(README|SECURITY|CODE_OF_CONDUCT)\.md|COPYING|LICENSES/.+
     |CHANGELOG\.rst|requirements\.txt
     |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
+    |meta/extensions\.yml|extensions/eda/(plugins/event_source/[a-z_]+\.py|rulebooks/[a-z_]+\.yml|schemas/[a-z_]+\.json)
     |docs/docsite/(config|extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
     |plugins/[a-z_/]+\.(py|yml)|playbooks/[a-z_/]+\.yml
     |roles/[a-z_]+/(README\.md|[a-z_]+/[a-zA-Z_/]+\.(yml|j2)))""",
