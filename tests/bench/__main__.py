@@ -28,6 +28,7 @@ from lab.process import run, tool
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
+from .events import events
 from .guests import guests
 from .headers import headers
 from .measure import Figure
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "throughput": throughput,
     "headers": headers,
     "libvirt": guests,
+    "events": events,
 }
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench"
 
