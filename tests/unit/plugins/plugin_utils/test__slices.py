@@ -450,7 +450,7 @@ def test_later_slices_of_domains_are_bound() -> None:
     watched = [of_domain(), of_domain("web02")]
     vms = [{"monitor": None, "domain": name, "pid": 5, "started": 7, "name": name} for name in ("web01", "web02")]
     bound = bind(vms, watched)
-    assert bound == {name: {"pid": 5, "started": 7, "keys": [KEY]} for name in ("web01", "web02")}
+    assert bound == {name: {"pid": 5, "started": 7, "name": name, "keys": [KEY]} for name in ("web01", "web02")}
     assert [key_of(each) for each in watched] == [("web01", KEY), ("web02", KEY)]
 
 
