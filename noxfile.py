@@ -34,6 +34,8 @@ workplace.prepare()
 PYTHONS, RUNNABLE = workplace.pythons(), workplace.runnable()
 NEWEST = RUNNABLE[-1] if RUNNABLE else "2.19"
 RELEASED = [core for core in CORES if core not in CANDIDATES]
+# The Pythons that the newest sends modules to.
+TARGETS = range(9, 15)
 # The everyday run: the oldest and the newest that can run here. Those without a Python are kept, to be reported.
 EVERYDAY = [core for core in RELEASED if core in RUNNABLE[:1] + RUNNABLE[-1:] or core not in RUNNABLE]
 
@@ -68,10 +70,22 @@ def sanity(session: nox.Session, core: str) -> None:
 @nox.session
 @each_core(everyday=EVERYDAY)
 def units(session: nox.Session, core: str) -> None:
-    """ansible-test units, on every Python here that this ansible-core supports as controller or target."""
+    """ansible-test units, on every Python here that this ansible-core supports as controller or target.
+
+    The two of the everyday run share the Pythons: each is run once.
+    """
     session.install(ansible_core(core))
     need_some(session, "tests/unit", "**/test_*.py")
-    ansible_test(session, core, "units", "--venv")
+    for words in share_of_pythons(core) if not session.posargs else [[]]:
+        ansible_test(session, core, "units", "--venv", *words)
+
+
+def share_of_pythons(core: str) -> list[list[str]]:
+    """Words for ansible-test, once for each run: which Python."""
+    oldest = [PYTHONS[0], python_of(RUNNABLE[0])] if len(RUNNABLE) > 1 else []
+    shares = {RUNNABLE[0]: oldest, NEWEST: [minor for minor in PYTHONS if minor in TARGETS and minor not in oldest]}
+    # Every Python that it knows, if it is none of the two.
+    return [["--python", f"3.{minor}"] for minor in shares.get(core, ())] or [[]]
 
 
 @nox.session
