@@ -44,6 +44,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._header import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import OtherRuns
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 
 MIB = 1024 * 1024
@@ -128,6 +129,7 @@ class FakeQemu:
         self.alive = True
         self.deaf = False
         self.listeners: list[FakeEvents] = []
+        self.runs: OtherRuns | None = None
         self.on_change: Callable[[], None] = lambda: None
 
     # Building
@@ -541,6 +543,7 @@ class FakeConnection:
         self._qemu = qemu
         self.address = qemu.address
         self.peer: Peer | None = Peer(qemu.pid, 64055, 64055, qemu.started, "qemu-system-x86_64", 64055, True)
+        self.runs = qemu.runs
         self.is_open = True
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:

@@ -70,6 +70,7 @@ class QemuLink:
         self._connection = connection
         self.address = connection.address
         self.peer = connection.peer
+        self.runs = connection.runs
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 

@@ -129,8 +129,7 @@ class _Visit:
     async def run(self, earlier: Outcome | None) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
         if earlier is not None:
-            # A stream that an earlier visit left is not started anew: if it is gone, and its work not done, it failed.
-            self._now = replace(earlier, cursor=self._request.waiting.cursor, has_streamed=True, watched="")
+            self._now = replace(earlier.left_alone(), cursor=self._request.waiting.cursor, watched="", gives_way=False)
         try:
             await self._arrive(is_first=earlier is None)
         except QmpError as error:
@@ -157,11 +156,18 @@ class _Visit:
         }
         for _number in range(_MOST_STEPS):
             now = self._now
-            step = next_step(now.disk, now.job, self._request, now.base_index, is_stopping=now.is_stopping)
+            step = next_step(
+                now.disk,
+                now.job,
+                self._request,
+                now.base_index,
+                is_stopping=now.is_stopping,
+                gave_way=now.gave_way,
+            )
             if step is Step.DONE:
                 return
             if must_sit_out(step) and (await self._link.migration()).is_under_way:
-                if await self._sit_out() is After.LEAVE:
+                if await self._sit_out() is not After.GO_ON:
                     return
                 continue
             self._refuse_states()
@@ -169,7 +175,7 @@ class _Visit:
                 self._now = now.did(step)
             after = await (self._stream_again(self._job) if await self._is_lost(step) else take[step]())
             await self._look()
-            if after is After.LEAVE:
+            if after in (After.LEAVE, After.GIVE_WAY):
                 return
             if after is After.STOP:
                 self._now = replace(self._now, is_stopping=True)
@@ -312,6 +318,8 @@ class _Visit:
                 if after is After.FAIL:
                     raise migrating(self._now.job)
                 return after
+            if self._link.runs is not None and self._link.runs.is_waiting():
+                return self._give_way()
             await asyncio.sleep(_MIGRATION_SECONDS)
         await self._look()
         return After.GO_ON
@@ -533,7 +541,11 @@ class _Visit:
         after = after_wait(end, waiting)
         if after is After.FAIL:
             raise failed_wait(end, position)
-        return after
+        return self._give_way() if after is After.GIVE_WAY else after
+
+    def _give_way(self) -> After:
+        self._now = replace(self._now.left_alone(), gives_way=True, gave_way=True)
+        return After.GIVE_WAY
 
     async def _keep_written_out(self) -> None:
         """Have what is copied written out while the stream goes on, so that little is left to wait for at its end.
