@@ -6,6 +6,7 @@
 python -m campaign --rounds 200 --seed 1
 python -m campaign --seconds 3600 --jobs 2
 python -m campaign --seed 1 --only 17
+python -m campaign --leave [--rounds 50]   # cut a task off from its controller, and run it again
 python -m campaign --fuzz [--all-places] [--seconds 600]   # lies in place of kills
 """
 
@@ -18,7 +19,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, takewhile
 
-from . import lying
+from . import leaving, lying
 from .bench import Report
 from .control import CONTROLS
 from .rounds import Round, play
@@ -58,7 +59,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="so many rounds at a time (2)")
     parser.add_argument("--fuzz", action="store_true", help="kill nobody: let a VM lie, --rounds times at most")
     parser.add_argument("--all-places", action="store_true", help="with --fuzz: in every place of every recording")
+    parser.add_argument("--leave", action="store_true", help="cut SSH connections, --rounds times (50)")
     options = parser.parse_args()
+    if options.leave:
+        return 1 if leaving.play(options.seed, options.rounds or 50, options.only) else 0
     if options.fuzz:
         seconds, most = options.seconds, options.rounds
         return 1 if lying.play(options.seed, all_places=options.all_places, seconds=seconds, most=most) else 0

@@ -11,9 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import NbdServer, Vm, disks, images, product, wait_until
-
-from .conftest import Task
+from lab import NbdServer, Task, Vm, disks, images, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
