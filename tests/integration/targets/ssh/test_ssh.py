@@ -66,7 +66,7 @@ def test_a_hypervisor_is_populated(  # a host, how it is reached, and what is on
     defaults = {"group/virtops.qmp.qmp": {"monitors": monitors}}
     play = {"hosts": "all", "gather_facts": False, "module_defaults": defaults, "tasks": tasks}
     extra = {"populate_monitors": monitors}
-    run = product.playbook(json.dumps([play]), *sshd.reach(**way(become, pipelining)), extra=extra)
+    run = product.playbook(json.dumps([play]), *sshd.reach(way(become, pipelining)), extra=extra)
     assert run.code == 0, run.stdout + run.stderr
     assert [disk["populated"] for disk in run.result("look")["disks"]] == [False, False]
     assert "localhost web01 vda  " in run.stderr
