@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from lab import lab_folder
 from lab.process import run, tool
 
+from .connection import connection
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "vms": many_vms,
     "depth": depth,
     "idle": idle,
+    "ssh": connection,
     "throughput": throughput,
     "headers": headers,
 }

@@ -154,7 +154,7 @@ def follower(vm: Vm) -> Iterator[product.Running]:
 def test_a_run_that_follows_a_stream_gives_way(vm: Vm, follower: product.Running) -> None:
     """Whoever else comes is served at once, again and again, and has the last word on the speed; both see the end."""
     for speed in ("96K", "128K"):
-        arguments = {"monitors": [vm.monitor], "connect_timeout": 2}
+        arguments: dict[str, Any] = {"monitors": [vm.monitor], "connect_timeout": 2}
         assert not product.module("block_stream_info", **arguments).failed
         retuned = product.module("block_stream", disks=["vda"], speed=speed, wait=False, **arguments)
         assert (retuned.failed, retuned["disks"][0]["action"]) == (False, "retuned"), retuned
