@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import socket
 from dataclasses import dataclass
 from typing import Iterator
@@ -41,7 +40,7 @@ NAME_OF_OURS = "\0virtops.qmp/"
 
 _numbers = itertools.count()
 # What tells this process from every other one, also from one with the same pid in another PID namespace.
-_this_process = f"{os.getpid()}-{secrets.token_hex(8)}"
+_this_process = f"{os.getpid()}-{os.urandom(8).hex()}"
 
 
 def call_by_name(end: socket.socket) -> None:
