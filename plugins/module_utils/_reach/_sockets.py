@@ -17,7 +17,6 @@ from typing import Iterator, Mapping, Tuple
 # include/uapi/linux: netlink.h, sock_diag.h, unix_diag.h. Not all of it is in Python's socket.
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLMSG_DONE = 3
 _NLM_F_REQUEST = 1
 _NLM_F_DUMP = 0x300
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, port

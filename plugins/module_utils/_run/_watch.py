@@ -19,8 +19,8 @@ from .._model._seams import Link
 _POLL_SECONDS = 5.0
 # A cursor has no event. A stream without a speed limit moves some megabytes in this time.
 _CURSOR_POLL_SECONDS = 0.02
-# Who waits for the monitor has no event either. A look at the queue costs as much as a timer.
-_WANTED_SECONDS = 0.25
+# Who waits for the monitor has no event either. A look at the queue costs as much as the timer for it.
+_WANTED_SECONDS = 0.5
 # A job ends at once when it is told to, unless its storage hangs.
 _END_SECONDS = 60.0
 
