@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab import Sshd, Task, Vm, disks, images, lab_folder, wait_until
+from lab import Sshd, Task, Vm, disks, images, lab_folder, ssh, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CONNECT_TIMEOUT = 5
@@ -39,19 +39,26 @@ class Leaving:
     number: int
     cut: str
     pipelining: bool
+    sudo: bool
     slice: int
     delay: float
 
     @classmethod
     def of(cls, seed: int, number: int) -> Leaving:
-        """Each cut in turn, each with and without pipelining."""
+        """Each cut in turn, each with and without pipelining, and all of that with and without sudo."""
         chance = random.Random(f"leaving {seed} {number}")
         cut = list(CUTS)[number % len(CUTS)]
-        pipelining = number // len(CUTS) % 2 == 1
-        return cls(seed, number, cut, pipelining, chance.randrange(40, 301), chance.uniform(0, 2))
+        pipelining, sudo = number // len(CUTS) % 2 == 1, number // len(CUTS) % 4 > 1
+        return cls(seed, number, cut, pipelining, sudo, chance.randrange(40, 301), chance.uniform(0, 2))
+
+    @property
+    def variables(self) -> Mapping[str, object]:
+        """How the host is reached; without sudo where that is not to be had."""
+        plain = {"ansible_pipelining": self.pipelining}
+        return (self.sudo and ssh.with_sudo(pipelining=self.pipelining)) or plain
 
     def __str__(self) -> str:
-        way = "pipelining" if self.pipelining else "no pipelining"
+        way = ("pipelining" if self.pipelining else "no pipelining") + (", sudo" if self.sudo else "")
         return f"{self.number:3} {self.cut}, {way}, slices of {self.slice} s, after {self.delay:.2f} s"
 
 
@@ -74,8 +81,9 @@ def come_back(leaving: Leaving) -> Return:
         first = Task(
             folder,
             {**arguments, "speed": "64K", "progress": leaving.slice},
-            reach=sshd.reach({"ansible_pipelining": leaving.pipelining}, controller="one"),
+            reach=sshd.reach(leaving.variables, controller="one"),
             in_terminal=True,
+            environ=ssh.ROOT_BY_SUDO,
         )
         stack.callback(first.clear_away)
         wait_until(lambda: first.is_over or any(job["offset"] for job in vm.jobs().values()), "the stream copies")
@@ -91,8 +99,8 @@ def come_back(leaving: Leaving) -> Return:
 
 def _run_again(folder: Path, sshd: Sshd, leaving: Leaving, arguments: dict[str, object]) -> Task:
     # From another controller: OpenSSH would wait for ever for the hanging connection that this one shares.
-    reach = sshd.reach({"ansible_pipelining": leaving.pipelining}, controller="two")
-    task = Task(folder, arguments, reach=reach, name="again")
+    reach = sshd.reach(leaving.variables, controller="two")
+    task = Task(folder, arguments, reach=reach, name="again", environ=ssh.ROOT_BY_SUDO)
     task.wait()
     return task
 

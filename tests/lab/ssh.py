@@ -40,6 +40,10 @@ def _can_log_in_without_pam() -> bool:
     return not any(row[0] == getpass.getuser() and row[1].startswith("!") for row in rows)
 
 
+# Ansible leaves sudo out where who logs in is who the task becomes.
+ROOT_BY_SUDO = {"ANSIBLE_BECOME_ALLOW_SAME_USER": "1"}
+
+
 class Sshd:
     """The server, and how Ansible is told to use it. It ends with everything that was started through it."""
 
@@ -157,7 +161,7 @@ def _name_of(pid: int) -> str:
 def with_sudo(*, pipelining: bool) -> dict[str, object] | None:
     """Variables with which a task becomes root by sudo; None where that is not to be had.
 
-    From root, too, if ANSIBLE_BECOME_ALLOW_SAME_USER is set.
+    In the environment `ROOT_BY_SUDO` from root, too.
     """
     words = ["sudo", "-n", "true"]
     with contextlib.suppress(FileNotFoundError):

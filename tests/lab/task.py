@@ -41,7 +41,7 @@ class Task:
         reach: Sequence[str] = LOCALLY,
         name: str = "task",
         in_terminal: bool = False,
-        **environ: str,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """Start it.
 
@@ -60,7 +60,7 @@ class Task:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=product.environment(**environ),
+                env=product.environment(**(environ or {})),
                 start_new_session=in_terminal,
             )
 

@@ -22,7 +22,8 @@ def watch(folder: Path) -> Iterator[Callable[..., Task]]:
 
     def start(vm: Vm, **arguments: Any) -> Task:
         environ = arguments.pop("environ", {})
-        tasks.append(Task(folder, {"monitors": [vm.monitor], "disks": ["*"], "progress": 1, **arguments}, **environ))
+        options = {"monitors": [vm.monitor], "disks": ["*"], "progress": 1, **arguments}
+        tasks.append(Task(folder, options, environ=environ))
         return tasks[-1]
 
     yield start
