@@ -6,10 +6,11 @@
 export LC_ALL := C.UTF-8
 JOBS ?= auto
 
-.PHONY: help setup demo test matrix faults bench clean
+.PHONY: help setup demo demo-libvirt test matrix faults bench clean
 
 help:
 	@echo "make demo          show a running VM's disks being populated, on this machine"
+	@echo "make demo-libvirt  the same for a guest of libvirt, beside virsh blockpull"
 	@echo "make test          run every test there is (JOBS=1: one after the other)"
 	@echo "make matrix        the integration targets on QEMU 5.2 to 11.1, through the oldest and the newest Python"
 	@echo "make faults        kill whoever takes part in a stream, 200 times, and say what was lost"
@@ -22,6 +23,9 @@ setup:
 
 demo: setup
 	@.venv/bin/python tests/lab/demo.py
+
+demo-libvirt: setup
+	@.venv/bin/python tests/lab/demo_libvirt.py
 
 test: setup
 	@.venv/bin/python .ci/suite.py --parallel $(JOBS)

@@ -30,7 +30,10 @@ CORES = {
     "2.19": (range(11, 14), "24.2"),
     "2.20": (range(12, 15), "25.2"),
     "2.21": (range(12, 15), "25.2"),
+    "2.22": (range(13, 16), "25.2"),
 }
+# Those that are not out yet, with what there is of them before. They run when they are named.
+CANDIDATES = {"2.22": "2.22.0rc1"}
 
 
 def prepare() -> None:
@@ -82,9 +85,14 @@ def python_of(core: str) -> int:
 
 
 def runnable() -> list[str]:
-    """The ansible-cores whose controller runs on a Python that is here."""
+    """The ansible-cores that are out and whose controller runs on a Python that is here."""
     here = pythons()
-    return [core for core in CORES if python_of(core) in here]
+    return [core for core in CORES if python_of(core) in here and core not in CANDIDATES]
+
+
+def ansible_core(core: str) -> str:
+    """What pip is asked for: the newest release of this ansible-core, or a candidate until there is one."""
+    return f"ansible-core~={CANDIDATES.get(core, f'{core}.0')}"
 
 
 # --- ansible-test -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -25,8 +25,9 @@ from ..plugin_utils._slices import (
     next_slice,
     settle,
     still_watched,
+    without_empty,
 )
-from ..plugin_utils._table import summary
+from ..plugin_utils._table import plan, summary
 
 
 class ActionModule(ActionBase):
@@ -41,12 +42,14 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        if self._task.args.get("increment") is None:
-            return _in_words(self._run(self._task.args, task_vars or {}))
-        task = repr(self._task.args)
-        result = self._run({"cursor": self._cursors.get(task, 0), **self._task.args}, task_vars or {})
+        self._controller = self._parent()
+        arguments = without_empty(self._task.args)
+        if "increment" not in arguments:
+            return self._in_words(self._run(arguments, task_vars or {}), task_vars or {})
+        task = repr(arguments)
+        result = self._run({"cursor": self._cursors.get(task, 0), **arguments}, task_vars or {})
         self._cursors[task] = next_cursor(result)
-        return _in_words(result)
+        return self._in_words(result, task_vars or {})
 
     def _run(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         watch = Watch.from_arguments(arguments)
@@ -56,36 +59,56 @@ class ActionModule(ActionBase):
         return self._watch(watch, arguments, task_vars)
 
     def _watch(self, watch: Watch, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        began, controller = self._now(), self._parent()
-        progress = Progress(task_vars.get("inventory_hostname", "localhost"))
+        began = self._now()
+        progress = Progress(_host(task_vars))
         so_far: dict[str, Any] | None = None
         watched: list[Mapping[str, Any]] | None = None
         bound: Mapping[str, Any] | None = None
-        ended = began
+        deadline: Mapping[str, Any] | None = None
         while True:
-            gap = self._now() - ended
-            part = next_slice(watch, self._now() - began)
-            call = call_arguments(arguments, part, bound)
+            left = None if deadline is None else deadline["left"]
+            part = next_slice(watch, self._now() - began, left)
+            call = call_arguments(arguments, part, bound, deadline)
             told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part)
-            ended = self._now()
-            so_far = told if so_far is None else merge(so_far, told, gap)
+            so_far = told if so_far is None else merge(so_far, told)
             watched = still_watched(told)
-            # A worker outlives a controller that is killed; the monitor belongs to the next run then.
-            if part.is_last or not watched or self._parent() != controller:
+            deadline = told.get("deadline")
+            # The monitor belongs to the next run then.
+            if part.is_last or not watched or self._is_orphan:
                 return as_asked(so_far, watch)
-            bound = bind(told, watched)
-            if not self._task.no_log:
-                for line in progress.lines(told["disks"], watched, self._now()):
-                    # On stderr, so that what is on stdout stays what its callback prints.
-                    self._display.display(line, stderr=True)
+            bound = bind([*so_far["vms"], *told["vms"]], watched)
+            self._print(progress.lines(told["disks"], watched))
+
+    @property
+    def _is_orphan(self) -> bool:
+        """Whether the controller was killed, which its worker outlives."""
+        return self._parent() != self._controller
+
+    def _in_words(self, result: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        """The result with what people read of it; a task that only starts something has nothing to tell yet."""
+        if result.get("failed", False):
+            result = {**result, "errors": errors_of(result)}
+        if "disks" not in result:
+            return result
+        in_lines = plan if self._task.check_mode else summary
+        lines = in_lines(result, shows_all=self._display.verbosity > 0)
+        if len(lines) == 1:
+            self._print([f"{_host(task_vars)}: {lines[0]}"])
+        elif lines:
+            self._print([f"{_host(task_vars)}:", *lines])
+        return {**result, "summary": lines}
+
+    def _print(self, lines: Sequence[str]) -> None:
+        """Print lines that stay together, whoever else prints."""
+        if lines and not self._task.no_log and not self._is_orphan:
+            # On stderr, so that what is on stdout stays what its callback prints.
+            self._display.display("\n".join(lines), stderr=True)
 
     def _call_module(self, **arguments: Any) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(**arguments)
         return result
 
 
-def _in_words(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with what Ansible's users read of it; a task that only starts something has nothing to tell yet."""
-    if result.get("failed", False):
-        result = {**result, "errors": errors_of(result)}
-    return {**result, "summary": summary(result)} if "disks" in result else result
+def _host(task_vars: Mapping[str, Any]) -> str:
+    host: str = task_vars.get("inventory_hostname", "localhost")
+    return host

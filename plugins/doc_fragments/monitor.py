@@ -24,13 +24,40 @@ options:
       - Results tell the plain form, V(/run/vms/web01.qmp), V(@name) or V(127.0.0.1:4444), of whatever was given.
       - A socket that a glob found and nobody serves belongs to a VM that is off, it is skipped with a warning. One
         that is named outright is a failure.
+      - One of O(monitors) and O(domains) names the VMs, not both. libvirt's guests are refused here; they go by
+        O(domains).
     type: list
     elements: str
-    required: true
     aliases: [monitor]
+  domains:
+    description:
+      - The guests of libvirt, in the place of O(monitors). Each is a domain's name, its UUID, or a pattern that names
+        fit, such as V(web*); V(*) stands for all that run. A guest needs no monitor of its own.
+      - Everything else has the same meaning, results have C(domain) where they have C(monitor) otherwise, and a disk
+        is also named by its target (V(vda)). libvirt itself removes the link to the old images in the end, so its XML,
+        C(virsh domblklist) and C(virsh blockcopy) are right.
+      - QEMU is spoken to through libvirt (C(virsh qemu-monitor-command)), from the first look on. libvirt marks the
+        guest as tainted (C(custom-monitor)) for that, in its log and in C(virsh dominfo), until the guest is shut off.
+        A distributor may ask to see a problem on an untainted guest.
+      - A guest that is off is skipped with a warning where a pattern found it, and a failure where it is named.
+      - Only one run of this collection works on a guest at a time. One that comes second waits for O(connect_timeout).
+    type: list
+    elements: str
+    aliases: [domain]
+    version_added: 1.0.0
+  uri:
+    description:
+      - The connection to libvirt for O(domains), V(qemu:///system), V(qemu:///session) for the guests of the user that
+        runs the module, or V(qemu+unix:///system?socket=/path) for a socket elsewhere.
+      - It leads to guests of this very host. Another host's (V(qemu+ssh://...)) are refused, because which files are
+        open and free can be seen there only; run the task there.
+    type: str
+    default: qemu:///system
+    version_added: 1.0.0
   connect_timeout:
     description:
-      - How long to wait for a monitor's greeting, in seconds, also while the queue of those who wait for it is full.
+      - How long to wait for a monitor's greeting, in seconds, also while the queue of those who wait for it is full;
+        with O(domains), for libvirt, and for another run of this collection to leave the guest.
       - A monitor serves one client at a time, and is silent to all others until that one leaves. Raise it where
         another program visits the same monitor often. Tasks of this collection let each other in within a second.
     type: float
@@ -46,6 +73,7 @@ options:
     description:
       - Only the disks of these VMs. Each is the name of a VM (QEMU's C(-name)), its UUID, or a pattern that one of them
         fits, such as V(web*); V(*), V(?) and V([...]) work as in the shell, and upper and lower case differ.
+      - A VM without a name is called by its monitor, as in results; no pattern fits it.
       - All monitors are visited all the same. Leave it out, or empty, for the disks of all VMs.
       - A name that fits no VM that answered is a warning. The VM may be off, or run on another host of the play.
     type: list
@@ -57,15 +85,22 @@ options:
         one of these patterns, such as V(vdb), V(/vms/web01.qcow2) or V(/scratch/*); a VM, with all its disks, if its
         name or its UUID does.
       - Patterns are those of O(vms). A path may also be relative or lead over links.
-      - A name that fits nothing is a warning.
+      - A name that fits nothing is a warning. The VM may be off, or run on another host of the play.
     type: list
     elements: str
 requirements:
-  - Linux, with qemu.qmp 0.0.3 or newer for the Python that runs the module
+  - Linux, with Python 3.8 or newer
+  - qemu.qmp 0.0.3 or newer for the Python that runs the module, for O(monitors); the role
+    P(virtops.qmp.qemu_qmp#role) installs it
+  - libvirt's own bindings (C(python3-libvirt) of the distribution) for the Python that runs the module, for
+    O(domains); tested with libvirt 9.0. libvirt 5.10 or newer, which describes its disks to QEMU by C(-blockdev)
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1
 notes:
-  - An empty string in a list of O(monitors), O(disks), O(vms) or O(exclude) is as if it were left out.
-  - The module runs on the hypervisor, and needs the right to use the monitors' sockets.
+  - O(monitors), O(domains), O(disks), O(vms) and O(exclude) take a string, too, with commas between the names; blanks
+    in front of a name are dropped. An empty string in such a list is no name. Another option that takes a text is left
+    out where that is empty, such as an optional question of a survey (AWX); in M(virtops.qmp.block_stream) also one
+    that takes a number.
+  - The module runs on the hypervisor, and needs the right to use the monitors' sockets, or libvirt's.
   - A VM is trusted with its own disks and nothing else. What its QEMU could not have answered is an error of this VM,
     and the others are done. In all texts of the result, characters that would act on a terminal are shown escaped,
     such as C(\x1b), and a text of more than 8192 characters is cut.

@@ -54,7 +54,7 @@ def asked_from(params: Mapping[str, Any]) -> AskedImage:
 
     :raise WrongRequest: with the option, the reason and the remedy.
     """
-    path, below = params["path"], tuple(folder for folder in params["below"] if folder)
+    path, below = params["path"], tuple(filter(None, map(str.lstrip, params["below"])))
     if not below:
         raise WrongRequest("below is empty. Name the folders in which the rights of images may be changed")
     check_image_path("path", path)

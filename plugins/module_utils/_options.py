@@ -14,13 +14,14 @@ Spec = Dict[str, Dict[str, Any]]
 
 MONITOR_OPTIONS: Spec = {
     "monitors": {"type": "list", "elements": "str", "aliases": ["monitor"]},
+    "domains": {"type": "list", "elements": "str", "aliases": ["domain"]},
+    "uri": {"type": "str", "default": "qemu:///system"},
     "connect_timeout": {"type": "float", "default": 10.0},
     "monitor_owner": {"type": "str"},
 }
 
 COMMON_OPTIONS: Spec = {
     **MONITOR_OPTIONS,
-    "monitors": {**MONITOR_OPTIONS["monitors"], "required": True},
     "vms": {"type": "list", "elements": "str", "aliases": ["vm"]},
     "exclude": {"type": "list", "elements": "str"},
 }
@@ -37,11 +38,13 @@ STREAM_OPTIONS: Spec = {
     "base": {"type": "str"},
     "wait": {"type": "bool", "default": True},
     "wait_timeout": {"type": "int"},
+    "until": {"type": "str"},
     "on_timeout": {"type": "str", "choices": list(get_args(OnTimeout)), "default": "fail"},
     "poll_interval": {"type": "int", "default": 0},
     "increment": {"type": "str"},
     "cursor": {"type": "int"},
     "speed": {"type": "str"},
+    "total_speed": {"type": "str"},
     "on_error": {"type": "str", "choices": list(get_args(OnError)), "default": "report"},
     "parallel": {"type": "int", "default": 1},
     "check_space": {"type": "bool", "default": True},

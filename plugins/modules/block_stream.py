@@ -8,10 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: block_stream
-short_description: Give the disks of running VMs their own data, so that the images below them are no longer needed
-version_added: 0.1.0
+short_description: Give the disks of running VMs their own data
+version_added: 1.0.0
 description:
-  - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work.
+  - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work, so that
+    the images below are no longer needed.
+  - Two options are required, O(monitors) and O(disks).
   - V(populated) is said only where it is proven. What cannot be read, seen or asked is unknown (null), and that is
     neither populated nor free. QEMU's own "completed" is no proof, a VM that is killed seconds after it can read zeros.
   - A disk is populated in this order. The stream copies everything and stops at V(pending), the link to the old images
@@ -35,7 +37,8 @@ description:
     Disks of a VM that waits for a migration, is at the end of one, or has been migrated or saved; disks whose image has
     no name any more (deleted, replaced, C(-snapshot)); images of other formats than C(qcow2) and C(qed), such as
     C(vmdk); images with C(extended_l2=on) on QEMU before 8.2; a raw node above an image that has a backing image;
-    snapshots that Proxmox VE keeps as a chain of volumes; read-only disks; and VMs that libvirt manages.
+    snapshots that Proxmox VE keeps as a chain of volumes; read-only disks; and VMs that libvirt manages, unless
+    O(domains) names them.
   - While QEMU flushes, the guest stands still. So what is copied is written out beside QEMU all the while.
   - A stream is not finished while the file system of the active image is full. It waits at V(pending), and the next run
     finishes it.
@@ -54,8 +57,8 @@ options:
     description:
       - The disks to work on, on every VM that has them.
       - A disk is named by its source path, that is the file name of its active image; by its qdev id, such as
-        V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); or by its node
-        name.
+        V(vda) for C(/machine/peripheral/vda/virtio-backend); by its device name (C(-drive id=)); by its node name;
+        or, with O(domains), by its target (C(<target dev='vda'/>)).
       - A path means the file behind it, by whatever name QEMU knows that. Relative ones start from the working
         directory of the VM's QEMU. Names with a protocol (V(nbd+unix://...)) are compared as QEMU reports them.
       - V(*) stands for every disk that is writable and has a medium. Disks that need no other image are reported as
@@ -82,6 +85,7 @@ options:
     description:
       - An image of the chain that stays as the backing image, by its path or its node name.
       - Use it to keep a golden image that many VMs share in the page cache, and to get rid of the snapshots above it.
+      - An empty string is no base, so that the disk needs no other image afterwards.
       - If QEMU has the base open by a descriptor only (C(/dev/fdset/N)), or in a place that this host does not see, and
         no name leads to it, the disk fails before its stream begins.
     type: str
@@ -95,12 +99,24 @@ options:
     default: true
   wait_timeout:
     description:
-      - How long to wait, in seconds. Without it the task waits as long as it takes.
+      - How long to wait, in seconds. Without it, and without O(until), the task waits as long as it takes.
       - What happens then is up to O(on_timeout).
     type: int
+  until:
+    description:
+      - How long to wait, as a time of the day, V("06:00"). It is the next such time by the hypervisor's own clock, in
+        the time zone of the user that the module runs as. Quote it, because YAML takes V(22:00) without quotes for a
+        number.
+      - Use it for a maintenance window that ends at a fixed time, however late the task begins. If O(wait_timeout) is
+        given too, the earlier end counts. O(on_timeout) says what happens then.
+      - On the day on which the clock is put forward over this time the wait ends at that moment; on the day on which
+        the clock is put back it is the first of the two.
+      - V(@1764345600) is a moment in seconds since 1970. The task's own later looks use it, so that they end when the
+        first one would have.
+    type: str
   on_timeout:
     description:
-      - What happens to the streams that still run when O(wait_timeout) is over.
+      - What happens to the streams that still run when O(wait_timeout) is over, or O(until) has come.
       - V(fail), the task fails; the jobs go on in QEMU.
       - V(leave), the task succeeds with RV(finished=false); the jobs go on in QEMU.
       - V(stop), the jobs are stopped, what they copied is kept and flushed, and the task succeeds with
@@ -138,6 +154,18 @@ options:
         only, because QEMU copies 512 KiB at a time.
       - The limit of a stream that runs already is changed at once. When left out, it stays as it is, and a new
         stream has none.
+    type: str
+  total_speed:
+    description:
+      - The most that all streams of the call together may copy per second, in the words of O(speed); V(0) for no limit.
+      - Each stream that runs gets an equal part, no more than its own O(speed). The limit is shared anew when a stream
+        begins or ends; one that begins has the others slowed down first. A stream that was there before and is joined
+        counts, and gets its part, whoever started it; streams on disks that are not selected do not.
+      - A part that a stream cannot use up, such as one behind a slow base, is not given to others.
+      - Streams that are left to QEMU, with O(wait=false) or by O(on_timeout), keep the part that they have, also when
+        one of them ends. The next run of the task shares the limit anew, or O(speed=0) without this option takes it
+        away.
+      - Set it where O(parallel) is more than 1 and the storage or the network of the hypervisor has a limit.
     type: str
   on_error:
     description:
@@ -187,9 +215,11 @@ options:
     description:
       - Prints a progress line for each running stream every N seconds, on the controller's stderr. In a long task the
         interval grows to a tenth of the time watched, up to 5 minutes, or up to N if that is longer.
-      - V(0) prints none, and runs the module once for the whole wait.
+      - V(0) prints no such line, and runs the module once for the whole wait.
       - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the
-        present pace.
+        present pace. Where there are several disks, one more line tells how many of them are through, and the bytes and
+        the time of all together.
+      - Whatever it is, at the end the task prints RV(summary), on stderr as well. C(no_log) prints nothing.
     type: int
     default: 10
   bound:
@@ -200,14 +230,17 @@ options:
         others. You need not set it.
       - A dictionary. Each key is the monitor of a VM, each value has C(pid) and C(started) of its QEMU as in
         RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If another process serves the
-        monitor, that is an error of this VM, and none of its disks is touched.
+        monitor, that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its
+        C(name) is what its process is called where it has an old image open.
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
   - module: virtops.qmp.image_info
-  - ref: Boot now, populate later <ansible_collections.virtops.qmp.docsite.guide_populate>
+  - name: Boot now, populate later
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_populate.rst
     description: The main story, from making an overlay to running the role.
-  - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
+  - name: When may I delete the golden image?
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_delete.rst
     description: What is proven, and what is not.
 author:
   - The virtops.qmp authors (@virtops)
@@ -218,12 +251,20 @@ EXAMPLES = r"""
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: vda
+  become: true
+
+- name: The same for one of libvirt's guests
+  virtops.qmp.block_stream:
+    domain: web01
+    disk: vda
+  become: true
 
 - name: The same for every disk of every VM on the hypervisor, at 200 MiB per second
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
     speed: 200M
+  become: true
 
 - name: Populate the web servers, all but their scratch disks
   virtops.qmp.block_stream:
@@ -231,24 +272,28 @@ EXAMPLES = r"""
     vms: web*
     disks: "*"
     exclude: [scratch*, /vms/web07-*.qcow2]
+  become: true
 
 - name: Populate every disk of every VM, but leave out the database VM
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
     exclude: db01
+  become: true
 
 - name: Drop the snapshots, and keep the golden image that all VMs share
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: /vms/web01.qcow2
     base: /golden/debian-12.qcow2
+  become: true
 
 - name: Populate every disk, and call no image free that a VM needs which is off
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
     images: /vms
+  become: true
 
 - name: Work for an hour each night
   virtops.qmp.block_stream:
@@ -256,18 +301,31 @@ EXAMPLES = r"""
     disks: "*"
     wait_timeout: 3600
     on_timeout: stop
+  become: true
+
+- name: Work until six in the morning, at 500 MiB per second in all
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    parallel: 4
+    total_speed: 500M
+    until: "06:00"
+    on_timeout: stop
+  become: true
 
 - name: Stop populating, and keep what was copied
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: vda
     state: aborted
+  become: true
 
 - name: Go on by 4 GiB at a time, ten times at most
   virtops.qmp.block_stream:
     monitor: /run/vms/web01.qmp
     disk: vda
     increment: 4GiB
+  become: true
   register: result
   until: result.finished
   retries: 10
@@ -291,6 +349,7 @@ vms:
   elements: dict
   sample:
     - monitor: /run/vms/web01.qmp
+      domain: null
       name: web01
       uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
       status: running
@@ -300,7 +359,10 @@ vms:
       uid: 64055
   contains:
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found; null for one of O(domains).
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     name:
       description: The VM's name (C(-name)); null if it has none.
@@ -335,6 +397,7 @@ disks:
       key: /machine/peripheral/vda/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
@@ -362,6 +425,8 @@ disks:
       proof: map
       cursor: 32212254720
       seconds: 41.3
+      clock: 81734.2
+      order: null
       grew_by: 13207024640
       released:
         - path: /golden/debian-12.qcow2
@@ -382,6 +447,7 @@ disks:
       key: /machine/peripheral/vdb/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
       device: drive1
       qdev: /machine/peripheral/vdb/virtio-backend
@@ -424,6 +490,8 @@ disks:
       proof: null
       cursor: 13207863296
       seconds: 41.3
+      clock: 81734.2
+      order: null
       grew_by: 5368512512
       released: []
       error: >-
@@ -438,14 +506,17 @@ disks:
       type: str
     key:
       description:
-        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
-          change it.
+        - Identifies the disk, together with C(monitor) or C(domain), for as long as the VM runs; snapshots and streams
+          do not change it.
       type: str
     vm:
       description: The VM's name, or its monitor if it has none.
       type: str
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found; null for one of O(domains).
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     names:
       description: Every name that the disk answers to, the absolute path of its active image among them.
@@ -505,31 +576,83 @@ disks:
         - The VM's next start needs that image. RV(disks[].error) says what to do.
       type: str
     chain:
-      description:
-        - The images, the active one first. C(path) and C(filename) are as those of the disk.
-        - C(allocated) is the bytes that an image occupies; null where QEMU does not know them (NBD).
+      description: The images, the active one first.
       type: list
       elements: dict
+      contains:
+        node_name:
+          description: The node of the image.
+          type: str
+        path:
+          description: The image by its absolute path without links, if it is a file of this host, else by QEMU's name.
+          type: str
+        filename:
+          description: The image as QEMU names it.
+          type: str
+        format:
+          description: The format of the image.
+          type: str
+        allocated:
+          description: The bytes that the image occupies; null where QEMU does not know them (NBD).
+          type: int
     space:
-      description:
-        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
-          images may take more than that, which QEMU does not tell. A block device, and an image that does not tell
-          (NBD), counts with its virtual size.
-        - C(free) is what the file system of the active image has left, or that of its external data file; null where
-          that is no regular file of this host.
+      description: The space that populating needs, and what there is.
       type: dict
+      contains:
+        needed:
+          description:
+            - How much populating down to O(base) may still write, at most, in bytes; compressed and finely scattered
+              images may take more than that, which QEMU does not tell.
+            - A block device, and an image that does not tell (NBD), counts with its virtual size.
+          type: int
+        free:
+          description:
+            - What the file system of the active image has left, or that of its external data file, in bytes.
+            - Null where that is no regular file of this host.
+          type: int
     job:
       description:
         - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.
-        - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
-          second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
+        - C(cur) of C(end) is the job's position in the disk, not an amount copied.
       type: dict
+      contains:
+        id:
+          description: The name of the job.
+          type: str
+        type:
+          description: The type of the job, such as V(stream).
+          type: str
+        status:
+          description: QEMU's status of the job, such as V(running), or V(pending) for one that has copied everything.
+          type: str
+        cur:
+          description: The position that the job is at, in bytes.
+          type: int
+        end:
+          description: The position that it ends at, in bytes.
+          type: int
+        percent:
+          description: C(cur) in percent of C(end).
+          type: float
+        speed:
+          description: The most that the job may copy, in bytes per second; V(0) for no limit.
+          type: int
+        paused:
+          description: Whether the job is held.
+          type: bool
+        io_status:
+          description: V(ok), or V(nospace) or V(failed) if an error holds the job.
+          type: str
+        error:
+          description: Why the job failed, in QEMU's words; null if it did not.
+          type: str
     action:
       description:
         - What was done to the disk. V(none), nothing; V(started), a stream was started; V(joined), one that was
           there was followed or finished; V(resumed), one that was held goes on; V(retuned), its speed was changed;
           V(paused); V(stopped).
-        - Of several actions the most telling one. In check mode, the one that would come first.
+        - Of several actions the most telling one. In check mode, the one that would come first; with O(wait=false),
+          V(none) for a stream that would wait for its turn.
       type: str
     finished:
       description: Whether this disk is populated, down to O(base), and nothing went wrong on the way.
@@ -549,8 +672,21 @@ disks:
       description: Where the next increment begins, in bytes; the virtual size when the disk is populated.
       type: int
     seconds:
-      description: How long the stream was waited for, in seconds.
+      description:
+        - How long the stream was waited for, in seconds by the clock of the hypervisor, from where this task began or
+          joined it until its end was seen.
       type: float
+    clock:
+      description:
+        - When that was over, in seconds since the hypervisor was started; null if no stream was waited for.
+      type: float
+    order:
+      description:
+        - In check mode, the place of the disk among those whose streams would begin, or go on, from 1; null if there
+          would be none. With O(parallel) so many are streamed at a time, and one that is through early lets the next
+          one begin.
+        - Null outside of check mode.
+      type: int
     grew_by:
       description:
         - By how many bytes the active image grew meanwhile, which is what was copied and what the guest wrote to new
@@ -558,18 +694,36 @@ disks:
       type: int
     released:
       description:
-        - The images that left the chain. C(path) is absolute where the image is a file of this host.
+        - The images that left the chain, with what is known of who needs them.
         - C(free) is V(true) only where the kernel grants a lease on the file, because nobody on this host has it open,
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
           a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
           as long as this disk is not populated, or its active image has internal snapshots. With O(images) it is
           V(true) only where all headers there were read, and none of them names the image.
-        - C(reason) says why it is not free, or why that is unknown; null only where C(free) is V(true).
-        - C(pids) are the processes that have it open; null where that cannot be told.
-        - C(device) and C(inode) are the file that was judged, which QEMU had open; null where that was not seen.
-          Compare them before you act on C(path).
       type: list
       elements: dict
+      contains: &image
+        path:
+          description: The image, by its absolute path where it is a file of this host.
+          type: str
+        free:
+          description: Whether nothing is known to need the image; null where that cannot be known.
+          type: bool
+        reason:
+          description: Why it is not free, or why that is unknown; null only where C(free) is V(true).
+          type: str
+        pids:
+          description: The processes that have it open; null where that cannot be told.
+          type: list
+          elements: int
+        device:
+          description: The device number of the file that was judged, which QEMU had open; null where that was not seen.
+          type: int
+        inode:
+          description:
+            - The inode number of that file; null where it was not seen.
+            - Compare both before you act on C(path), as M(virtops.qmp.image_access) does.
+          type: int
     error:
       description: Why the disk was not populated, or what else went wrong; null if nothing did.
       type: str
@@ -584,6 +738,7 @@ released:
   returned: unless an option was refused
   type: list
   elements: dict
+  contains: *image
   sample:
     - path: /golden/debian-12.qcow2
       free: false
@@ -603,16 +758,33 @@ released:
       pids: null
       device: null
       inode: null
+deadline:
+  description: When the wait ends by the clock, as O(until) says; null without that option.
+  returned: unless an option was refused
+  type: dict
+  sample: {at: 1764345600, left: 3127.4}
+  contains:
+    at:
+      description: The moment, in seconds since 1970.
+      type: int
+    left:
+      description: How many seconds there were still left at the end of the task.
+      type: float
 summary:
   description:
-    - What was done, in lines to print. A table with a row for each disk, and a line for each old image.
-    - In check mode C(ACTION) is what would be done first.
+    - What was done, in the lines that the task prints. A table with a row for each disk, a row for all together, and a
+      line for each old image. With C(-v), disks to which nothing was done have rows, too; else they are counted in a
+      line.
+    - In check mode, what would be done. C(WOULD BE) is RV(disks[].action), C(ORDER) is RV(disks[].order), C(TO COPY)
+      and C(FREE) are RV(disks[].space).
   returned: unless an option was refused, or the task runs under C(async)
   type: list
   elements: str
   sample:
-    - "VM     DISK  ACTION   NOW        GREW BY     TIME        RATE  RELEASED"
-    - "web01  vda   started  populated  320 MiB  0:00:05  64.0 MiB/s  /golden/debian-12.qcow2"
+    - "VM     DISK     ACTION   NOW         GREW BY       TIME        RATE  RELEASED"
+    - "web01  vda      started  populated   320 MiB  0:00:05.0  64.0 MiB/s  /golden/debian-12.qcow2"
+    - "total  3 disks           3 finished  320 MiB  0:00:05.0  64.0 MiB/s"
+    - "and 2 disks untouched, finished (-v shows each)"
     - "/golden/debian-12.qcow2: not free, it is still open in VM web02 (pid 813)"
 errors:
   description:
@@ -626,6 +798,7 @@ errors:
       vm: web01
       disk: vda
       monitor: /run/vms/web01.qmp
+      domain: null
       key: /machine/peripheral/vda/virtio-backend
   contains:
     kind:
@@ -639,7 +812,7 @@ errors:
         - V(CommandRefused), QEMU answered a command with an error.
         - V(StreamFailed), the disk still needs other images, or it cannot be told. V(DiskGone), it was unplugged.
           V(JobHangs), its storage does not answer. V(WriteBackFailed), what was written did not reach the storage.
-        - V(TimeIsUp), O(wait_timeout) is over, and the job goes on.
+        - V(TimeIsUp), O(wait_timeout) is over, or O(until) has come, and the job goes on.
         - V(Defect), an error of this collection, which its authors want to know of.
         - Null where the module itself could not run to its end.
       type: str
@@ -655,6 +828,9 @@ errors:
     monitor:
       description: The monitor that it is about; null if it is not about one.
       type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
+      type: str
     key:
       description: The disk that it is about, as in RV(disks[].key); null if it is not about one disk.
       type: str
@@ -667,7 +843,8 @@ from ..module_utils._options import STREAM_OPTIONS
 
 
 def main() -> None:
-    run(AnsibleModule(argument_spec=STREAM_OPTIONS, supports_check_mode=True), populate)
+    module = AnsibleModule(argument_spec=STREAM_OPTIONS, supports_check_mode=True)
+    run(module, populate, takes_turns=not module.check_mode)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: block_stream_info
-short_description: Show the disks of running VMs, what they still need, and the streams that populate them
-version_added: 0.1.0
+short_description: Show disks, backing chains and streams of running VMs
+version_added: 1.0.0
 description:
   - Asks the QEMU behind each monitor for its disks, their backing chains and their block jobs.
+  - One option is required, O(monitors).
   - It changes nothing, and holds a monitor for some milliseconds only.
   - A job with the status V(pending) has copied everything and waits to be finished.
     Run M(virtops.qmp.block_stream) again to finish it.
@@ -32,7 +33,8 @@ options:
     aliases: [disk]
 seealso:
   - module: virtops.qmp.block_stream
-  - ref: Troubleshooting <ansible_collections.virtops.qmp.docsite.guide_troubleshooting>
+  - name: Troubleshooting
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_troubleshooting.rst
     description: Each error, its cause, its remedy.
 author:
   - The virtops.qmp authors (@virtops)
@@ -42,6 +44,7 @@ EXAMPLES = r"""
 - name: Show every disk of every VM on the hypervisor
   virtops.qmp.block_stream_info:
     monitors: /run/vms/*.qmp
+  become: true
   register: found
 
 - name: Show the system disks of the web servers
@@ -49,6 +52,7 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
     vms: web*
     disks: vda
+  become: true
 
 - name: Name the disks that still need a golden image
   ansible.builtin.debug:
@@ -58,10 +62,16 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ found.disks | selectattr('populated', 'none') | map(attribute='reason') }}"
 
+- name: Show the disks of all guests of libvirt that run
+  virtops.qmp.block_stream_info:
+    domains: "*"
+  become: true
+
 - name: How far is the stream of one disk?
   virtops.qmp.block_stream_info:
     monitor: /run/vms/web01.qmp
     disk: vda
+  become: true
 """
 
 RETURN = r"""
@@ -72,6 +82,7 @@ vms:
   elements: dict
   sample:
     - monitor: /run/vms/web01.qmp
+      domain: null
       name: web01
       uuid: 1f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51
       status: running
@@ -82,6 +93,9 @@ vms:
   contains:
     monitor:
       description: The monitor through which the VM was found, in its plain form.
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     name:
       description: The VM's name (C(-name)); null if it has none.
@@ -119,6 +133,7 @@ disks:
       key: /machine/peripheral/vda/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vda, /machine/peripheral/vda/virtio-backend, drive0, "#block146", /vms/web01.qcow2]
       device: drive0
       qdev: /machine/peripheral/vda/virtio-backend
@@ -160,6 +175,7 @@ disks:
       key: /machine/peripheral/vdb/virtio-backend
       vm: web01
       monitor: /run/vms/web01.qmp
+      domain: null
       names: [vdb, /machine/peripheral/vdb/virtio-backend, drive1, "#block519", /vms/web01-data.qcow2]
       device: drive1
       qdev: /machine/peripheral/vdb/virtio-backend
@@ -190,14 +206,17 @@ disks:
       type: str
     key:
       description:
-        - Identifies the disk, together with C(monitor), for as long as the VM runs; snapshots and streams do not
-          change it.
+        - Identifies the disk, together with C(monitor) or C(domain), for as long as the VM runs; snapshots and streams
+          do not change it.
       type: str
     vm:
       description: The VM's name, or its monitor if it has none.
       type: str
     monitor:
-      description: The monitor through which the VM was found.
+      description: The monitor through which the VM was found; null for one of O(domains).
+      type: str
+    domain:
+      description: The name of the domain, where the VM was reached by O(domains); null otherwise.
       type: str
     names:
       description: Every name that the disk answers to, the absolute path of its active image among them.
@@ -258,25 +277,76 @@ disks:
         - The VM's next start needs that image. M(virtops.qmp.block_stream) says what to do.
       type: str
     chain:
-      description:
-        - The images, the active one first. C(path) and C(filename) are as those of the disk.
-        - C(allocated) is the bytes that an image occupies; null where QEMU does not know them (NBD).
+      description: The images, the active one first.
       type: list
       elements: dict
+      contains:
+        node_name:
+          description: The node of the image.
+          type: str
+        path:
+          description: The image by its absolute path without links, if it is a file of this host, else by QEMU's name.
+          type: str
+        filename:
+          description: The image as QEMU names it.
+          type: str
+        format:
+          description: The format of the image.
+          type: str
+        allocated:
+          description: The bytes that the image occupies; null where QEMU does not know them (NBD).
+          type: int
     space:
-      description:
-        - C(needed) is how much populating may still write, at most, in bytes; compressed and finely scattered
-          images may take more than that, which QEMU does not tell. A block device, and an image that does not tell
-          (NBD), counts with its virtual size.
-        - C(free) is what the file system of the active image has left, or that of its external data file; null where
-          that is no regular file of this host.
+      description: The space that populating needs, and what there is.
       type: dict
+      contains:
+        needed:
+          description:
+            - How much populating may still write, at most, in bytes; compressed and finely scattered images may take
+              more than that, which QEMU does not tell.
+            - A block device, and an image that does not tell (NBD), counts with its virtual size.
+          type: int
+        free:
+          description:
+            - What the file system of the active image has left, or that of its external data file, in bytes.
+            - Null where that is no regular file of this host.
+          type: int
     job:
       description:
         - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.
-        - C(cur) of C(end) is the job's position in the disk, not an amount copied. C(speed) is its limit in bytes per
-          second, 0 for none. C(io_status) is V(ok), or V(nospace) or V(failed) if an error holds the job.
+        - C(cur) of C(end) is the job's position in the disk, not an amount copied.
       type: dict
+      contains:
+        id:
+          description: The name of the job.
+          type: str
+        type:
+          description: The type of the job, such as V(stream).
+          type: str
+        status:
+          description: QEMU's status of the job, such as V(running), or V(pending) for one that has copied everything.
+          type: str
+        cur:
+          description: The position that the job is at, in bytes.
+          type: int
+        end:
+          description: The position that it ends at, in bytes.
+          type: int
+        percent:
+          description: C(cur) in percent of C(end).
+          type: float
+        speed:
+          description: The most that the job may copy, in bytes per second; V(0) for no limit.
+          type: int
+        paused:
+          description: Whether the job is held.
+          type: bool
+        io_status:
+          description: V(ok), or V(nospace) or V(failed) if an error holds the job.
+          type: str
+        error:
+          description: Why the job failed, in QEMU's words; null if it did not.
+          type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule

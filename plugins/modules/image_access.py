@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_access
 short_description: Take the rights to an old image away, if nobody has it open
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Sets owner, group, permissions and SELinux type of an image that nobody on this host has open, so that no VM can
     open it any more.
@@ -81,7 +81,7 @@ options:
       - Give it with O(device). Some file systems give the number of a removed file to the next one that is made.
     type: int
 requirements:
-  - Linux
+  - Linux, with Python 3.8 or newer
 notes:
   - Run it as root. The owner of a file may ask for a lease, too, and change its permissions, but not give it away.
   - Who has the file open already keeps it open whatever its rights are; that is why the module fails then. A process
@@ -106,7 +106,8 @@ seealso:
   - module: virtops.qmp.block_stream
   - module: virtops.qmp.image_info
   - module: ansible.builtin.file
-  - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
+  - name: When may I delete the golden image?
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_delete.rst
     description: What is proven of an old image, and what is not.
 author:
   - The virtops.qmp authors (@virtops)
@@ -120,17 +121,20 @@ EXAMPLES = r"""
     owner: root
     group: root
     mode: "0400"
+  become: true
 
 - name: Take it from the group and from all others only
   virtops.qmp.image_access:
     path: /golden/debian-12.qcow2
     below: [/golden, /srv/images]
     mode: go=
+  become: true
 
 - name: Populate every disk
   virtops.qmp.block_stream:
     monitors: /run/vms/*.qmp
     disks: "*"
+  become: true
   register: populated
 
 - name: Close the images that this has made free
@@ -142,6 +146,7 @@ EXAMPLES = r"""
     owner: root
     group: root
     mode: "0400"
+  become: true
   loop: "{{ populated.released | selectattr('free', 'eq', true) }}"
   loop_control:
     label: "{{ item.path }}"
@@ -217,7 +222,16 @@ errors:
       description: The failure in a sentence, which begins with the path.
       type: str
     vm:
-      description: Always null, as C(disk), C(monitor) and C(key) are, which the errors of the other modules have.
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    disk:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    monitor:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    key:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
       type: str
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_info
 short_description: Tell who needs an image, those whose VMs are off too
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Answers on any later day whether an old image may be deleted, whether the VMs run or not. It asks the kernel of this
     host whether anybody has the image open, and reads the headers of all images in the folders that you name.
@@ -48,6 +48,19 @@ options:
     type: list
     elements: str
     aliases: [monitor]
+  domains:
+    description:
+      - The guests of libvirt, to call a process by its VM, in the place of O(monitors). Each is written as in
+        M(virtops.qmp.block_stream_info), and libvirt marks it as tainted, as described there.
+    type: list
+    elements: str
+    aliases: [domain]
+    version_added: 1.0.0
+  uri:
+    description: The connection to libvirt for O(domains), as in M(virtops.qmp.block_stream_info).
+    type: str
+    default: qemu:///system
+    version_added: 1.0.0
   connect_timeout:
     description:
       - How long to wait for a monitor's greeting, in seconds.
@@ -60,8 +73,9 @@ options:
       - Set it where a glob finds sockets in a folder that others may write to.
     type: str
 requirements:
-  - Linux
+  - Linux, with Python 3.8 or newer
   - with O(monitors), qemu.qmp 0.0.3 or newer for the Python that runs the module
+  - with O(domains), libvirt's bindings (C(python3-libvirt)) for it
 notes:
   - Run it as root, so that the kernel can be asked, headers be read, and the users of an image be found.
   - RV(images[].needed_by) has the images that name one directly. An image in the middle of a chain names the one
@@ -90,7 +104,8 @@ attributes:
 seealso:
   - module: virtops.qmp.block_stream
   - module: virtops.qmp.image_access
-  - ref: When may I delete the golden image? <ansible_collections.virtops.qmp.docsite.guide_delete>
+  - name: When may I delete the golden image?
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_delete.rst
     description: What is proven of an old image, and what is not.
 author:
   - The virtops.qmp authors (@virtops)
@@ -102,12 +117,14 @@ EXAMPLES = r"""
     path: /golden/debian-12.qcow2
     search: /vms
     monitors: /run/vms/*.qmp
+  become: true
   register: golden
 
 - name: Delete it, if nobody does
   ansible.builtin.file:
     path: "{{ item.path }}"
     state: absent
+  become: true
   loop: "{{ golden.images | selectattr('free', 'eq', true) | selectattr('needed_by', 'eq', []) }}"
   loop_control:
     label: "{{ item.path }}"
@@ -117,6 +134,7 @@ EXAMPLES = r"""
     paths:
       - /golden/debian-11.qcow2
       - /golden/debian-12.qcow2
+  become: true
 """
 
 RETURN = r"""
@@ -158,11 +176,20 @@ images:
       type: str
     users:
       description:
-        - Who has it open. C(pid) is the process, C(process) what that is called, and C(vm) the name of the VM, null
-          where none of O(monitors) showed one. A loop device or swap has no C(pid).
+        - Who has it open.
         - Null where somebody may have it open, and nobody was found.
       type: list
       elements: dict
+      contains:
+        pid:
+          description: The process; null for a loop device or swap.
+          type: int
+        process:
+          description: What it is called.
+          type: str
+        vm:
+          description: The name of its VM; null where none of O(monitors) showed one.
+          type: str
     needed_by:
       description:
         - The images below O(search) whose headers name this one, as backing image or as external data file.
@@ -182,8 +209,7 @@ images:
       type: int
 unread:
   description:
-    - The files and folders below O(search) of which it is not known which images they need, each with C(path) and
-      C(reason).
+    - The files and folders below O(search) of which it is not known which images they need.
     - Where it is empty, all of them were read and understood.
   returned: unless an option was refused
   type: list
@@ -191,6 +217,13 @@ unread:
   sample:
     - path: /vms/old.vmdk
       reason: it is a vmdk image, whose names are not read here. Convert it to qcow2
+  contains:
+    path:
+      description: The file or folder.
+      type: str
+    reason:
+      description: Why it is not known, and where there is one, the remedy.
+      type: str
 unread_count:
   description: How many there are of them; more than RV(unread) has where that was cut.
   returned: unless an option was refused
@@ -207,6 +240,7 @@ errors:
       vm: null
       disk: null
       monitor: null
+      domain: null
       key: null
   contains:
     kind:
@@ -216,7 +250,19 @@ errors:
       description: The failure in a sentence.
       type: str
     vm:
-      description: Always null, as C(disk), C(monitor) and C(key) are, which the errors of the other modules have.
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    disk:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    monitor:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    domain:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
+      type: str
+    key:
+      description: Always null; the errors of M(virtops.qmp.block_stream) have it.
       type: str
 """
 

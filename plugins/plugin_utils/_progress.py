@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..module_utils._model._text import printable
 from ._slices import key_of
 from ._units import amount, duration, size
 
 WIDTH = 80
+
+Timed = TypeVar("Timed", "Look", "Total")
 
 # QEMU copies so much at a time. A stream with a speed limit sleeps after each step until the limit allows the next.
 _STEP = 512 * 1024
@@ -46,13 +48,16 @@ class Look:
     paused: bool
 
     @classmethod
-    def from_result(cls, disk: Mapping[str, Any], time: float) -> Look | None:
-        """Read an element of ``disks``; None where nothing streams."""
+    def from_result(cls, disk: Mapping[str, Any]) -> Look | None:
+        """Read an element of ``disks``; None where nothing streams.
+
+        Its time is that of the hypervisor: a connection that is held up makes no stream slower, or faster.
+        """
         job = disk["job"]
-        if job is None:
+        if job is None or disk["clock"] is None:
             return None
         return cls(
-            time=time,
+            time=disk["clock"],
             cursor=job["cur"],
             end=job["end"],
             allocated=disk["chain"][0]["allocated"],
@@ -148,7 +153,7 @@ def measure(looks: Sequence[Look]) -> Figures:
     )
 
 
-def _first_since(looks: Sequence[Look], time: float) -> Look:
+def _first_since(looks: Sequence[Timed], time: float) -> Timed:
     """The first look at this time or later, but never the last of all: a rate takes two."""
     for look in looks[:-1]:
         if look.time >= time:
@@ -196,27 +201,100 @@ class Progress:
     def __init__(self, host: str) -> None:
         self._host = host
         self._looks: dict[tuple[str, str], tuple[Look, ...]] = {}
+        self._parts: dict[tuple[str, str], Part] = {}
+        self._totals: list[Total] = []
 
-    def lines(self, disks: Sequence[Mapping[str, Any]], watched: Sequence[Mapping[str, Any]], time: float) -> list[str]:
-        """One line on each running stream, and one on each that ended with this slice.
+    def lines(self, disks: Sequence[Mapping[str, Any]], watched: Sequence[Mapping[str, Any]]) -> list[str]:
+        """One line on each running stream, one on each that ended with this slice, and one on all of them together.
 
         :param disks: what a slice told of.
         :param watched: those of them that are watched further.
         """
         lines = []
         for disk in disks:
-            look = Look.from_result(disk, time)
+            look = Look.from_result(disk)
+            key = key_of(disk)
             if disk not in watched:
                 # Of a disk that was populated before the task there is no news.
                 has_news = disk["action"] != "none" or disk["error"] is not None
                 if has_news:
                     lines.append(ending_line(self._host, disk))
+                    self._parts[key] = over(disk, self._parts.get(key))
             elif look is not None:
-                key = key_of(disk)
                 earlier = self._looks.get(key, beginning(disk, look))
                 self._looks[key] = extend(earlier, look)
                 lines.append(progress_line(self._host, disk, self._looks[key]))
-        return lines
+                self._parts[key] = running(measure(self._looks[key]))
+            else:
+                self._parts[key] = Part(0, disk["space"]["needed"])
+        return [*lines, *self._total_line(disks)]
+
+    def _total_line(self, disks: Sequence[Mapping[str, Any]]) -> list[str]:
+        """All streams of the task together, where there are several."""
+        times = [disk["clock"] for disk in disks if disk["clock"] is not None]
+        if len(self._parts) < 2 or not times:
+            return []
+        self._totals.append(Total.of(list(self._parts.values()), max(times)))
+        return [total_line(self._host, self._totals)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is done of a disk, in bytes of those that are copied at most."""
+
+    done: int
+    total: int
+    is_over: bool = False
+
+
+def running(figures: Figures) -> Part:
+    """A disk that is streamed."""
+    return Part(figures.done, figures.total)
+
+
+def over(disk: Mapping[str, Any], before: Part | None) -> Part:
+    """A disk to which nothing more is done. What it had to copy is known from before, or from what it grew by."""
+    total = max(0, disk["grew_by"] or 0) if before is None else before.total
+    done = total if disk["finished"] else min(total, before.done if before else 0)
+    # What failed is not to come any more.
+    return Part(done, done, is_over=True)
+
+
+@dataclass(frozen=True)
+class Total:
+    """All disks of a task at one moment."""
+
+    time: float
+    disks: int
+    over: int
+    done: int
+    total: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], time: float) -> Total:
+        """Add up what is known of each disk."""
+        return cls(
+            time=time,
+            disks=len(parts),
+            over=sum(part.is_over for part in parts),
+            done=sum(part.done for part in parts),
+            total=sum(part.total for part in parts),
+        )
+
+
+def total_line(host: str, totals: Sequence[Total]) -> str:
+    """``hv1  26 of 80 disks  3.0 of 12.3 GiB  0:12:00 left``, after the last of these moments."""
+    last = totals[-1]
+    words = [f"{last.over} of {last.disks} disks", amount(last.done, last.total)]
+    if len(totals) > 1:
+        window = max(_RATE_SECONDS, (last.time - totals[0].time) / 3)
+        since = _first_since(totals, last.time - window)
+        # What has failed is no more to come, and was not done either.
+        went = last.done - since.done
+        if went > 0:
+            to_come = last.total - last.done
+            words.append(f"{duration(to_come * (last.time - since.time) / went)} left")
+    return _fit([host], "  ".join(words))
 
 
 def _pace(figures: Figures, look: Look) -> list[str]:

@@ -20,6 +20,7 @@ from ansible.module_utils.common.validation import check_type_bool, check_type_i
 from ..module_utils._decide._plan import weightier
 from ..module_utils._decide._released import each_once, unanswered, weigh
 from ..module_utils._decide._report import failure_to_result, in_one_message
+from ..module_utils._model._address import DomainName
 from ..module_utils._model._errors import Failure, StreamFailed, WrongRequest
 
 # A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
@@ -36,6 +37,16 @@ Result = dict[str, Any]
 Disk = Mapping[str, Any]
 
 
+def without_empty(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given: an empty string is as if it were not there, such as the answer to a survey."""
+    given: dict[str, Any] = {}
+    for name, value in arguments.items():
+        is_empty = value is None or (isinstance(value, str) and not value.strip())
+        if not is_empty:
+            given[name] = value
+    return given
+
+
 @dataclass(frozen=True)
 class Watch:
     """The waiting that the user asked for; times are seconds."""
@@ -47,7 +58,7 @@ class Watch:
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Watch | None:
         """The waiting of a task; None where one run of the module does it: no long wait, or an option it refuses."""
-        given = {name: value for name, value in arguments.items() if value is not None}
+        given = without_empty(arguments)
         try:
             progress = check_type_int(given.get("progress", 10))
             wait_timeout = None
@@ -76,36 +87,57 @@ class Slice:
     is_last: bool
 
 
-def next_slice(watch: Watch, age: float) -> Slice:
-    """The slice that begins when the watch is ``age`` seconds old."""
+def next_slice(watch: Watch, age: float, left: float | None = None) -> Slice:
+    """The slice that begins when the watch is ``age`` seconds old.
+
+    :param left: how many seconds the clock of the hypervisor leaves; None where no end by the clock is known.
+    """
     seconds = max(watch.progress, min(int(age / _SHARE), _LONGEST_SECONDS))
-    if watch.wait_timeout is None or age + seconds < watch.wait_timeout:
-        return Slice(seconds, "leave", is_last=False)
-    return Slice(max(0, math.ceil(watch.wait_timeout - age)), watch.on_timeout, is_last=True)
+    if watch.wait_timeout is not None and age + seconds >= watch.wait_timeout:
+        return Slice(max(0, math.ceil(watch.wait_timeout - age)), watch.on_timeout, is_last=True)
+    if left is not None and left <= seconds:
+        # A little more than what is left, so that it is the clock that ends it.
+        return Slice(math.ceil(left) + 1, watch.on_timeout, is_last=True)
+    return Slice(seconds, "leave", is_last=False)
 
 
-def call_arguments(arguments: Mapping[str, Any], part: Slice, bound: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the module is called with: the user's options, and after the first slice only the disks still watched."""
+def call_arguments(
+    arguments: Mapping[str, Any], part: Slice, bound: Mapping[str, Any] | None, deadline: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the module is called with: the user's options, and after the first slice only the disks still watched.
+
+    :param deadline: as the first slice has found it: by now the next such time may be that of another day.
+    """
     call = {**arguments, "wait_timeout": part.wait_timeout, "on_timeout": part.on_timeout}
     if bound is not None:
         call["bound"] = bound
+    if deadline is not None:
+        call["until"] = f"@{deadline['at']}"
     return call
 
 
-def bind(told: Result, watched: Sequence[Disk]) -> dict[str, Any]:
-    """The option ``bound`` of the next slice: the watched disks, each of the very QEMU that this slice has seen."""
-    processes = {vm["monitor"]: {"pid": vm["pid"], "started": vm["started"]} for vm in told["vms"]}
+def bind(vms: Sequence[Mapping[str, Any]], watched: Sequence[Disk]) -> dict[str, Any]:
+    """The option ``bound`` of the next slice: the watched disks, each of the very QEMU that the last slice has seen.
+
+    :param vms: all that any slice has seen, the last look last. Those without a watched disk are named as well, for one
+        of them may have open what a disk gives up.
+    """
     bound: dict[str, Any] = {}
-    for disk in watched:
-        monitor = disk["monitor"]
-        vm = bound.setdefault(monitor, {**processes[monitor], "keys": []})
-        vm["keys"].append(disk["key"])
+    for vm in vms:
+        address = address_of(vm)
+        keys = [disk["key"] for disk in watched if address_of(disk) == address]
+        bound[address] = {"pid": vm["pid"], "started": vm["started"], "name": vm["name"], "keys": keys}
     return bound
 
 
+def address_of(told: Mapping[str, Any]) -> str:
+    """The monitor or the domain that a VM, a disk or an error is of; empty for an error that is of none."""
+    return told["monitor"] or "" if told["domain"] is None else DomainName(told["domain"])
+
+
 def key_of(disk: Disk) -> tuple[str, str]:
-    """What stays the same over all slices: the monitor, and what the disk is called there."""
-    return disk["monitor"], disk["key"]
+    """What stays the same over all slices: the monitor or domain, and what the disk is called there."""
+    return address_of(disk), disk["key"]
 
 
 def still_watched(told: Result) -> list[Disk]:
@@ -163,7 +195,7 @@ def errors_of(told: Result) -> list[dict[str, Any]]:
     """What went wrong, also where the module could not say it itself; ``kind`` is null then."""
     if "errors" in told or not told.get("failed", False):
         return [*told.get("errors", [])]
-    about = dict.fromkeys(("kind", "vm", "disk", "monitor", "key"))
+    about = dict.fromkeys(("kind", "vm", "disk", "monitor", "domain", "key"))
     return [{**about, "msg": told.get("msg", "the module failed")}]
 
 
@@ -176,6 +208,7 @@ def _lost(told: Result, watched: Sequence[Disk]) -> list[Disk]:
         if key_of(disk) not in seen and reason is not None:
             # Nothing was done to it that is known, and its job may be there or not.
             unknown: Result = {"job": None, "action": "none", "seconds": 0.0, "grew_by": None, "released": []}
+            unknown["clock"] = None
             lost.append({**disk, **unknown, "error": reason["msg"], "error_kind": reason["kind"]})
     return lost
 
@@ -183,7 +216,7 @@ def _lost(told: Result, watched: Sequence[Disk]) -> list[Disk]:
 def _reason(errors: Sequence[Mapping[str, Any]], disk: Disk) -> Mapping[str, Any] | None:
     for error in errors:
         # Without a key it is about the whole VM.
-        if error["monitor"] == disk["monitor"] and error["key"] in (disk["key"], None):
+        if address_of(error) == address_of(disk) and error["key"] in (disk["key"], None):
             return error
     return None
 
@@ -194,13 +227,10 @@ def next_cursor(told: Result) -> int:
     return min(unfinished, default=0)
 
 
-def merge(so_far: Result, told: Result, gap: float = 0.0) -> Result:
-    """Add the result of one more slice: nothing that was done, found or said is lost.
-
-    :param gap: the seconds between the two slices, in which the streams went on.
-    """
+def merge(so_far: Result, told: Result) -> Result:
+    """Add the result of one more slice: nothing that was done, found or said is lost."""
     errors = _each_once([*so_far["errors"], *told["errors"]])
-    disks = _merge_disks(so_far["disks"], told["disks"], gap)
+    disks = _merge_disks(so_far["disks"], told["disks"])
     disks = _judged_last(disks, told, unanswered(errors))
     return {
         **so_far,
@@ -253,12 +283,12 @@ def _judged_last(disks: Sequence[Disk], told: Result, silent: Sequence[str]) -> 
     return judged
 
 
-def _merge_disks(earlier: Sequence[Disk], later: Sequence[Disk], gap: float) -> list[Disk]:
+def _merge_disks(earlier: Sequence[Disk], later: Sequence[Disk]) -> list[Disk]:
     """What two slices told of the same disk, as one; a disk that only one of them told of stays as it is."""
     merged = _by_key(earlier)
     for key, disk in _by_key(later).items():
         if key in merged:
-            merged[key] = _merge_disk(merged[key], disk, gap)
+            merged[key] = _merge_disk(merged[key], disk)
         else:
             merged[key] = disk
     return list(merged.values())
@@ -268,18 +298,28 @@ def _by_key(disks: Sequence[Disk]) -> dict[tuple[str, str], Disk]:
     return {key_of(disk): disk for disk in disks}
 
 
-def _merge_disk(earlier: Disk, later: Disk, gap: float) -> Disk:
+def _merge_disk(earlier: Disk, later: Disk) -> Disk:
     ran_on = earlier["job"] is not None
     seconds = earlier["seconds"] + later["seconds"]
     if ran_on:
-        seconds += gap
+        seconds += _unwatched(earlier, later)
     return {
         **later,
+        "clock": earlier["clock"] if later["clock"] is None else later["clock"],
         "action": weightier(earlier["action"], later["action"]),
         "seconds": seconds,
         "grew_by": _growth(earlier, later, ran_on=ran_on),
         "released": _all_released([earlier, later]),
     }
+
+
+def _unwatched(earlier: Disk, later: Disk) -> float:
+    """The seconds between two slices by the hypervisor's own clock, which no slow connection holds up."""
+    if earlier["clock"] is None or later["clock"] is None:
+        return 0.0
+    # A hypervisor that was started anew begins to count anew.
+    gap: float = max(0.0, later["clock"] - later["seconds"] - earlier["clock"])
+    return gap
 
 
 def _growth(earlier: Disk, later: Disk, *, ran_on: bool) -> int | None:

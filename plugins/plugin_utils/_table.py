@@ -2,40 +2,88 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a task has done, in lines: a table with a row for each disk, and a line for each old image.
+"""What a task has done, or in check mode would do, in lines: a table of disks, and a line for each old image.
 
 What is not known, or did not take place, is ``-``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._units import size
 
 _HEAD = ("VM", "DISK", "ACTION", "NOW", "GREW BY", "TIME", "RATE", "RELEASED")
-_NUMBERS = ("GREW BY", "TIME", "RATE")
+_PLAN = ("VM", "DISK", "NOW", "WOULD BE", "ORDER", "TO COPY", "FREE")
+_NUMBERS = ("GREW BY", "TIME", "RATE", "ORDER", "TO COPY", "FREE")
 
 Disk = Mapping[str, Any]
 
 
-def summary(result: Mapping[str, Any]) -> list[str]:
-    """The lines; none where no disk was selected."""
-    if not result["disks"]:
-        return []
-    rows = [_HEAD, *map(_row, result["disks"])]
-    return [*_aligned(rows), *map(_image_line, result["released"])]
+def summary(result: Mapping[str, Any], *, shows_all: bool = False) -> list[str]:
+    """What was done; none where no disk was selected.
+
+    :param shows_all: whether disks to which nothing was done have rows, too.
+    """
+    return _table(_HEAD, _row, _total, result, shows_all=shows_all)
+
+
+def plan(result: Mapping[str, Any], *, shows_all: bool = False) -> list[str]:
+    """The same of check mode: what would be done, in this order, and what it may take."""
+    return _table(_PLAN, _plan_row, _plan_total, result, shows_all=shows_all)
+
+
+def _table(
+    head: Sequence[str],
+    row: Callable[[Disk], Sequence[str]],
+    total: Callable[[Sequence[Disk]], Sequence[str]],
+    result: Mapping[str, Any],
+    *,
+    shows_all: bool,
+) -> list[str]:
+    disks = result["disks"]
+    shown: list[Disk] = []
+    hidden: list[Disk] = []
+    for disk in disks:
+        (shown if shows_all or _has_news(disk) else hidden).append(disk)
+    lines: list[str] = []
+    if shown:
+        lines = _aligned([head, *map(row, shown), total(disks)])
+    if hidden:
+        lines.append(_in_one_line(hidden, is_all=not shown))
+    return [*lines, *map(_image_line, result["released"])]
+
+
+def _has_news(disk: Disk) -> bool:
+    is_unknown = disk["populated"] is None and not disk["finished"]
+    return disk["action"] != "none" or disk["error"] is not None or is_unknown
+
+
+def _in_one_line(disks: Sequence[Disk], *, is_all: bool) -> str:
+    """The disks that have no row of their own."""
+    finished = _finished(disks)
+    which = "finished" if finished == len(disks) else f"{finished} of them finished"
+    beside = "" if is_all else "and "
+    return f"{beside}{_count(disks)} untouched, {which} (-v shows each)"
+
+
+def _count(disks: Sequence[Disk]) -> str:
+    return "1 disk" if len(disks) == 1 else f"{len(disks)} disks"
+
+
+def _finished(disks: Sequence[Disk]) -> int:
+    return sum(disk["finished"] for disk in disks)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    head = rows[0]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # What comes last needs no blanks behind it.
-    widths[-1] = 0
     lines: list[str] = []
     for row in rows:
-        cells = map(_padded, row, widths, _HEAD)
-        lines.append("  ".join(cells))
+        cells = map(_padded, row, widths, head)
+        # What comes last needs no blanks behind it.
+        lines.append("  ".join(cells).rstrip())
     return lines
 
 
@@ -47,11 +95,7 @@ def _padded(cell: str, width: int, title: str) -> str:
 
 
 def _row(disk: Disk) -> tuple[str, ...]:
-    seconds, grown = disk["seconds"], disk["grew_by"]
-    # In check mode there is an action, but no stream was there to take time or space.
-    has_streamed = disk["action"] != "none" and (seconds or grown)
-    if not has_streamed:
-        grown = None
+    seconds, grown = disk["seconds"], _grown(disk)
     paths = [image["path"] for image in disk["released"]]
     return (
         disk["vm"],
@@ -63,6 +107,47 @@ def _row(disk: Disk) -> tuple[str, ...]:
         _rate(grown, seconds),
         ", ".join(paths) or "-",
     )
+
+
+def _grown(disk: Disk) -> int | None:
+    """By how much the image of a disk grew while it was streamed; None where it was not, or that is not known."""
+    if disk["action"] == "none" or not (disk["seconds"] or disk["grew_by"]):
+        return None
+    grown: int | None = disk["grew_by"]
+    return grown
+
+
+def _total(disks: Sequence[Disk]) -> tuple[str, ...]:
+    """All disks together; the time is that from the beginning of the first stream to the end of the last."""
+    grown = [each for each in map(_grown, disks) if each is not None]
+    amount = sum(grown) if grown else None
+    ends = [disk["clock"] for disk in disks if disk["clock"] is not None]
+    begins = [disk["clock"] - disk["seconds"] for disk in disks if disk["clock"] is not None]
+    seconds = max(ends) - min(begins) if ends else 0.0
+    done = f"{_finished(disks)} finished"
+    return ("total", _count(disks), "", done, _growth(amount), _time(seconds), _rate(amount, seconds), "")
+
+
+def _plan_row(disk: Disk) -> tuple[str, ...]:
+    return (
+        disk["vm"],
+        disk["label"],
+        _state(disk),
+        disk["action"],
+        "-" if disk["order"] is None else str(disk["order"]),
+        _size(disk["space"]["needed"] if disk["order"] is not None else None),
+        _size(disk["space"]["free"]),
+    )
+
+
+def _plan_total(disks: Sequence[Disk]) -> tuple[str, ...]:
+    ordered = [disk for disk in disks if disk["order"] is not None]
+    wanted = sum(disk["space"]["needed"] for disk in ordered)
+    return ("total", _count(disks), f"{_finished(disks)} finished", "", str(len(ordered)), size(wanted), "")
+
+
+def _size(bytes_: int | None) -> str:
+    return "-" if bytes_ is None else size(bytes_)
 
 
 def _rate(grown: int | None, seconds: float) -> str:

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import lab_folder
+from lab.libvirt import Libvirt, what_is_missing
 from lab.process import run, tool
 
 from .connection import connection
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
+from .guests import guests
 from .headers import headers
-from .libvirt import Libvirt, what_is_missing
 from .measure import Figure
 from .plots import plot
 from .tasks import Bench, call, late, many_disks, many_vms, whole_task
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "ssh": connection,
     "throughput": throughput,
     "headers": headers,
+    "libvirt": guests,
 }
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench"
 

@@ -23,7 +23,7 @@ from lab.process import run
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from .libvirt import Libvirt
+    from lab.libvirt import Libvirt
 
 GiB = 1024 * MiB
 PLAY = "- hosts: all\n  gather_facts: false\n  tasks: {tasks}\n"

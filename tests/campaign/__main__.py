@@ -7,22 +7,33 @@ python -m campaign --rounds 200 --seed 1
 python -m campaign --seconds 3600 --jobs 2
 python -m campaign --seed 1 --only 17
 python -m campaign --leave [--rounds 50]   # cut a task off from its controller, and run it again
+python -m campaign --libvirt --rounds 100   # guests of libvirt
 python -m campaign --fuzz [--all-places] [--seconds 600]   # lies in place of kills
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import os
 import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, takewhile
+from typing import TYPE_CHECKING
 
-from . import leaving, lying
+from lab import lab_folder
+from lab.libvirt import Libvirt, distribution_python
+
+from . import domains, leaving, lying
 from .bench import Report
 from .control import CONTROLS
 from .rounds import Round, play
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def summary(reports: list[Report], seconds: float) -> str:
@@ -58,6 +69,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="play this round alone")
     parser.add_argument("--jobs", type=int, default=2, help="so many rounds at a time (2)")
     parser.add_argument("--fuzz", action="store_true", help="kill nobody: let a VM lie, --rounds times at most")
+    parser.add_argument("--libvirt", action="store_true", help="on guests of libvirt, one round at a time")
     parser.add_argument("--all-places", action="store_true", help="with --fuzz: in every place of every recording")
     parser.add_argument("--leave", action="store_true", help="cut SSH connections, --rounds times (50)")
     options = parser.parse_args()
@@ -72,6 +84,29 @@ def main() -> int:
         )
         return 2
     rounds = options.rounds or (None if options.seconds else 200)
+    with contextlib.ExitStack() as stack:
+        begin: Callable[[int], Report] = functools.partial(_on_qemu, options.seed)
+        if options.libvirt:
+            # libvirt's bindings are only made for that Python; and a daemon that is struck serves nobody else.
+            os.environ["LAB_TARGET_PYTHON"] = distribution_python()
+            folder = stack.enter_context(lab_folder())
+            folder.chmod(0o755)
+            daemon = stack.enter_context(Libvirt(folder / "libvirt").running())
+            begin = functools.partial(_on_libvirt, options.seed, daemon)
+            options.jobs = 1
+        return _play(options, rounds, begin)
+
+
+def _on_qemu(seed: int, number: int) -> Report:
+    return play(Round.of(seed, number))
+
+
+def _on_libvirt(seed: int, daemon: Libvirt, number: int) -> Report:
+    return domains.play(domains.round_of(seed, number), daemon)
+
+
+def _play(options: argparse.Namespace, rounds: int | None, begin: Callable[[int], Report]) -> int:
+    """Play the rounds, and print them; 1 if anything was lost."""
     began = time.monotonic()
 
     def is_time_left(number: int) -> bool:
@@ -80,12 +115,12 @@ def main() -> int:
     def one(number: int) -> Report | None:
         if not is_time_left(number):
             return None
-        report = play(Round.of(options.seed, number))
+        report = begin(number)
         print(report.line, flush=True)
         return report
 
     if options.only is not None:
-        reports = [play(Round.of(options.seed, options.only))]
+        reports = [begin(options.only)]
         print(reports[0].line)
     else:
         reports = []

@@ -21,6 +21,8 @@ from .model import Model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lab.vm import Judged
+
     from .rounds import Round
 
 END_SECONDS = 120
@@ -120,17 +122,21 @@ class Bench:
         return self._folder / f"vm{self._boots}.guest"
 
     @contextlib.contextmanager
-    def guest(self, vm: Vm) -> Iterator[Guest]:
+    def guest(self, vm: Judged) -> Iterator[Guest]:
         seed = f"{self._round.seed}/{self._round.number}/{self._boots}"
         qdev = vm.disk("vda")["qdev"]
         with Guest(self._guest_path, qdev, self.model, seed=seed, flush_every=self._round.flush_every) as guest:
             yield guest
         self.report.writes += guest.writes
 
-    def second_run(self, vm: Vm) -> None:
+    def options(self, vm: Any) -> dict[str, Any]:
+        """How the modules find the VM."""
+        return {"monitors": [vm.monitor]}
+
+    def second_run(self, vm: Judged) -> None:
         """The same task again: it must succeed, whatever the first one left."""
         # A module whose controller was killed goes on and holds the monitor until its slice is over.
-        arguments: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "0", "connect_timeout": 60}
+        arguments = {**self.options(vm), "disks": ["vda"], "speed": "0", "connect_timeout": 60}
         result = product.module("block_stream", timeout=END_SECONDS, **arguments)
         if result.failed or not result["finished"]:
             self.report.wrong.append(f"the second run did not finish: {result.get('msg')}")

@@ -157,7 +157,7 @@ def show_disks(vm: Vm) -> None:
         say("    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
-def populate(folder: Path, *, quietly: bool = False) -> str:
+def run_playbook(folder: Path, *, quietly: bool = False) -> str:
     """Run the playbook as a user would; return what it printed, if it did so quietly."""
     environment = product.environment()
     if sys.stdout.isatty():
@@ -205,7 +205,7 @@ def play(folder: Path) -> None:
             command("ansible-playbook -i hosts.yml virtops.qmp.populate")
             models = {disk: dict(model) for disk in DISKS}
             with guest_at_work(vm, models) as written:
-                populate(folder)
+                run_playbook(folder)
             counts = {disk: written.count(disk) for disk in DISKS}
             must(all(counts.values()), "the disks were populated before anything could be written to them")
             each = " and ".join(f"{counts[disk]} to {disk}" for disk in DISKS)
@@ -235,7 +235,7 @@ def play(folder: Path) -> None:
         show_disks(vm)
         say()
         command("ansible-playbook -i hosts.yml virtops.qmp.populate | tail -1")
-        recap = populate(folder, quietly=True).strip().splitlines()[-1]
+        recap = run_playbook(folder, quietly=True).strip().splitlines()[-1]
         say(f"    {recap}")
         must(" changed=0 " in recap, "the second run changed something")
 

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -152,6 +153,10 @@ class Running:
         """The exit code of one that nobody reads."""
         with self._process as process:
             return process.wait(timeout)
+
+    def stop(self) -> None:
+        """SIGSTOP: it lives, and does nothing."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

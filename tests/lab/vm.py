@@ -19,91 +19,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Vm:
-    """A QEMU process, started and ended as a context manager.
+class Judged:
+    """What the laboratory sees of a VM over a monitor of its own, and has QEMU do."""
 
-    `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
-    it neither takes the product's place nor hides anything from it. `under` are words before QEMU's own, such as those
-    of unshare, which must end in an exec. `descriptors` are open files that QEMU inherits. With `-daemonize` among the
-    arguments QEMU leaves the process that started it.
-    """
-
-    def __init__(  # noqa: PLR0913  # each has a default, and a test names the one or two that it is about
-        self,
-        folder: Path,
-        *arguments: str,
-        name: str = "vm0",
-        cwd: Path | None = None,
-        running: bool = False,
-        accel: str = "tcg",
-        memory: int = 32,
-        under: Sequence[str] = (),
-        descriptors: Sequence[int] = (),
-    ) -> None:
-        self.descriptors = descriptors
-        self.folder, self.name, self.cwd = folder, name, cwd
-        self.monitor = str(folder / f"{name}.qmp")
-        self.log = folder / f"{name}.log"
-        self.pid = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._judge: Monitor | None = None
-        self._command = [*under, tool("QEMU_SYSTEM", "qemu-system-x86_64")]
-        self._command += ["-name", name, "-accel", accel, "-m", str(memory)]
-        self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
-        self._command += [] if running else ["-S"]
-        self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
-        self._command += ["-qmp", f"unix:{self._judge_path},server=on,wait=off", *arguments]
-
-    @property
-    def _pid_file(self) -> Path:
-        return self.folder / f"{self.name}.pid"
-
-    @property
-    def _judge_path(self) -> Path:
-        return self.folder / f"{self.name}.judge"
-
-    # Life
-
-    def start(self) -> Vm:
-        """Start QEMU and wait until it answers; its sockets exist before it listens."""
-        self._process = process = start(self._command, self.log, cwd=self.cwd, descriptors=self.descriptors)
-        self.pid = process.pid
-        try:
-            if "-daemonize" in self._command and process.wait(20) == 0:
-                self.pid = int(self._pid_file.read_text())
-            self._judge = wait_for_server(process, self.log, self._answer)
-        except LabError:
-            self.kill()
-            raise
-        return self
-
-    def _answer(self) -> Monitor | None:
-        try:
-            return Monitor(self._judge_path)
-        except (OSError, ValueError):
-            return None
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End QEMU by a signal and wait until it is gone: without a chance to flush anything, unless told otherwise."""
-        if self.pid:
-            kill(self.pid, number)
-            self.pid = 0
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-        if self._judge is not None:
-            self._judge.close()
-            self._judge = None
-
-    def __enter__(self) -> Vm:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    # The judge
+    folder: Path
+    name: str
+    log: Path
+    pid: int = 0
+    _judge: Monitor | None = None
+    _judge_path: Path
 
     @property
     def judge(self) -> Monitor:
@@ -249,3 +173,83 @@ class Vm:
             return images.content(f"nbd+unix:///judge?socket={path}", "raw")
         finally:
             self.command("nbd-server-stop")
+
+
+class Vm(Judged):
+    """A QEMU process, started and ended as a context manager.
+
+    `monitor` is the path for the product. `judge` is the laboratory's own connection, on a monitor of its own, so that
+    it neither takes the product's place nor hides anything from it. `under` are words before QEMU's own, such as those
+    of unshare, which must end in an exec. `descriptors` are open files that QEMU inherits. With `-daemonize` among the
+    arguments QEMU leaves the process that started it.
+    """
+
+    def __init__(  # noqa: PLR0913  # each has a default, and a test names the one or two that it is about
+        self,
+        folder: Path,
+        *arguments: str,
+        name: str = "vm0",
+        cwd: Path | None = None,
+        running: bool = False,
+        accel: str = "tcg",
+        memory: int = 32,
+        under: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        self.descriptors = descriptors
+        self.folder, self.name, self.cwd = folder, name, cwd
+        self.monitor = str(folder / f"{name}.qmp")
+        self.log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._judge_path = folder / f"{name}.judge"
+        self._command = [*under, tool("QEMU_SYSTEM", "qemu-system-x86_64")]
+        self._command += ["-name", name, "-accel", accel, "-m", str(memory)]
+        self._command += ["-nodefaults", "-display", "none", "-pidfile", str(self._pid_file)]
+        self._command += [] if running else ["-S"]
+        self._command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
+        self._command += ["-qmp", f"unix:{self._judge_path},server=on,wait=off", *arguments]
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / f"{self.name}.pid"
+
+    # Life
+
+    def start(self) -> Vm:
+        """Start QEMU and wait until it answers; its sockets exist before it listens."""
+        self._process = process = start(self._command, self.log, cwd=self.cwd, descriptors=self.descriptors)
+        self.pid = process.pid
+        try:
+            if "-daemonize" in self._command and process.wait(20) == 0:
+                self.pid = int(self._pid_file.read_text())
+            self._judge = wait_for_server(process, self.log, self._answer)
+        except LabError:
+            self.kill()
+            raise
+        return self
+
+    def _answer(self) -> Monitor | None:
+        try:
+            return Monitor(self._judge_path)
+        except (OSError, ValueError):
+            return None
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End QEMU by a signal and wait until it is gone: without a chance to flush anything, unless told otherwise."""
+        if self.pid:
+            kill(self.pid, number)
+            self.pid = 0
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        if self._judge is not None:
+            self._judge.close()
+            self._judge = None
+
+    def __enter__(self) -> Vm:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()

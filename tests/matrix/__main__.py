@@ -5,9 +5,10 @@
 
 python -m matrix --python 3.8:3.10:2.17 --python 3.13:3.13:2.21 [--jobs 2] [--target info]... [5.2 11.1]
 
-A --python names the target's Python, the controller's, and the ansible-core of the controller. A --target is a folder
-of tests/integration/targets, or one of its files (faults/test_storage.py). Everything that is made is kept: trees in
-.ansible/qemu, environments in .nox/matrix-*; the output of each run is in build/matrix.
+A --python names the target's Python, the controller's, and the ansible-core of the controller; Python 3.14 is fetched
+from Debian where it is not installed. A --target is a folder of tests/integration/targets, or one of its files
+(faults/test_storage.py). Everything that is made is kept: trees in .ansible/qemu, environments in .nox/matrix-*; the
+output of each run is in build/matrix.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from .trees import ROOT, SUITES, Qemu, Unavailable, qemu
+from .trees import ROOT, SUITES, Qemu, Unavailable, libvirt_tree, python, qemu
 
 TARGETS = ROOT / "tests" / "integration" / "targets"
 REPORTS = ROOT / "build" / "matrix"
@@ -51,17 +52,19 @@ class Pair:
 
     def make(self) -> tuple[Path, Path]:
         """The controller's and the target's interpreter, each in an environment with what it needs and nothing else."""
-        needed = [f"ansible-core~={self.core}.0", "-r", str(ROOT / "tests" / "integration" / "requirements.txt")]
+        # A core that is not out yet is named in full, such as 2.22.0rc1; it gives way to its release.
+        core = self.core if self.core.count(".") > 1 else f"{self.core}.0"
+        needed = [f"ansible-core~={core}", "-r", str(ROOT / "tests" / "integration" / "requirements.txt")]
         controller = _environment(f"matrix-controller-{self.controller}-{self.core}", self.controller, needed)
         target = _environment(f"matrix-target-{self.target}", self.target, ["-r", str(ROOT / "requirements.txt")])
         return controller, target
 
 
-def _environment(name: str, python: str, requirements: list[str]) -> Path:
+def _environment(name: str, version: str, requirements: list[str]) -> Path:
     folder = ROOT / ".nox" / name
     complete = folder / "complete"
     if not complete.exists():
-        subprocess.run([f"python{python}", "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([python(version), "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *requirements]
         subprocess.run(install, check=True)
         complete.touch()
@@ -106,6 +109,8 @@ class Cell:
             *files,
         ]
         environ = {**os.environ, **self.qemu.environ, "LAB_TARGET_PYTHON": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+        if folder.name == "libvirt" and not self.qemu.is_installed:
+            environ["LAB_LIBVIRT_TREE"] = str(libvirt_tree(self.qemu.name))
         with log.open("wb") as output:
             code = self._wait(command, folder, environ, output)
         if not report.exists():
@@ -138,7 +143,7 @@ class Cell:
 
 
 def table(cells: list[Cell], pairs: list[Pair], missing: dict[str, str]) -> str:
-    """QEMUs down, Pythons across; a QEMU that could not be had says why."""
+    """QEMUs down, Pythons across; below them why a QEMU or a Python could not be had."""
     rows = [["QEMU", *(pair.label for pair in pairs)]]
     for name in dict.fromkeys(cell.qemu.name for cell in cells):
         own = [cell for cell in cells if cell.qemu.name == name]
@@ -182,17 +187,23 @@ def main() -> int:
         except Unavailable as reason:
             missing[name] = str(reason)
             print(f"SKIPPED [QEMU {name}] {reason}", flush=True)
+    pairs: list[Pair] = []
     for pair in options.python if qemus else []:
-        pair.make()
+        try:
+            pair.make()
+            pairs.append(pair)
+        except Unavailable as reason:
+            missing[pair.label] = str(reason)
+            print(f"SKIPPED [{pair.label}] {reason}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        cells = list(pool.map(lambda cell: cell.run(targets), [Cell(q, p) for q in qemus for p in options.python]))
+        cells = list(pool.map(lambda cell: cell.run(targets), [Cell(q, p) for q in qemus for p in pairs]))
     for cell in cells:
         print(
             f"\nQEMU {cell.qemu.version}, {cell.pair.label}",
             *(cell.notes or ["nothing failed or was skipped"]),
             sep="\n  ",
         )
-    result = table(cells, options.python, missing)
+    result = table(cells, pairs or options.python, missing)
     (REPORTS / "table.md").write_text(result + "\n")
     print(f"\n{result}")
     if not cells:

@@ -171,7 +171,7 @@ def vm(*disks: Disk, jobs: tuple[Job, ...] = (), **members: Any) -> Vm:
 def asking(**members: Any) -> Request:
     """What a user asks for, as the options have it: `wait_timeout` and the like belong to the waiting."""
     names = {"wait": "wait", "wait_timeout": "timeout", "on_timeout": "on_timeout", "poll_interval": "poll_interval"}
-    names = {**names, "increment": "increment", "cursor": "cursor"}
+    names = {**names, "until": "until", "increment": "increment", "cursor": "cursor"}
     waiting = {names[name]: value for name, value in members.items() if name in names}
     return Request(**{name: value for name, value in members.items() if name not in names}, waiting=Waiting(**waiting))
 

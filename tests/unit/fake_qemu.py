@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import posixpath
 import re
 import zlib
@@ -44,8 +45,9 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._header import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
-from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import OtherRuns
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Find, OtherRuns
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import find_monitors
 
 MIB = 1024 * 1024
 SIZE = 64 * MIB
@@ -354,6 +356,7 @@ class FakeQemu:
         self._refuse_unless(job is not None, f"Block job '{arguments['device']}' not found", "block-job-set-speed")
         assert job is not None
         job.speed = arguments["speed"]
+        self.on_change()
 
     def _job_finalize(self, arguments: Any) -> None:
         job = self._job(arguments, "job-finalize", "pending")
@@ -587,6 +590,8 @@ class FakeHost:
         self.most_open = 0
         self.opened: list[str] = []
         self.most_streams = 0
+        # The most that all streams together were ever allowed to copy per second; infinite without a limit.
+        self.most_speed = 0.0
         for qemu in qemus:
             qemu.on_change = self._count
 
@@ -594,11 +599,17 @@ class FakeHost:
         """Forget what was opened so far; what runs counts."""
         self.opened.clear()
         self.most_open = self.most_streams = 0
+        self.most_speed = 0.0
         self._count()
 
     def _count(self) -> None:
-        now = sum(job.streams for qemu in self.qemus.values() for job in qemu.jobs.values())
-        self.most_streams = max(self.most_streams, now)
+        streams = [job for qemu in self.qemus.values() for job in qemu.jobs.values() if job.streams]
+        self.most_streams = max(self.most_streams, len(streams))
+        self.most_speed = max(self.most_speed, sum(job.speed or float("inf") for job in streams))
+
+    def finds(self, patterns: Sequence[str]) -> Find:
+        """The monitors that a call is given."""
+        return functools.partial(find_monitors, patterns, self)
 
     @contextlib.asynccontextmanager
     async def open_link(self, address: str) -> AsyncIterator[QemuLink]:

@@ -272,9 +272,11 @@ def run(honest: Mapping[str, Any], lying: Mapping[str, Any], since: int) -> Told
 
     async def work() -> tuple[Any, Any]:
         host = LiarsHost(Liar(honest, lying, since), good)
-        seen = await _work.inform(monitors, Selection(None), host.open_link, host)
+        seen = await _work.inform(host.finds(monitors), Selection(None), host.open_link, host)
         host = LiarsHost(Liar(honest, lying, since), good)
-        done = await _work.populate(monitors, Selection(("*",)), request, host.open_link, host, is_check=False)
+        done = await _work.populate(
+            host.finds(monitors), Selection(("*",)), request, host.open_link, host, is_check=False
+        )
         return presentable(seen.to_result()), presentable(done.to_result())
 
     info, stream = clock.run(work())

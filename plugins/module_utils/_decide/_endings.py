@@ -12,19 +12,18 @@ from .._model._job import Ending, Job
 from ._plan import WaitEnd
 
 
-def failed_wait(end: WaitEnd, position: str) -> QmpError:
+def failed_wait(end: WaitEnd, position: str, over: str) -> QmpError:
     """Why a wait ended in a failure.
 
     :param position: the state of the job, in words.
+    :param over: how it reads that the time is over.
     """
     if end is WaitEnd.HELD:
         return StreamFailed(
             f"{position}. Remove the cause and run the task again: it resumes the job. `state: aborted` gives up and "
             "keeps what was copied"
         )
-    return TimeIsUp(
-        f"not populated when wait_timeout was over. The {position} and goes on in QEMU; run the task again to join it"
-    )
+    return TimeIsUp(f"not populated when {over}. The {position} and goes on in QEMU; run the task again to join it")
 
 
 def failed_ending(ending: Ending | None, job_id: str, disk: Disk, cursor: int, *, is_wanted: bool) -> QmpError | None:
@@ -56,6 +55,11 @@ def ended_unheard(disk: Disk) -> QmpError:
 def refused(disk: Disk, job: Job | None) -> QmpError:
     """Why nothing can be done with the disk now."""
     # What stands in the way now comes first: what the file lacks can be told when it is out of the way.
+    if job is not None and job.is_libvirts and job.type == "stream":
+        return StreamFailed(
+            f"{job.position}, and libvirt, which started it, could not resume it after a pause. Give it a `speed`, or "
+            "stop it with `state: aborted`, which keeps what was copied"
+        )
     if job is not None:
         return StreamFailed(f"{job.type} {job.position} and uses the disk. Run the task again when that job is over")
     if disk.lost is not None:
@@ -69,6 +73,14 @@ def refused(disk: Disk, job: Job | None) -> QmpError:
         f"the header of {disk.top.path} still names {disk.stale_header}, though QEMU does not use it any more: the "
         "header could not be written when a stream ended, and the VM's next start needs that image. Keep it, see that "
         "the storage is well, restart the VM, and run the task again"
+    )
+
+
+def not_pulled(error: QmpError, disk: Disk) -> QmpError:
+    """libvirt did not take the link away, at the very end."""
+    return StreamFailed(
+        f"libvirt was to take the link to {disk.chain[1].path} away, and did not: {error}. Everything is copied and "
+        "flushed, and the disk needs the old images as before. Run the task again"
     )
 
 
@@ -133,11 +145,6 @@ def not_now(reason: str, job: Job | None) -> QmpError:
     """The VM is in a state in which a job must neither be started nor finished."""
     state = "" if job is None else f". The {job.position}, which is safe"
     return StreamFailed(f"{reason}{state}. Run the task again then")
-
-
-def migrating(job: Job | None) -> QmpError:
-    """A migration is under way, at whose end QEMU dies of a job that starts or ends just then."""
-    return not_now("the VM is being migrated, or its state is being saved. Wait for the end of that", job)
 
 
 def no_name_for_base(disk: Disk, base: str) -> QmpError:

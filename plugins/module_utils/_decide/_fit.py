@@ -116,10 +116,10 @@ def refused_state(vm: Vm, disk: Disk) -> str | None:
 
 
 def _refused_vm(vm: Vm) -> str | None:
-    if vm.identity.is_libvirts:
+    if vm.identity.is_libvirts and not vm.identity.is_domain:
         return (
             "libvirt manages this VM. A stream behind its back leaves libvirt with a wrong backing chain, and a later "
-            "`virsh blockcopy --shallow` undoes it in silence. Use `virsh blockpull`, one disk at a time"
+            "`virsh blockcopy --shallow` undoes it in silence. Name the VM in `domains` in place of its monitor"
         )
     return None
 

@@ -41,13 +41,13 @@ class ImagesInformed:
         }
 
     def _image(self, file: KnownFile, asked: Asked) -> dict[str, Any]:
-        lease, users = self.leases[file], self.users.get(file)
-        free, reason = is_free(asked, lease, users, self.vms)
+        lease, users, labels = self.leases[file], self.users.get(file), labels_of(self.vms)
+        free, reason = is_free(asked, lease, users, labels)
         return {
             "path": file.path,
             "free": free,
             "reason": reason,
-            "users": _users_to_result(lease, users, self.vms),
+            "users": _users_to_result(lease, users, labels),
             "needed_by": needed_by(asked, self.search),
             "same_as": list(asked.same_as),
             "device": None if file.id is None else file.id.device,
@@ -55,11 +55,13 @@ class ImagesInformed:
         }
 
 
-def is_free(asked: Asked, lease: Lease, users: Users | None, vms: Sequence[Vm]) -> tuple[bool | None, str | None]:
+def is_free(
+    asked: Asked, lease: Lease, users: Users | None, labels: Mapping[int, str]
+) -> tuple[bool | None, str | None]:
     """Whether nobody on this host has an image open, None for unknown, and why it is not so, or unknown."""
     if asked.is_link:
         return None, "it is a link. Name the file that it leads to"
-    against = why_open(lease, users, vms)
+    against = why_open(lease, users, labels)
     if against is not None:
         return False, against
     if asked.inode is None and lease.granted is Granted.OTHER:
@@ -70,11 +72,10 @@ def is_free(asked: Asked, lease: Lease, users: Users | None, vms: Sequence[Vm]) 
     return True, None
 
 
-def _users_to_result(lease: Lease, users: Users | None, vms: Sequence[Vm]) -> list[dict[str, Any]] | None:
+def _users_to_result(lease: Lease, users: Users | None, labels: Mapping[int, str]) -> list[dict[str, Any]] | None:
     """Who has it open; None where somebody may have, and nobody was found."""
     if users is None or not users.are_known:
         return [] if proves_no_use(lease) else None
-    labels = labels_of(vms)
     found: list[dict[str, Any]] = []
     for pid, process in sorted(users.processes.items()):
         found.append({"pid": pid, "process": process, "vm": labels.get(pid)})

@@ -14,7 +14,7 @@ from .._model._job import Job
 from .._model._request import Request
 from .._model._target import Target
 from .._model._vm import Vm
-from ._plan import ACTIONS, Step, is_done, next_step, requested_chain, weightier
+from ._plan import ACTIONS, Step, is_done, weightier
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,11 @@ class Outcome:
 
     ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain,
     with the files that they were when the work began. ``error`` is what went wrong, ``notes`` are what the user
-    should know beside it. ``seconds`` is how long it took. ``forecast`` is the chain that a run would leave, in
-    check mode. ``has_streamed`` is set once this call has started a stream, or left one to QEMU: if that is gone and
-    its work is not done, it failed. ``is_stopping`` is set once no stream shall run any more.
+    should know beside it. ``seconds`` is how long it took, and ``clock`` when that was over, by the clock of this host
+    since it was started; None where nothing was waited for. ``forecast`` is the chain that a run would leave, in
+    check mode, and ``order`` the place of its stream among those that would begin. ``has_streamed`` is set once this
+    call has started a stream, or left one to QEMU: if that is gone and its work is not done, it failed.
+    ``is_stopping`` is set once no stream shall run any more.
     ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
     counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
     held open. ``doubt`` is why it cannot be told that all the disk needs was copied, and is on its storage.
@@ -45,6 +47,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     error: Failure | None = None
     seconds: float = 0.0
+    clock: float | None = None
+    order: int | None = None
     forecast: tuple[str, ...] | None = None
     has_streamed: bool = False
     is_stopping: bool = False
@@ -141,19 +145,3 @@ def untouched(target: Target, request: Request, error: Failure | None = None) ->
 def not_begun(target: Target, request: Request, kind: type[QmpError], reason: str) -> Outcome:
     """The outcome of a disk that should have been streamed and was not, which is an error of this disk."""
     return untouched(target, request, Failure(kind.__name__, f"{target.label}: not started: {reason}"))
-
-
-def forecast(target: Target, request: Request) -> Outcome:
-    """What check mode tells: the action that would come first, and the chain if all goes well."""
-    step = next_step(target.disk, target.job, request, target.base_index)
-    chain = target.disk.chain
-    if _waits_for_the_end(request):
-        chain = requested_chain(target.disk, target.base_index)
-    paths = tuple(image.path for image in chain)
-    return replace(untouched(target, request), action=ACTIONS.get(step, "none"), forecast=paths)
-
-
-def _waits_for_the_end(request: Request) -> bool:
-    """Whether the call would return only when the disk is populated."""
-    waiting = request.waiting
-    return request.state == "populated" and waiting.wait and waiting.increment is None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from enum import Enum
 from typing import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from .._model._disk import Disk, Image
 from .._model._graph import Graph
 from .._model._job import Job
 from .._model._request import Request, Waiting
+from .._model._vm import Migration
 
 
 class Step(Enum):
@@ -25,6 +27,7 @@ class Step(Enum):
     RESUME = "resume"
     RETUNE = "retune"
     FINALIZE = "finalize"
+    PULL = "pull"
     DISMISS = "dismiss"
     PAUSE = "pause"
     CANCEL = "cancel"
@@ -36,7 +39,7 @@ def is_done(disk: Disk, base_index: int) -> bool:
 
     :param base_index: the place in the chain of the image that stays as the backing image; its length where none does.
     """
-    against = {disk.hidden_backing, disk.stale_header, disk.lost, disk.doubt}
+    against = {disk.hidden_backing, disk.stale_header, disk.stale_view, disk.lost, disk.doubt}
     return _is_at_end(disk, base_index) and against == {None}
 
 
@@ -67,6 +70,9 @@ def next_step(
     # Whatever is wanted: a concluded job stays in QEMU, and keeps its id, until it is dismissed.
     if job is not None and job.is_concluded:
         return Step.DISMISS
+    # libvirt is about to let it go, as it does with one that fails.
+    if job is not None and job.is_libvirts and job.status in ("aborting", "concluded"):
+        return Step.FOLLOW
     if is_wanted:
         return _towards_populated(disk, job, request, base_index, gave_way=gave_way)
     return _towards_no_stream(job, request, is_stopping=is_stopping)
@@ -80,6 +86,8 @@ def _towards_no_stream(job: Job | None, request: Request, *, is_stopping: bool) 
     if request.state == "paused":
         # A pending job copies no more: that is a pause already, and QEMU refuses another.
         stands_still = job.paused or job.is_pending
+        if not stands_still and job.is_libvirts:
+            return Step.REFUSE
         return Step.DONE if stands_still else Step.PAUSE
     # All is copied: to cancel now would throw the whole work away.
     if is_stopping and job.is_pending:
@@ -107,6 +115,9 @@ def _without_job(disk: Disk, base_index: int) -> Step:
         return Step.START
     if is_done(disk, base_index):
         return Step.DONE
+    # Where nothing else is wrong, libvirt's own pull has nothing left to copy, and tells libvirt how the chain is.
+    if is_done(replace(disk, stale_view=None), base_index):
+        return Step.PULL
     # Where QEMU uses no other image and the disk still needs one, a stream would copy nothing and say it had.
     return Step.REFUSE
 
@@ -180,12 +191,25 @@ def after_wait(end: WaitEnd, waiting: Waiting) -> After:
 
 
 # What QEMU may die of when it gives its images away meanwhile, as it does at the end of a migration.
-_NOT_DURING_A_MIGRATION = (Step.START, Step.FINALIZE)
+_NOT_DURING_A_MIGRATION = (Step.START, Step.FINALIZE, Step.PULL)
 
 
 def must_sit_out(step: Step) -> bool:
     """Whether a step must wait for the end of a migration, or of the saving of the VM's state."""
     return step in _NOT_DURING_A_MIGRATION
+
+
+def obstacle_of(migration: Migration, jobs: Sequence[Job], own: Job | None) -> str | None:
+    """What stands in the way of such a step, and that it must be waited for; None where nothing does.
+
+    libvirt looks at all nodes when a job of its own ends, and QEMU 7.2 dies of that if another one has just ended.
+    """
+    if migration.is_under_way:
+        return "the VM is being migrated, or its state is being saved. Wait for the end of that"
+    for job in jobs:
+        if job.is_libvirts and job.id != (own and own.id):
+            return f"libvirt's {job.position} on another disk, and only one may end at a time. Wait for the end of that"
+    return None
 
 
 def after_sitting_out(job: Job | None, waiting: Waiting) -> After:
@@ -203,6 +227,7 @@ ACTIONS: Mapping[Step, str] = {
     Step.RETUNE: "retuned",
     Step.FOLLOW: "joined",
     Step.FINALIZE: "joined",
+    Step.PULL: "started",
     Step.PAUSE: "paused",
     Step.CANCEL: "stopped",
 }

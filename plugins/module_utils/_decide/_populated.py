@@ -29,4 +29,6 @@ def _why_needed(disk: Disk) -> str | None:
         return f"the image of node {disk.hidden_backing}, below a {disk.top.format} node, has a backing image"
     if disk.stale_header is not None:
         return f"the header of {disk.top.path} still names {disk.stale_header}, though QEMU does not use it any more"
+    if disk.stale_view is not None:
+        return f"QEMU does not need {disk.stale_view} any more, but libvirt still takes it for the backing image"
     return disk.lost

@@ -22,11 +22,11 @@ Released = Mapping[str, Any]
 
 
 def unanswered(errors: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The monitors of the VMs that did not answer, or no longer, from the elements of ``errors``."""
+    """The monitors and domains of the VMs that did not answer, or no longer, from the elements of ``errors``."""
     monitors = set()
     for error in errors:
         if error["kind"] in _NO_ANSWER:
-            monitors.add(error["monitor"])
+            monitors.add(error["monitor"] or error["domain"] or "libvirt itself")
     return sorted(monitors)
 
 
@@ -34,7 +34,7 @@ def weigh(released: Sequence[Released], chains: Mapping[str, str], silent: Seque
     """Take back what a verdict on an image says as long as the VMs say otherwise, or cannot be asked.
 
     :param chains: which disk has an image in its chain, in words, by the path of the image.
-    :param silent: the monitors of the VMs of which nobody knows what they need.
+    :param silent: the monitors and domains of the VMs of which nobody knows what they need.
     """
     return [_weigh(image, chains.get(image["path"]), silent) for image in released]
 

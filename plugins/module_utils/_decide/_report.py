@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, Sequence
 
+from .._model._address import DomainName
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
 from .._model._files import FreeSpace, FreeSpaces
@@ -119,16 +120,30 @@ def failure_to_result(failure: Failure) -> dict[str, Any]:
         "msg": failure.message,
         "vm": None,
         "disk": None,
-        "monitor": failure.monitor,
+        **address_to_result(failure.monitor),
         "key": failure.key,
     }
+
+
+def address_to_result(address: str | None) -> dict[str, str | None]:
+    """How a VM was reached: one of the two is null, and both are where no VM is meant."""
+    if isinstance(address, DomainName):
+        return {"monitor": None, "domain": str(address)}
+    return {"monitor": address, "domain": None}
 
 
 def disk_error_to_result(outcome: Outcome, failure: Failure) -> dict[str, Any]:
     """One element of ``errors``, about a disk."""
     who = outcome.vm.identity
-    about = {"vm": who.label, "disk": outcome.before.label, "monitor": who.monitor, "key": outcome.before.key}
-    return {**failure_to_result(failure), **about}
+    about = {"vm": who.label, "disk": outcome.before.label, "key": outcome.before.key}
+    return {**failure_to_result(failure), **address_to_result(who.monitor), **about}
+
+
+def deadline_to_result(until: float | None, now: float) -> dict[str, float] | None:
+    """When the wait ends by the clock, in seconds since 1970, and how many seconds of it are left; None without one."""
+    if until is None:
+        return None
+    return {"at": int(until), "left": round(max(0.0, until - now), 1)}
 
 
 def in_one_message(messages: Sequence[str]) -> str:
@@ -142,7 +157,7 @@ def vm_to_result(vm: Vm) -> dict[str, Any]:
     """One element of ``vms``."""
     who = vm.identity
     return {
-        "monitor": who.monitor,
+        **address_to_result(who.monitor),
         "name": who.name,
         "uuid": who.uuid,
         "status": vm.status,
@@ -161,7 +176,7 @@ def disk_to_result(vm: Vm, disk: Disk, free_spaces: FreeSpaces) -> dict[str, Any
         "label": disk.label,
         "key": disk.key,
         "vm": vm.identity.label,
-        "monitor": vm.identity.monitor,
+        **address_to_result(vm.identity.monitor),
         "names": list(disk.names),
         "device": disk.device,
         "qdev": disk.qdev,
@@ -217,6 +232,8 @@ def _why_not_populated(vm: Vm, disk: Disk) -> tuple[bool | None, str | None]:
 def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """One element of ``disks`` of block_stream."""
     disk = disk_to_result(outcome.vm, outcome.disk, free_spaces)
+    # Here it is known how far the disk is to be populated.
+    disk["space"] = {**disk["space"], "needed": space_needed(outcome.disk, outcome.base_index)}
     # What was seen first no longer counts where the VM, asked again, did not answer.
     if outcome.is_unknown:
         disk["populated"] = None
@@ -228,6 +245,8 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         "proof": _proof_of(outcome),
         "cursor": outcome.cursor,
         "seconds": round(outcome.seconds, 1),
+        "clock": None if outcome.clock is None else round(outcome.clock, 1),
+        "order": outcome.order,
         "grew_by": outcome.grew_by,
         "released": list(map(_verdict_to_result, verdicts)),
         **_error_to_result(outcome.error),

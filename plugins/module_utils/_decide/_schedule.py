@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from enum import Enum
 from typing import Mapping, Sequence
@@ -37,12 +38,26 @@ def turn(target: Target, request: Request) -> Turn:
 def lanes(targets: Sequence[Target]) -> list[list[Target]]:
     """Group the disks that must be streamed one after the other: those of one VM that share a node below their tops.
 
-    QEMU refuses the second of them ("Node is busy"). Within a lane, disks with a job come first.
+    QEMU refuses the second of them ("Node is busy"). Disks with a job come first, within a lane and among lanes.
     """
     groups: list[_Lane] = []
     for target in targets:
         groups = _with_one_more(groups, target)
-    return [sorted(group.members, key=_has_no_job) for group in groups]
+    found = [sorted(group.members, key=_has_no_job) for group in groups]
+    # Streams that run already take their places first.
+    return sorted(found, key=lambda lane: _has_no_job(lane[0]))
+
+
+def in_order(lanes: Sequence[Sequence[Target]], request: Request) -> list[Target]:
+    """The disks that are streamed, in the order in which their streams begin if none of them lasts longer than others.
+
+    Those that run already come first. Whoever is next in its lane goes behind all that wait by then.
+    """
+    queues = [[target for target in lane if turn(target, request) is not Turn.NEEDS_NONE] for lane in lanes]
+    ordered: list[Target] = []
+    for round_ in itertools.zip_longest(*queues):
+        ordered += [target for target in round_ if target is not None]
+    return sorted(ordered, key=lambda target: turn(target, request) is not Turn.COUNTS)
 
 
 @dataclass(frozen=True)

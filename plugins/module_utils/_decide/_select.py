@@ -13,7 +13,7 @@ from typing import Sequence, Tuple
 
 from .._model._disk import Disk
 from .._model._errors import DiskGone, Failure, MonitorUnusable, WrongRequest
-from .._model._request import EVERY_DISK, BoundVm, BoundVms, Selection
+from .._model._request import EVERY_DISK, BoundVm, Selection
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 
@@ -180,7 +180,9 @@ def _fits_any_disk(vms: Sequence[Vm], name: str) -> bool:
 
 def _fits_vm(vm: Vm, name: str) -> bool:
     """Whether a name or pattern means this VM."""
-    # A VM without a name must not answer to the star for it.
+    # What a VM is called in results means it, also where that is the monitor of one without a name; a pattern does not.
+    if name == vm.identity.label:
+        return True
     return any(own and _fits(own, name) for own in (vm.identity.name, vm.identity.uuid))
 
 
@@ -195,7 +197,7 @@ def _fits(own: str, name: str) -> bool:
 
 def select_bound(
     vms: Sequence[Vm],
-    bound: BoundVms,
+    bound: Sequence[BoundVm],
     base: str | None,
 ) -> tuple[tuple[Target, ...], tuple[Failure, ...]]:
     """Find again the disks that an earlier look has selected, whatever their VMs call them and their files by now.

@@ -27,6 +27,8 @@ _LOCAL = frozenset(
     }
 )
 
+_NO_LABELS: Mapping[int, str] = {}
+
 _NOBODY_FOUND = (
     "it is still open somewhere: the kernel says so, and neither the processes in /proc nor the loop devices and swap "
     "files tell where (another container, an export, a descriptor on its way through a socket)"
@@ -82,7 +84,7 @@ def judge(
     left: LeftImage,
     lease: Lease | None,
     users: Users | None,
-    vms: Sequence[Vm],
+    labels: Mapping[int, str],
     off: Sequence[str] = (),
     search: Search | None = None,
 ) -> Verdict:
@@ -90,11 +92,11 @@ def judge(
 
     :param lease: the kernel's answer; None where it was not asked.
     :param users: who was found to have it open; None where nobody looked.
-    :param vms: the VMs that were visited, to call a process by its VM.
-    :param off: the sockets that nobody serves: their VMs are off, and an overlay of theirs may name the image.
+    :param labels: what the VMs are called, by their processes.
+    :param off: the sockets or domains of VMs that are off: an overlay of theirs may name the image.
     :param search: what headers say of it; None where no folder was named to be searched.
     """
-    free, reason = _is_free(left, lease, users, vms)
+    free, reason = _is_free(left, lease, users, labels)
     # What is open or unknown has a reason already, and a header that names it outweighs what is unknown.
     if search is not None and free is not False and left.file is not None:
         free, reason = _weigh_names(free, reason, left.file, search)
@@ -121,11 +123,11 @@ def _weigh_names(
 
 
 def _is_free(
-    left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm]
+    left: LeftImage, lease: Lease | None, users: Users | None, labels: Mapping[int, str]
 ) -> tuple[bool | None, str | None]:
     """Whether an image is free, None for unknown, and why it is not, or is unknown."""
     # What is seen to speak against it outweighs what cannot be seen.
-    against = _why_not_free(left, lease, users, vms)
+    against = _why_not_free(left, lease, users, labels)
     if against is not None:
         return False, against
     unknown = _why_unknown(left, lease)
@@ -134,7 +136,7 @@ def _is_free(
     return True, None
 
 
-def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, vms: Sequence[Vm]) -> str | None:
+def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, labels: Mapping[int, str]) -> str | None:
     if not left.is_finished:
         return "the disk that it has left is not populated"
     # An internal snapshot keeps its own map of the image, with holes that only the backing image fills.
@@ -142,12 +144,12 @@ def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, vms
         return f"the internal snapshot of {left.top} still needs it"
     if left.snapshots:
         return f"the {left.snapshots} internal snapshots of {left.top} still need it"
-    return why_open(lease, users, vms)
+    return why_open(lease, users, labels)
 
 
-def why_open(lease: Lease | None, users: Users | None, vms: Sequence[Vm] = ()) -> str | None:
+def why_open(lease: Lease | None, users: Users | None, labels: Mapping[int, str] = _NO_LABELS) -> str | None:
     """Say that somebody has a file open, and who; None where that is not known."""
-    names = _names(users, vms)
+    names = _names(users, labels)
     if names:
         return f"it is still open in {', '.join(names)}"
     if not _proves_use(lease):
@@ -215,11 +217,10 @@ def proves_no_use(lease: Lease | None) -> bool:
     return lease.file_system != "overlay"
 
 
-def _names(users: Users | None, vms: Sequence[Vm]) -> list[str]:
+def _names(users: Users | None, labels: Mapping[int, str]) -> list[str]:
     """Who has it open; a VM by its label, for the processes of all of them have one name."""
     if users is None:
         return []
-    labels = labels_of(vms)
     names = []
     for pid, process in sorted(users.processes.items()):
         name = f"VM {labels[pid]}" if pid in labels else process
@@ -227,9 +228,12 @@ def _names(users: Users | None, vms: Sequence[Vm]) -> list[str]:
     return [*names, *users.kernel]
 
 
-def labels_of(vms: Sequence[Vm]) -> Mapping[int, str]:
-    """What the VMs are called, by their processes."""
-    labels: dict[int, str] = {}
+def labels_of(vms: Sequence[Vm], known: Mapping[int, str] = _NO_LABELS) -> Mapping[int, str]:
+    """What the VMs are called, by their processes.
+
+    :param known: what an earlier look of the same task has called them.
+    """
+    labels = dict(known)
     for vm in vms:
         if vm.identity.pid is not None:
             labels[vm.identity.pid] = vm.identity.label
@@ -246,6 +250,6 @@ def _pids(lease: Lease | None, users: Users | None) -> tuple[int, ...] | None:
 
 def _note_on(off: Sequence[str]) -> str:
     return (
-        f"What is free may still be the base of a VM that is off: nobody serves {', '.join(off)}. Before you delete or "
+        f"What is free may still be the base of a VM that is off: {', '.join(off)}. Before you delete or "
         "archive an image, name the folders of all images, as images (in the role populate_images) or to image_info"
     )

@@ -44,7 +44,7 @@ class UnixAddress:
     @property
     def may_be_glob(self) -> bool:
         """Whether it can stand for several sockets; where there is one of this very name, it means that one."""
-        return not self.is_abstract and not self.is_literal and _MAGIC.search(self.path) is not None
+        return not self.is_abstract and not self.is_literal and may_be_pattern(self.path)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,16 @@ class TcpAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def may_be_pattern(text: str) -> bool:
+    """Whether a name can stand for several, as in the shell."""
+    return _MAGIC.search(text) is not None
+
+
 Address = Union[UnixAddress, TcpAddress]
+
+
+class DomainName(str):
+    """The name of one of libvirt's guests: what stands in the place of a monitor's address for a VM reached so."""
 
 
 def read_address(text: str) -> Address:

@@ -116,7 +116,9 @@ class Disk:
     ``lost`` says why the VM's next start will not find the file that QEMU writes to now, ``doubt`` why it cannot be
     told whether that file needs others. Both are None where all is well. ``extended_l2``: its clusters have
     subclusters. ``io_status``: an error has stopped the guest's own requests. ``is_active``: this
-    QEMU may write to it, and not the other end of a migration.
+    QEMU may write to it, and not the other end of a migration. ``target`` is what libvirt calls the disk of its guest
+    (``vda``), and ``stale_view`` an image that libvirt still takes for the disk's backing image though QEMU does not:
+    libvirt would make a later copy depend on it.
     """
 
     device: str
@@ -132,6 +134,8 @@ class Disk:
     extended_l2: bool = False
     io_status: str = "ok"
     is_active: bool = True
+    target: str = ""
+    stale_view: str | None = None
 
     @classmethod
     def from_qmp(cls, entry: Members, graph: Graph) -> Disk:
@@ -170,6 +174,8 @@ class Disk:
     @property
     def label(self) -> str:
         """The shortest name that a person gave it, else the path of its image."""
+        if self.target:
+            return self.target
         # A device without an id is below /machine/peripheral-anon or /machine/unattached; no id has a slash.
         if self.qdev and not self.qdev_id.startswith("/"):
             return self.qdev_id
@@ -212,8 +218,8 @@ class Disk:
     @property
     def is_populated(self) -> bool:
         """Whether the disk needs no other image, and nothing is in doubt: what QEMU says and what the file says."""
-        concerns = (self.stale_header, self.lost, self.doubt)
-        return self.is_populated_in_qemu and concerns == (None, None, None)
+        concerns = {self.stale_header, self.stale_view, self.lost, self.doubt}
+        return self.is_populated_in_qemu and concerns == {None}
 
     @property
     def is_populated_in_qemu(self) -> bool:
@@ -223,7 +229,7 @@ class Disk:
     @property
     def names(self) -> tuple[str, ...]:
         """Every name that the disk answers to, for people and for messages."""
-        candidates = [self.qdev_id, self.qdev, self.device, self.node_name]
+        candidates = [self.target, self.qdev_id, self.qdev, self.device, self.node_name]
         if self.chain:
             candidates += [self.top.node_name, self.top.path, self.top.file]
         # Each once, in this order.

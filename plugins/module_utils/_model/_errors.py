@@ -24,7 +24,7 @@
     |   +-- ImageInUse      somebody has it open
     |   +-- UseUnknown      whether somebody has it open cannot be told
     +-- RightsNotSet        the kernel, or the file system, does not set the rights of an image
-    +-- TimeIsUp            ``wait_timeout`` is over; the job goes on
+    +-- TimeIsUp            the wait is over; the job goes on
 
 Every message is a whole sentence without its subject; who catches it says which VM and which disk.
 """

@@ -29,7 +29,7 @@ class Job:
     """One entry of ``query-block-jobs``.
 
     ``offset`` of ``len`` is a position in the disk in bytes, not an amount copied. ``speed`` is bytes per second, 0 is
-    unlimited.
+    unlimited. ``is_libvirts``: libvirt has started it, sees to its end, and is the only one that may dismiss it.
     """
 
     id: str
@@ -42,6 +42,7 @@ class Job:
     io_status: str
     auto_finalize: bool
     error: str | None
+    is_libvirts: bool = False
 
     @classmethod
     def from_qmp(cls, entry: Members) -> Job:
@@ -66,8 +67,8 @@ class Job:
 
     @property
     def is_concluded(self) -> bool:
-        """The job is over and waits to be dismissed: somebody else started it."""
-        return self.status == "concluded"
+        """The job is over and waits to be dismissed by us: somebody else started it."""
+        return self.status == "concluded" and not self.is_libvirts
 
     @property
     def is_held_by_error(self) -> bool:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Tuple
 
 from ._errors import WrongRequest
@@ -15,6 +15,7 @@ EVERY_DISK = "*"
 
 State = Literal["populated", "paused", "aborted"]
 OnTimeout = Literal["fail", "leave", "stop"]
+Limit = Literal["wait_timeout", "until"]
 OnError = Literal["report", "stop", "enospc", "ignore"]
 
 
@@ -36,13 +37,14 @@ class BoundVm:
     """A VM that an earlier look has found, and the keys of its disks that are meant.
 
     ``pid`` is the process that serves the monitor, and ``started`` its start, for a pid is given again when its process
-    is gone; None where it cannot be told.
+    is gone; None where it cannot be told. A VM without keys is not asked any more; ``name`` is what it was called.
     """
 
     monitor: str
     pid: int | None
     started: int | None
     keys: tuple[str, ...]
+    name: str | None = None
 
 
 # The VMs and disks that an earlier look of the same task has selected.
@@ -53,16 +55,33 @@ BoundVms = Tuple[BoundVm, ...]
 class Waiting:
     """How long a task waits for its streams, and what happens to those that are not done then.
 
-    ``timeout`` is None for as long as it takes. With a ``poll_interval`` the monitor is left to others between two
-    looks. An ``increment`` ends where the cursor has moved so far beyond ``cursor``.
+    ``timeout`` is None for as long as it takes; ``limit`` is the option that it comes from, and ``until`` the time by
+    the clock, in seconds since 1970. With a ``poll_interval`` the monitor is left to others between two looks. An
+    ``increment`` ends where the cursor has moved so far beyond ``cursor``.
     """
 
     wait: bool = True
-    timeout: int | None = None
+    timeout: float | None = None
+    limit: Limit = "wait_timeout"
+    until: float | None = None
     on_timeout: OnTimeout = "fail"
     poll_interval: int = 0
     increment: int | None = None
     cursor: int = 0
+
+    def beginning_at(self, now: float) -> Waiting:
+        """The same with the earlier of its two ends as its timeout, for a wait that begins now."""
+        if self.until is None:
+            return self
+        seconds = max(0.0, self.until - now)
+        if self.timeout is not None and self.timeout <= seconds:
+            return self
+        return replace(self, timeout=seconds, limit="until")
+
+    @property
+    def over(self) -> str:
+        """How it reads that the time is over, behind "when" and "before"."""
+        return "wait_timeout was over" if self.limit == "wait_timeout" else "the time had come that until names"
 
     @property
     def mark(self) -> int | None:
@@ -73,6 +92,7 @@ class Waiting:
 @dataclass(frozen=True)
 class Request:
     """What was asked for, of every selected disk. ``speed`` None leaves a limit as it is; 0 is no limit.
+    ``total_speed`` is that of all streams together.
 
     ``images`` are the folders whose images may still name what is released.
     """
@@ -80,6 +100,7 @@ class Request:
     state: State = "populated"
     base: str | None = None
     speed: int | None = None
+    total_speed: int | None = None
     on_error: OnError = "report"
     parallel: int = 1
     check_space: bool = True

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import (
     Any,
     AsyncContextManager,
+    Awaitable,
     Callable,
     Collection,
     ContextManager,
@@ -17,6 +19,8 @@ from typing import (
     Sequence,
 )
 
+from ._disk import Disk, Image
+from ._errors import Failure
 from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
 from ._images import Search
@@ -75,12 +79,27 @@ class JobEvents(Protocol):
         """
 
 
+class Pull(Protocol):
+    """libvirt's own way to remove a backing link."""
+
+    async def __call__(self, disk: Disk, base: Image | None) -> None:
+        """Have libvirt stream a disk in which everything is copied already, and wait until it is done.
+
+        :param base: the image that stays as the backing image.
+        :raise CommandRefused: libvirt does not do it, or its stream failed.
+        """
+
+
 class Link(Protocol):
-    """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises."""
+    """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises.
+
+    ``pull`` is None where a job of ours may remove the backing link by itself, as ``finish`` has it.
+    """
 
     address: str
     peer: Peer | None
     runs: OtherRuns | None
+    pull: Pull | None
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
@@ -201,3 +220,20 @@ class Host(Protocol):
 
 
 OpenLink = Callable[[str], AsyncContextManager[Link]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The VMs that a call is about.
+
+    ``wanted``: their addresses, and whether each was named outright, so that a VM that is off is a failure. ``skipped``
+    tells, in words, of what was not found. ``off`` are addresses of VMs that are known to be off.
+    """
+
+    wanted: Mapping[str, bool] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    off: tuple[str, ...] = ()
+
+
+Find = Callable[[], Awaitable[Found]]

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Collection, Mapping, Sequence
 
+from ._address import DomainName
 from ._disk import Disk
 from ._files import FileId, Named
 from ._graph import Graph
@@ -22,7 +23,10 @@ _NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given
 
 @dataclass(frozen=True)
 class Identity:
-    """What does not change while the VM runs. ``peer`` serves the monitor; None where that is reached over TCP."""
+    """What does not change while the VM runs. ``peer`` serves the monitor; None where that is reached over TCP.
+
+    ``monitor`` is the address by which the VM was reached: of its monitor, or a ``DomainName``.
+    """
 
     monitor: str
     name: str | None
@@ -30,6 +34,11 @@ class Identity:
     qemu_version: str
     peer: Peer | None
     is_libvirts: bool
+
+    @property
+    def is_domain(self) -> bool:
+        """Whether the VM is reached through libvirt, as one of its guests."""
+        return isinstance(self.monitor, DomainName)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -52,15 +61,19 @@ class Identity:
         """The process that serves the monitor, whatever it is."""
         return None if self.peer is None else self.peer.process
 
+    @property
+    def _place(self) -> str:
+        return "for this domain" if self.is_domain else "at this monitor"
+
     def successor(self, later: Identity) -> str | None:
         """Who answers at this VM's monitor now, if it is another VM; None if it is still this one.
 
         A VM of the same name may have taken the place of this one, or be this one after a restart, without its jobs.
         """
         if (later.name, later.uuid) != (self.name, self.uuid):
-            return f"another VM, {later.label}, answers at this monitor now"
+            return f"another VM, {later.label}, answers {self._place} now"
         if later.process != self.process:
-            return f"another process, {later.peer}, answers at this monitor now: the VM was restarted, or replaced"
+            return f"another process, {later.peer}, answers {self._place} now: the VM was restarted, or replaced"
         return None
 
 

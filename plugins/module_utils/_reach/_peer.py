@@ -21,7 +21,7 @@ from .._model._peer import Owner, Peer, is_loader, read_program, read_start, rea
 from ._sockets import PEER, SHOW_PEER, ask, numbers
 
 _PROCESSES = "/proc"
-_MOST_UID = 2**32 - 2
+_ANY = 2**32 - 1
 
 
 def made_by(end: socket.socket) -> Peer:
@@ -42,6 +42,12 @@ def served_by(end: socket.socket) -> Peer:
     return Peer(pid, uid, gid, read_start(_read(pid, "stat")), _program(pid), maker.uid, serves)
 
 
+def process(pid: int) -> Peer:
+    """A process by its number, as if it served a monitor of its own."""
+    uid, gid = read_user(_read(pid, "status")) or (_ANY, _ANY)
+    return Peer(pid, uid, gid, read_start(_read(pid, "stat")), _program(pid), uid, True)
+
+
 def is_accepted(end: socket.socket) -> bool | None:
     """Whether somebody accepted the connection, or it still waits in the queue; None where the kernel does not say."""
     inode = other_inode(end)
@@ -53,7 +59,7 @@ def find_owner(name: str) -> Owner:
 
     :raise WrongRequest: there is none.
     """
-    if name.isascii() and name.isdigit() and int(name) <= _MOST_UID:
+    if name.isascii() and name.isdigit() and int(name) < _ANY:
         return Owner(name, int(name))
     try:
         return Owner(name, pwd.getpwnam(name).pw_uid)
@@ -75,12 +81,13 @@ def _find_server(maker: int, inode: int | None) -> tuple[int, bool | None]:
     has_it = None if not inode else _has_open(maker, inode)
     if not inode or has_it is not False:
         return maker, has_it
-    others = [pid for pid in _pids() if _has_open(pid, inode)]
+    others = [pid for pid in pids_of_host() if _has_open(pid, inode)]
     # Of several nobody knows which one answers.
     return (others[0], True) if len(others) == 1 else (maker, False)
 
 
-def _pids() -> list[int]:
+def pids_of_host() -> list[int]:
+    """Every process that this one sees."""
     return [int(name) for name in os.listdir(_PROCESSES) if name.isdigit()]
 
 

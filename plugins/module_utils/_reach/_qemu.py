@@ -25,7 +25,7 @@ from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
 from .._model._peer import Owner
 from .._model._reader import text_of
-from .._model._seams import Connection, RawEvents
+from .._model._seams import Connection, Pull, RawEvents
 from .._model._vm import (
     Identity,
     Migration,
@@ -71,6 +71,7 @@ class QemuLink:
         self.address = connection.address
         self.peer = connection.peer
         self.runs = connection.runs
+        self.pull: Pull | None = None
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 

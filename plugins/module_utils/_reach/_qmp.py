@@ -32,8 +32,8 @@ from ._threads import away
 logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 # QEMU answers within milliseconds unless it hangs. A flush waits for the storage, with all that the guest has written.
-_REPLY_SECONDS = {"human-monitor-command": 600.0}
-_USUAL_REPLY_SECONDS = 30.0
+REPLY_SECONDS = {"human-monitor-command": 600.0}
+USUAL_REPLY_SECONDS = 30.0
 
 # How long to stay outside a queue that is full before the next try.
 _QUEUE_SECONDS = 0.1
@@ -93,7 +93,7 @@ else:
         async def _do_recv(self) -> Message:
             try:
                 text = await self._read_text()
-                _check_size(text)
+                check_size(text)
                 message = Message(text, eager=True)
                 _check_routing(message)
             except (QMPError, RecursionError, ValueError) as error:
@@ -175,7 +175,7 @@ class QmpConnection:
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send one command."""
-        seconds = _REPLY_SECONDS.get(command, _USUAL_REPLY_SECONDS)
+        seconds = REPLY_SECONDS.get(command, USUAL_REPLY_SECONDS)
         try:
             return await asyncio.wait_for(
                 self._client.execute(command, dict(arguments) if arguments else None), seconds
@@ -341,7 +341,7 @@ def _no_greeting(error: ConnectError, complaint: str) -> MonitorError:
     )
 
 
-def _check_size(line: bytes) -> None:
+def check_size(line: bytes) -> None:
     """Refuse a line that is short and takes much memory.
 
     :raise ValueError: it holds more objects than any QEMU tells of.

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 from typing import AsyncIterator, Sequence
 
 from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._schedule import Turn, lanes, turn
+from .._decide._share import copies_on, streams_at_first
 from .._model._errors import Failure, QmpError, TimeIsUp
 from .._model._request import Request, Waiting
 from .._model._seams import Host, Link, OpenLink, OtherRuns
 from .._model._target import Target
+from ._budget import Budget
 from ._observe import explain
 from ._reconcile import reconcile
 
@@ -45,20 +48,29 @@ class _Slots:
     def __init__(self, limit: int):
         self._limit = limit
         self._taken = 0
+        self._waiting = 0
         self._freed = asyncio.Condition()
 
     async def take(self, deadline: float | None, *, runs_already: bool) -> bool:
         """Wait for a slot; False when the deadline came first, or together with it."""
         async with self._freed:
             if not runs_already and not self._has_room():
+                self._waiting += 1
                 try:
                     await asyncio.wait_for(self._freed.wait_for(self._has_room), _until(deadline))
                 except asyncio.TimeoutError:
                     return False
+                finally:
+                    self._waiting -= 1
                 if _until(deadline) == 0:
                     return False
             self._taken += 1
             return True
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a slot."""
+        return self._waiting > 0
 
     async def give_back(self) -> None:
         """Let the next one go."""
@@ -104,7 +116,9 @@ async def reconcile_all(targets: Sequence[Target], request: Request, open_link: 
 
     What fails for one disk stops no other.
     """
-    return await _Fleet(targets, request, open_link, host).run()
+    # Not before: what the look at the VMs has taken is no more to be waited for by the clock.
+    now = replace(request, waiting=request.waiting.beginning_at(time.time()))
+    return await _Fleet(targets, now, open_link, host).run()
 
 
 class _Fleet:
@@ -118,12 +132,14 @@ class _Fleet:
         self._slots = _Slots(request.parallel)
         addresses = {target.vm.identity.monitor for target in targets}
         self._links = {address: _SharedLink(address, open_link) for address in addresses}
+        self._lanes = lanes(targets)
+        at_first = [target.key for target in streams_at_first(self._lanes, request)]
+        self._budget = Budget(request, lambda address: self._links[address].borrow(), at_first)
         self._outcomes: dict[int, Outcome] = {}
 
     async def run(self) -> list[Outcome]:
-        """Every lane by itself; streams that run already take their slots first."""
-        ordered = sorted(lanes(self._targets), key=lambda lane: lane[0].job is None)
-        await asyncio.gather(*(self._run_lane(lane) for lane in ordered))
+        """Every lane by itself."""
+        await asyncio.gather(*(self._run_lane(lane) for lane in self._lanes))
         return [self._outcomes[id(target)] for target in self._targets]
 
     async def _run_lane(self, lane: Sequence[Target]) -> None:
@@ -149,17 +165,23 @@ class _Fleet:
         if kind is Turn.NEEDS_NONE:
             return await self._see_through(target)
         if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
-            reason = "its turn did not come before wait_timeout was over"
+            reason = f"its turn did not come before {self._request.waiting.over}"
             return _left_waiting(target, self._request, reason)
         began = asyncio.get_running_loop().time()
         outcome: Outcome | None = None
         try:
+            await self._budget.join(target.key)
             outcome = await self._see_through(target)
-            return replace(outcome, seconds=asyncio.get_running_loop().time() - began)
+            clock = asyncio.get_running_loop().time()
+            return replace(outcome, seconds=clock - began, clock=clock)
         finally:
             # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back others.
             if outcome is None or outcome.job is None or outcome.job.paused or outcome.error is not None:
                 await self._slots.give_back()
+            if outcome is None or not copies_on(outcome):
+                # What the time is over for is not hurried up any more.
+                has_time = not self._request.waiting.wait or _until(self._deadline) != 0
+                await self._budget.leave(target.key, is_shared=has_time and not self._slots.is_wanted)
 
     async def _see_through(self, target: Target) -> Outcome:
         """One long visit to the monitor, unless another run wants it; or short ones, with a ``poll_interval``."""
@@ -169,7 +191,7 @@ class _Fleet:
             try:
                 async with self._links[target.vm.identity.monitor].borrow() as link:
                     runs = link.runs
-                    outcome = await reconcile(link, self._host, target, self._request, self._deadline, outcome)
+                    outcome = await reconcile(link, self._host, target, self._budget, self._deadline, outcome)
             except QmpError as error:
                 failure = await explain(target.label, error, target.vm.identity.monitor, self._host)
                 return replace(outcome or untouched(target, self._request), error=failure)

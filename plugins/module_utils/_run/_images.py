@@ -12,19 +12,19 @@ from typing import Sequence
 from .._decide._images import ImagesInformed
 from .._model._files import KnownFile
 from .._model._images import Asked
-from .._model._seams import Host, OpenLink
+from .._model._seams import Find, Host, OpenLink
 from ._observe import observe
 from ._release import ask_who_has_open
 
 
 async def inform_of_images(
-    paths: Sequence[str], folders: Sequence[str], monitors: Sequence[str], open_link: OpenLink, host: Host
+    paths: Sequence[str], folders: Sequence[str], find: Find, open_link: OpenLink, host: Host
 ) -> ImagesInformed:
     """Show images; the monitors only serve to call processes by their VMs.
 
     :raise WrongRequest: no monitor can be at such an address.
     """
-    sighting = await observe(monitors, open_link, host)
+    sighting = await observe(find, open_link, host)
     warnings = [*sighting.skipped]
     for failure in sighting.failures:
         warnings.append(f"processes may not be called by their VM: {failure.message}")

@@ -13,11 +13,11 @@ from typing import Mapping, Sequence
 from .._decide._bind import bind
 from .._decide._doubles import tell_apart
 from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
-from .._model._address import read_address
+from .._model._address import DomainName, read_address
 from .._model._disk import Disk
 from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
 from .._model._files import Bound
-from .._model._seams import Host, Link, OpenLink
+from .._model._seams import Find, Found, Host, Link, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
 # So many monitors are visited at a time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
@@ -38,8 +38,11 @@ class Sighting:
     off: tuple[str, ...] = ()
 
 
-async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
-    """Visit every monitor once, and leave it free again; ``names`` as in ``identify``."""
+async def find_monitors(patterns: Sequence[str], host: Host) -> Found:
+    """The monitors that are meant by addresses and globs.
+
+    :raise WrongRequest: no monitor can be at such an address.
+    """
     skipped: list[str] = []
     wanted: dict[str, bool] = {}
     failures: list[Failure] = []
@@ -53,8 +56,19 @@ async def observe(patterns: Sequence[str], open_link: OpenLink, host: Host, name
             skipped.append(f"{place} matches no socket")
         for address in [str(place)] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
-    sighting = await visit_all(wanted, open_link, host, names)
-    return replace(sighting, skipped=(*skipped, *sighting.skipped), failures=(*failures, *sighting.failures))
+    return Found(wanted, tuple(skipped), tuple(failures))
+
+
+async def observe(find: Find, open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
+    """Visit every VM that is found once, and leave its monitor free again; ``names`` as in ``identify``."""
+    found = await find()
+    sighting = await visit_all(found.wanted, open_link, host, names)
+    return replace(
+        sighting,
+        skipped=(*found.skipped, *sighting.skipped),
+        failures=(*found.failures, *sighting.failures),
+        off=(*found.off, *sighting.off),
+    )
 
 
 async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:
@@ -86,7 +100,8 @@ async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host,
 
 async def explain(subject: str, error: QmpError, address: str, host: Host) -> Failure:
     """The whole sentence for an error, with the processes at the monitor's ends where one of them is the reason."""
-    words = await host.who_serves(address) if isinstance(error, MonitorSilent) else ""
+    has_socket = not isinstance(address, DomainName)
+    words = await host.who_serves(address) if has_socket and isinstance(error, MonitorSilent) else ""
     failure = Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
     return replace(failure, monitor=address)
 

@@ -7,7 +7,8 @@
 What makes it safe is an order, and every part of it is needed: a stream waits at ``pending`` when all is copied and its
 backing link is still there; then QEMU flushes the top image, so that a crash finds the copied clusters; then the job is
 finalized, which removes the link; then the chain is read again, and the header is flushed. Before the job is finalized
-the map of the chain proves that everything is copied, and every flush is one whose failure would be known.
+the map of the chain proves that everything is copied, and every flush is one whose failure would be known. Of libvirt's
+guests the job is cancelled instead of finalized, and libvirt itself removes the link.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from .._decide._endings import (
     failed_ending,
     failed_wait,
     guest_errors,
-    migrating,
     never_copied,
     no_name_for_base,
     no_room,
@@ -34,6 +34,7 @@ from .._decide._endings import (
     not_now,
     not_on_storage,
     not_proven,
+    not_pulled,
     refused,
 )
 from .._decide._fit import refused_state
@@ -48,6 +49,7 @@ from .._decide._plan import (
     metadata_size,
     must_sit_out,
     next_step,
+    obstacle_of,
     releasable,
 )
 from .._model._disk import is_local
@@ -64,9 +66,10 @@ from .._model._errors import (
 from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
 from .._model._map import MapTotals, NoMap
 from .._model._request import Request, Waiting
-from .._model._seams import Held, Host, Link
+from .._model._seams import Held, Host, Link, Pull
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
+from ._budget import Budget
 from ._observe import explain, identify, look
 from ._watch import JobWatch
 
@@ -88,16 +91,17 @@ _LATER_SECONDS = 5.0
 
 
 async def reconcile(
-    link: Link, host: Host, target: Target, request: Request, deadline: float | None, earlier: Outcome | None = None
+    link: Link, host: Host, target: Target, budget: Budget, deadline: float | None, earlier: Outcome | None = None
 ) -> Outcome:
     """Do what was asked for with one disk of the VM behind ``link``.
 
+    :param budget: what is asked for; how fast its stream may be changes as others begin and end.
     :param deadline: the time of the event loop at which the wait is over.
     :param earlier: the outcome of an earlier visit, which left a job to QEMU.
     :return: the outcome; what went wrong is in its ``error``.
     """
     with contextlib.ExitStack() as listeners:
-        visit = _Visit(link, host, target, request, deadline, listeners)
+        visit = _Visit(link, host, target, budget, deadline, listeners)
         return await visit.run(earlier)
 
 
@@ -112,19 +116,24 @@ class _Visit:
         link: Link,
         host: Host,
         target: Target,
-        request: Request,
+        budget: Budget,
         deadline: float | None,
         listeners: contextlib.ExitStack,
     ):
         self._link = link
         self._host = host
         self._target = target
-        self._request = request
+        self._budget = budget
         self._deadline = deadline
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
         self._held: Held | None = None
-        self._now = replace(untouched(target, request), cursor=request.waiting.cursor)
+        self._now = replace(untouched(target, self._request), cursor=self._request.waiting.cursor)
+
+    @property
+    def _request(self) -> Request:
+        """What is asked for now."""
+        return self._budget.request
 
     async def run(self, earlier: Outcome | None) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
@@ -149,6 +158,7 @@ class _Visit:
             Step.RESUME: self._resume,
             Step.RETUNE: self._retune,
             Step.FINALIZE: self._finalize,
+            Step.PULL: self._pull,
             Step.DISMISS: self._dismiss,
             Step.PAUSE: self._pause,
             Step.CANCEL: self._cancel,
@@ -166,8 +176,8 @@ class _Visit:
             )
             if step is Step.DONE:
                 return
-            if must_sit_out(step) and (await self._link.migration()).is_under_way:
-                if await self._sit_out() is not After.GO_ON:
+            if must_sit_out(step) and await self._obstacle(step) is not None:
+                if await self._sit_out(step) is not After.GO_ON:
                     return
                 continue
             self._refuse_states()
@@ -308,15 +318,18 @@ class _Visit:
                 raise
             self._now = replace(self._now, watched="")
             return After.GO_ON  # somebody else was faster: it is joined
-        return await self._wait(stream.job_id)
+        return await self._wait(stream.job_id, stream.speed)
 
-    async def _sit_out(self) -> After:
-        """Wait for the end of a migration, and look what it has left; or leave, where it takes longer than we wait."""
-        while (await self._link.migration()).is_under_way:
+    async def _sit_out(self, step: Step) -> After:
+        """Wait for the end of what is in the way, and look what it has left; or leave, where it takes too long."""
+        while True:
+            obstacle = await self._obstacle(step)
+            if obstacle is None:
+                break
             if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
                 after = after_sitting_out(self._now.job, self._request.waiting)
                 if after is After.FAIL:
-                    raise migrating(self._now.job)
+                    raise not_now(obstacle, self._now.job)
                 return after
             if self._link.runs is not None and self._link.runs.is_waiting():
                 return self._give_way()
@@ -324,14 +337,22 @@ class _Visit:
         await self._look()
         return After.GO_ON
 
+    async def _obstacle(self, step: Step) -> str | None:
+        """What is under way in the VM that a step must not meet; None where nothing is."""
+        # Starting meets no job of another disk, and without libvirt there is no job whose end matters to others.
+        meets_jobs = self._link.pull is not None and step is not Step.START
+        jobs = await self._link.jobs() if meets_jobs else ()
+        return obstacle_of(await self._link.migration(), jobs, self._now.job)
+
     async def _stand_still(self) -> None:
         """Make sure, right before a job starts or ends, that QEMU keeps its images meanwhile.
 
         What was seen before the last flush and the map is older than a migration may take. Between these two questions
         and the command none can begin and end.
         """
-        if (await self._link.migration()).is_under_way:
-            raise migrating(self._now.job)
+        obstacle = obstacle_of(await self._link.migration(), (), self._now.job)
+        if obstacle is not None:
+            raise not_now(obstacle, self._now.job)
         await self._ask_state()
 
     async def _ask_state(self) -> None:
@@ -360,12 +381,12 @@ class _Visit:
         return name
 
     async def _follow(self) -> After:
-        return await self._wait(self._job.id)
+        return await self._wait(self._job.id, self._job.speed)
 
     async def _resume(self) -> After:
-        job_id = self._job.id
-        await self._unless_over(self._link.resume(job_id))
-        return await self._wait(job_id)
+        job = self._job
+        await self._unless_over(self._link.resume(job.id))
+        return await self._wait(job.id, job.speed)
 
     async def _retune(self) -> After:
         await self._unless_over(self._link.set_speed(self._job.id, cast("int", self._request.speed)))
@@ -388,9 +409,26 @@ class _Visit:
             # finds everything copied, and ends at once.
             return await self._stream_again(job)
         await self._stand_still()
+        if self._link.pull is not None:
+            await self._unless_over(self._link.cancel(job.id))
+            await self._watch(job.id).end()
+            return await self._pull()
         await self._unless_over(self._link.finish(job.id))
         await self._watch(job.id).end()
         await self._check_ending(job.id)
+        return After.GO_ON
+
+    async def _pull(self) -> After:
+        """Have libvirt take the link away, by a stream of its own that finds nothing left to copy.
+
+        Only so does libvirt know the chain: what drops a link behind its back is undone by its next copy of the disk.
+        """
+        disk, index, pull = self._now.disk, self._now.base_index, cast("Pull", self._link.pull)
+        base = disk.chain[index] if index < len(disk.chain) else None
+        try:
+            await pull(disk, base)
+        except CommandRefused as error:
+            raise not_pulled(error, disk) from error
         return After.GO_ON
 
     async def _doubt_of(self, job: Job) -> str | None:
@@ -521,7 +559,10 @@ class _Visit:
             self._watches[job_id] = JobWatch(self._link, job_id, self._listeners)
         return self._watches[job_id]
 
-    async def _wait(self, job_id: str) -> After:
+    async def _wait(self, job_id: str, speed: int | None) -> After:
+        is_late = self._budget.follow(self._target.key, job_id, speed)
+        if is_late and not self._now.gave_way:
+            return After.GO_ON  # the streams were shared anew since its speed was set
         watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
@@ -540,7 +581,7 @@ class _Visit:
             await self._check_ending(job_id)
         after = after_wait(end, waiting)
         if after is After.FAIL:
-            raise failed_wait(end, position)
+            raise failed_wait(end, position, waiting.over)
         return self._give_way() if after is After.GIVE_WAY else after
 
     def _give_way(self) -> After:

@@ -13,14 +13,18 @@ from .._decide._outcome import Outcome
 from .._decide._verdict import LeftImage, Verdict, judge
 from .._model._files import Granted, KnownFile, Lease, Users
 from .._model._seams import Host
-from .._model._vm import Vm
 
 
 async def judge_all(
-    outcomes: Sequence[Outcome], vms: Sequence[Vm], host: Host, off: Sequence[str] = (), folders: Sequence[str] = ()
+    outcomes: Sequence[Outcome],
+    labels: Mapping[int, str],
+    host: Host,
+    off: Sequence[str] = (),
+    folders: Sequence[str] = (),
 ) -> list[list[Verdict]]:
     """The verdicts on the images that each of the disks has left, in order.
 
+    :param labels: what the VMs are called, by their processes.
     :param folders: where headers may still name them.
     """
     left = [images_left(outcome) for outcome in outcomes]
@@ -34,7 +38,7 @@ async def judge_all(
 
     def judged(image: LeftImage) -> Verdict:
         lease, found = (None, None) if image.file is None else (leases.get(image.file), users.get(image.file))
-        return judge(image, lease, found, vms, off, search)
+        return judge(image, lease, found, labels, off, search)
 
     verdicts: list[list[Verdict]] = []
     for images in left:

@@ -11,16 +11,18 @@ from dataclasses import replace
 from typing import Collection, Iterable, Mapping, Sequence
 
 from .._decide._fit import leave_out_unfit
-from .._decide._outcome import Outcome, forecast, not_begun, untouched
+from .._decide._forecast import plan
+from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._report import Informed, Populated
 from .._decide._schedule import leave_out_crowded
 from .._decide._second_look import confirm, is_claim
 from .._decide._select import Selected, select, select_bound
+from .._decide._verdict import labels_of
 from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
 from .._model._files import FreeSpace, FreeSpaces
 from .._model._request import BoundVms, Request, Selection
-from .._model._seams import Host, OpenLink
+from .._model._seams import Find, Host, OpenLink
 from .._model._target import Target
 from .._model._vm import Vm
 from ._fleet import reconcile_all
@@ -31,9 +33,9 @@ from ._release import judge_all
 _SPACES_AT_ONCE = 32
 
 
-async def inform(monitors: Sequence[str], selection: Selection, open_link: OpenLink, host: Host) -> Informed:
+async def inform(find: Find, selection: Selection, open_link: OpenLink, host: Host) -> Informed:
     """Show the VMs behind monitors and their disks, those that are selected."""
-    sighting = await observe(monitors, open_link, host, _names_in(selection, None))
+    sighting = await observe(find, open_link, host, _names_in(selection, None))
     failures, selected = sighting.failures, Selected(sighting.vms, (), ())
     if sighting.vms or not failures:
         try:
@@ -59,7 +61,7 @@ def _names_in(selection: Selection, base: str | None) -> list[str]:
 
 
 async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out of this process
-    monitors: Sequence[str],
+    find: Find,
     selection: Selection,
     request: Request,
     open_link: OpenLink,
@@ -71,11 +73,11 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     """Do what is asked for with the disks: nothing is started unless all of it can be right.
 
     :param is_check: only tell what would be done.
-    :param bound: the VMs and disks that an earlier look has selected, in place of ``monitors`` and ``selection``.
+    :param bound: the VMs and disks that an earlier look has selected, in place of ``find`` and ``selection``.
     """
     if bound is not None:
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
-    sighting = await observe(monitors, open_link, host, _names_in(selection, request.base))
+    sighting = await observe(find, open_link, host, _names_in(selection, request.base))
     if sighting.failures and not sighting.vms:
         return await _judged(
             sighting, [], sighting.failures, host, request
@@ -105,12 +107,14 @@ async def _populate_bound(
     bound: BoundVms, request: Request, open_link: OpenLink, host: Host, *, is_check: bool
 ) -> Populated:
     """Go on with what an earlier look has found fit; what stands in the way by now is told by each disk's own visit."""
+    meant = [vm for vm in bound if vm.keys]
     sighting = await visit_all(
-        {vm.monitor: True for vm in bound}, open_link, host, [request.base] if request.base else []
+        {vm.monitor: True for vm in meant}, open_link, host, [request.base] if request.base else []
     )
-    targets, failures = select_bound(sighting.vms, bound, request.base)
+    targets, failures = select_bound(sighting.vms, meant, request.base)
     outcomes, sighting = await _act(sighting, targets, request, open_link, host, is_check=is_check)
-    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host, request)
+    known = {vm.pid: vm.name or vm.monitor for vm in bound if vm.pid is not None}
+    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host, request, known)
 
 
 async def _act(
@@ -124,7 +128,7 @@ async def _act(
 ) -> tuple[Sequence[Outcome], Sighting]:
     """The outcomes, and the VMs as they are then."""
     if is_check:
-        return [forecast(target, request) for target in targets], sighting
+        return plan(targets, request), sighting
     outcomes = await reconcile_all(targets, request, open_link, host)
     if request.state != "populated":
         return outcomes, sighting
@@ -153,11 +157,20 @@ async def _ask_again(
     return confirmed, replace(sighting, vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
 
 
-async def _judged(
-    sighting: Sighting, outcomes: Sequence[Outcome], failures: Sequence[Failure], host: Host, request: Request
+async def _judged(  # what is known by now, and who knows more
+    sighting: Sighting,
+    outcomes: Sequence[Outcome],
+    failures: Sequence[Failure],
+    host: Host,
+    request: Request,
+    known: Mapping[int, str] | None = None,
 ) -> Populated:
-    """Say of each image that left a chain whether it is free."""
-    verdicts = await judge_all(outcomes, sighting.vms, host, sighting.off, request.images)
+    """Say of each image that left a chain whether it is free.
+
+    :param known: what an earlier look of the same task has called VMs, by their processes.
+    """
+    labels = labels_of(sighting.vms, known or {})
+    verdicts = await judge_all(outcomes, labels, host, sighting.off, request.images)
     return Populated(
         vms=sighting.vms,
         outcomes=tuple(outcomes),

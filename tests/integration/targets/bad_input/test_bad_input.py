@@ -130,7 +130,6 @@ ROWS = [
     Row("base of another disk", disk("vda", base="{folder}/b-base.qcow2"), ("vda", "b-base.qcow2", "a-base.qcow2")),
     Row("base is the top", disk("vda", base="{folder}/a-top.qcow2"), ("vda", "active image", "a-base.qcow2")),
     Row("base is the node of the top", disk("vdb", base="node-b"), ("vdb", "active image", "b-mid1.qcow2")),
-    Row("no base", disk("vda", base=""), ("vda", "base ''", "a-base.qcow2")),
     # VMs
     Row("incoming migration", disk("vda"), ("vda", "incoming migration", "after the migration"), vm="incoming"),
     Row("libvirt by its monitor", disk("vda"), ("vda", "libvirt", "virsh blockpull"), vm="by_monitor", told=("vda",)),

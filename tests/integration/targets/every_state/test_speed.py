@@ -111,8 +111,6 @@ def test_a_speed_that_is_understood(stuck: Scene, text: object, value: int) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        " ",
         "fast",
         "M",
         "-1",

@@ -497,7 +497,8 @@ def test_the_play_that_archives(folder: Path, fleet: Vm, vms: Path, has_snapshot
     gone = [] if has_snapshot else ["debian-12.qcow2"]
     assert images_in(folder / "archive") == gone
     assert images_in(folder / "golden") == sorted({"base.qcow2", "debian-12.qcow2", "shared.qcow2"} - set(gone))
-    lines = "\n".join(done.result("virtops.qmp.populate : Tell what was done")["msg"])
+    left = done.result("virtops.qmp.populate : Leave the result")["ansible_facts"]["populate_result"]
+    lines = "\n".join(left["summary"])
     assert f"shared.qcow2: not free, {vms}/db01.qcow2 names it in its header" in lines
     fleet.kill()
     assert images.content(vms / "web01-debian-12.qcow2") == expected

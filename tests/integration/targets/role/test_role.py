@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,14 +57,15 @@ def populate(folder: Path, *options: str, **variables: Any) -> dict[str, Any]:
 
 def result_of(run: product.AnsibleRun) -> dict[str, Any]:
     left: dict[str, Any] = run.result("virtops.qmp.populate : Leave the result")["ansible_facts"]["populate_result"]
-    assert set(left) == {"changed", "finished", "failures", "disks", "released", "free", "revoked"}
+    assert set(left) == {"changed", "finished", "failures", "disks", "released", "free", "revoked", "summary"}
     assert (run.code == 0) == (left["failures"] == []), run.stdout + run.stderr
     return left
 
 
 def table_of(run: product.AnsibleRun) -> list[list[str]]:
-    """The cells of the table that the role ends with."""
-    lines = run.result("virtops.qmp.populate : Tell what was done")["msg"]
+    """The cells of the table that the role ends with, as it stands on stderr, in one piece and without quotes."""
+    lines = result_of(run)["summary"]
+    assert "\n".join(["localhost:", *lines]) in run.stderr, run.stderr
     return [re.split(r" {2,}", line.strip()) for line in lines]
 
 
@@ -107,6 +109,38 @@ def test_only_some_vms(folder: Path, vms: list[Vm]) -> None:
     assert (depths(vms), result_of(run)["finished"]) == ([DONE, DONE, NEW, NEW], True)
     warnings = "\n".join(run.result("virtops.qmp.populate : Populate the disks")["warnings"])
     assert ("'db01' fits no VM" in warnings, "'scratch0' fits no disk and no VM" in warnings) == (True, True)
+
+
+def test_names_as_strings(folder: Path, vms: list[Vm]) -> None:
+    """What a survey asks for comes as strings: with commas between names and patterns, and blanks behind them."""
+    chosen = {
+        "populate_vms": "web0?, db01",
+        "populate_disks": "vda, vdb",
+        "populate_exclude": f"{folder}/*-vdb.*, web02",
+    }
+    left = populate(folder, populate_monitors=f"{folder}/web01.qmp, {folder}/web02.qmp", **chosen)
+    assert (depths(vms), left["finished"]) == ([DONE, NEW, NEW, NEW], True)
+
+
+def test_empty_strings_are_left_out(folder: Path, vms: list[Vm]) -> None:
+    """What a survey leaves empty is as if nobody had asked for it, be it a list, a text or a number."""
+    empty = ("vms", "exclude", "base", "wait_timeout", "speed", "monitor_owner", "images", "revoke_below")
+    left = populate(folder, **{f"populate_{name}": "" for name in empty})
+    assert (depths(vms), left["finished"]) == ([DONE] * 4, True)
+
+
+@pytest.mark.parametrize("name", ["db01", "FOLDER/db01-vda.qcow2", "FOLDER/db01-*"])
+def test_a_vm_that_is_off_may_be_excluded(folder: Path, boot: Callable[..., Vm], vms: list[Vm], name: str) -> None:
+    """A nightly run that spares a VM or its disk, by name, path or pattern, is no failure on the day the VM is off."""
+    golden = folder / "golden.qcow2"
+    top = images.create(folder / "db01-vda.qcow2", backing=golden)
+    off = boot(*disks.drive(top, id="drive-db", qdev="vda"), name="db01")
+    off.kill()
+    run = play(folder, populate_exclude=[name.replace("FOLDER", str(folder))])
+    left = result_of(run)
+    assert (depths(vms), left["finished"], images.backing(top)) == ([DONE] * 4, True, str(golden))
+    warnings = "\n".join(run.result("virtops.qmp.populate : Populate the disks")["warnings"])
+    assert ("db01.qmp belongs to a VM that is off" in warnings, "fits no disk and no VM" in warnings) == (True, True)
 
 
 @pytest.mark.parametrize("style", ["relative", "linked"])
@@ -159,7 +193,77 @@ def test_the_table_tells_what_took_place(folder: Path, vms: list[Vm], progress: 
         hours, minutes, seconds = map(float, row[5].split(":"))
         assert in_bytes(row[4]) == pytest.approx(top.stat().st_blocks * 512 - size, rel=0.1)
         assert in_bytes(row[6]) == pytest.approx(in_bytes(row[4]) / (hours * 3600 + minutes * 60 + seconds), rel=0.1)
-    assert [row[2:] for row in table_of(play(folder))[1:]] == [["none", "populated", "-", "-", "-", "-"]] * 4
+    total = rows[5]
+    assert total[:3] == ["total", "4 disks", "4 finished"]
+    assert in_bytes(total[3]) == pytest.approx(sum(in_bytes(row[4]) for row in rows[1:5]), rel=0.1)
+    assert "localhost: 4 disks untouched, finished (-v shows each)" in play(folder).stderr.splitlines()
+    again = table_of(play(folder, "-v"))[1:5]
+    assert [row[2:] for row in again] == [["none", "populated", "-", "-", "-", "-"]] * 4
+
+
+def test_check_mode_is_a_true_plan(folder: Path, boot: Callable[..., Vm]) -> None:
+    """It shows what is done, in which order, and down to the base the bytes that are copied when it is done."""
+    golden = images.create(folder / "golden.qcow2", 16 * images.MiB, writes=images.layer_writes(0, 16 * images.MiB, 1))
+    started, snapshots = [], []
+    for name in ("web01", "web02"):
+        words = []
+        for number, disk in enumerate(("vda", "vdb"), start=1):
+            own = [images.Write(0, number * images.MiB, number)]
+            snapshots.append(images.create(folder / f"{name}-{disk}-snapshot.qcow2", backing=golden, writes=own))
+            top = images.create(folder / f"{name}-{disk}.qcow2", backing=snapshots[-1])
+            words += disks.drive(top, id=f"drive-{disk}", qdev=disk)
+        started.append(boot(*words, name=name))
+    options = {"populate_base": str(golden), "populate_check_space": False}
+    run = play(folder, "--check", **options)
+    planned = result_of(run)["disks"]
+    rows = table_of(run)
+    assert rows[0] == ["VM", "DISK", "NOW", "WOULD BE", "ORDER", "TO COPY", "FREE"]
+    assert [row[:5] for row in rows[1:5]] == [
+        ["web01", "vda", "not populated", "started", "1"],
+        ["web01", "vdb", "not populated", "started", "2"],
+        ["web02", "vda", "not populated", "started", "3"],
+        ["web02", "vdb", "not populated", "started", "4"],
+    ]
+    assert rows[5][:4] == ["total", "4 disks", "0 finished", "4"]
+    assert in_bytes(rows[5][4]) == pytest.approx(sum(map(size_of, snapshots)), rel=0.02)
+    assert [disk["space"]["needed"] for disk in planned] == [size_of(snapshot) for snapshot in snapshots]
+    assert [vm.jobs() for vm in started] == [{}, {}]
+    done = result_of(play(folder, **options))["disks"]
+    assert [disk["space"]["needed"] for disk in done] == [0] * 4
+    for number, disk in zip((1, 2, 1, 2), done, strict=True):
+        assert disk["grew_by"] == pytest.approx(number * images.MiB, abs=images.MiB // 2)
+    begun = sorted((when, vm.name, disk) for vm in started for disk in ("vda", "vdb") for when in beginnings(vm, disk))
+    assert [(name, disk) for _when, name, disk in begun] == [(disk["vm"], disk["label"]) for disk in planned]
+
+
+def size_of(path: Path) -> int:
+    """What a file takes up."""
+    return path.stat().st_blocks * 512
+
+
+def beginnings(vm: Vm, disk: str) -> list[float]:
+    """When streams of a disk began, in QEMU's own time."""
+    vm.jobs()  # so that every event has come
+    events = [each for each in vm.judge.events if each.get("data", {}).get("status") == "created"]
+    own = [each["timestamp"] for each in events if disk in each["data"]["id"]]
+    return [stamp["seconds"] + stamp["microseconds"] / 1e6 for stamp in own]
+
+
+def test_a_window_that_ends_by_the_clock(folder: Path, vms: list[Vm]) -> None:
+    """`populate_until` and `populate_total_speed`: all streams are stopped when that minute comes, none is hurried."""
+    at = time.time() + 75  # the minute begins in 15 to 75 seconds
+    until = time.strftime("%H:%M", time.localtime(at - at % 60))
+    options = {"populate_until": until, "populate_on_timeout": "stop", "populate_progress": 1, "populate_parallel": 4}
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(populate, folder, populate_total_speed="64K", **options)
+        vms[1].wait_event("JOB_STATUS_CHANGE", status="running")
+        speeds = [job["speed"] for vm in vms for job in vm.jobs().values()]
+        left = run.result()
+    ended = time.time()
+    assert (left["finished"], left["failures"], depths(vms)) == (False, [], [NEW] * 4)
+    assert max(speeds) == 16384
+    assert [vm.jobs() for vm in vms] == [{}, {}]
+    assert at - at % 60 <= ended <= at - at % 60 + 30
 
 
 def test_the_monitor_is_left_between_two_looks(folder: Path, vms: list[Vm]) -> None:
@@ -195,6 +299,19 @@ def test_rights_are_revoked_of_free_images_only(folder: Path) -> None:
     left = populate(folder, populate_disks=[f"{folder}/web01-vda.qcow2"], **revoke)
     assert (left["free"], left["revoked"]) == ([str(snapshot)], [str(snapshot)])
     assert (snapshot.stat().st_mode & 0o777, (folder / "golden.qcow2").stat().st_mode) == (0, before)
+
+
+@pytest.mark.usefixtures("vms")
+def test_folders_as_a_string(folder: Path) -> None:
+    """`populate_revoke_below` as one string with commas means those folders, and no other."""
+    snapshot = folder / "web01-vda-snapshot.qcow2"
+    mode = snapshot.stat().st_mode
+    revoke = {"populate_revoke": {"mode": "0000"}, "populate_disks": [f"{folder}/web01-vda.qcow2"]}
+    left = populate(folder, populate_revoke_below="/no/such, /usr", **revoke)
+    assert (left["revoked"], left["failures"], snapshot.stat().st_mode) == ([], [], mode)
+    left = populate(folder, populate_revoke_below=f"/usr, {folder}", **{**revoke, "populate_disks": ["vda"]})
+    other = folder / "web02-vda-snapshot.qcow2"
+    assert (left["revoked"], left["failures"], other.stat().st_mode & 0o777) == ([str(other)], [], 0)
 
 
 @pytest.mark.usefixtures("vms")
@@ -234,7 +351,7 @@ def test_an_image_that_a_vm_needs_which_is_off(folder: Path) -> None:
     left = result_of(run)
     assert (left["free"], left["revoked"], left["finished"]) == ([f"{other}"], [f"{other}"], True)
     assert (needed.stat().st_mode, other.stat().st_mode & 0o7777) == (mode, 0o400)
-    lines = run.result("virtops.qmp.populate : Tell what was done")["msg"]
+    lines = result_of(run)["summary"]
     assert f"{needed}: not free, {overlay} names it in its header" in lines
     assert f"{other}: free, no process of this host has it open" in lines
 

@@ -19,9 +19,10 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "web01",
         "monitor": "/run/web01.qmp",
+        "domain": None,
         "cursor": copied * GIB,
         "chain": [{"allocated": copied * GIB}],
-        "space": {"needed": 30 * GIB},
+        "space": {"needed": 30 * GIB, "free": 99 * GIB},
         "job": {
             "percent": copied / 0.3,
             "cur": copied * GIB,
@@ -34,6 +35,8 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "populated": False,
         "finished": False,
         "seconds": 10.0,
+        "clock": float(copied),
+        "order": 1,
         "grew_by": 10 * GIB,
         "released": [],
         "error": None,
@@ -43,7 +46,7 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
 
 
 def told(*disks: dict[str, Any]) -> dict[str, Any]:
-    vms = [{"monitor": "/run/web01.qmp", "name": "web01", "pid": 812, "started": 7}]
+    vms = [{"monitor": "/run/web01.qmp", "domain": None, "name": "web01", "pid": 812, "started": 7}]
     finished = all(each["finished"] for each in disks)
     return {"changed": True, "finished": finished, "vms": vms, "disks": list(disks), "released": [], "errors": []}
 
@@ -58,14 +61,18 @@ class FakeAction(ActionModule):
         values = {"args": {"monitor": "/run/web01.qmp", "disk": "vda"}, "async_val": 0, "check_mode": False}
         self._task = SimpleNamespace(**{**values, "no_log": False, **task})
         self._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/tmp/x"), has_native_async=False)
-        self._display = SimpleNamespace(display=lambda line, *, stderr: self.lines.append((line, stderr)))
+        self._display = SimpleNamespace(display=self._show, verbosity=0)
         self._answers = iter(answers)
         self._clock = 0.0
         self._now = lambda: self._clock
         self._parent = lambda: self.controller
         self.controller = 7
-        self.lines: list[tuple[str, bool]] = []
+        self.lines: list[str] = []
         self.calls: list[dict[str, Any]] = []
+
+    def _show(self, lines: str, *, stderr: bool) -> None:
+        assert stderr, "on stdout only the callback prints"
+        self.lines.append(lines)
 
     def _execute_module(self, **arguments: Any) -> dict[str, Any]:
         self.calls.append(arguments)
@@ -76,29 +83,33 @@ class FakeAction(ActionModule):
 TASK_VARS = {"inventory_hostname": "hv1"}
 
 
+SUMMARY = [
+    "VM     DISK    ACTION   NOW          GREW BY       TIME       RATE  RELEASED",
+    "web01  vda     started  populated   10.0 GiB  0:00:10.0  1.0 GiB/s  -",
+    "total  1 disk           1 finished  10.0 GiB  0:00:10.0  1.0 GiB/s",
+]
+
+
 def test_a_short_stream_is_one_run() -> None:
-    """A stream that ends within the first slice costs one run of the module, and no line is printed."""
+    """A stream that ends within the first slice costs one run of the module; what was done is printed in one piece."""
     action = FakeAction(DONE)
-    told_at_the_end = [
-        "VM     DISK  ACTION   NOW         GREW BY       TIME       RATE  RELEASED",
-        "web01  vda   started  populated  10.0 GiB  0:00:10.0  1.0 GiB/s  -",
-    ]
-    assert action.run(task_vars=TASK_VARS) == {**DONE, "summary": told_at_the_end}
-    assert (len(action.calls), action.lines) == (1, [])
+    assert action.run(task_vars=TASK_VARS) == {**DONE, "summary": SUMMARY}
+    assert (len(action.calls), action.lines) == (1, ["\n".join(["hv1:", *SUMMARY])])
 
 
 def test_a_long_stream_is_watched() -> None:
     """Between two slices a line goes to stderr; the result is that of all slices together."""
     action = FakeAction(told(disk(10)), told(disk(20, action="joined")), DONE)
     result = action.run(task_vars=TASK_VARS)
-    assert action.lines == [
-        ("hv1 web01 vda  33%  10.0 of 30.0 GiB  1.0 GiB/s  0:00:20 left", True),
-        ("hv1 web01 vda  66%  20.0 of 30.0 GiB  1.0 GiB/s  0:00:10 left", True),
+    assert action.lines[:-1] == [
+        "hv1 web01 vda  33%  10.0 of 30.0 GiB  1.0 GiB/s  0:00:20 left",
+        "hv1 web01 vda  66%  20.0 of 30.0 GiB  1.0 GiB/s  0:00:10 left",
     ]
     assert (result["finished"], result["disks"][0]["action"]) == (True, "started")
     assert [call["module_args"]["on_timeout"] for call in action.calls] == ["leave"] * 3
     assert "bound" not in action.calls[0]["module_args"]
-    bound = {"/run/web01.qmp": {"pid": 812, "started": 7, "keys": ["/machine/peripheral/vda/virtio-backend"]}}
+    keys = ["/machine/peripheral/vda/virtio-backend"]
+    bound = {"/run/web01.qmp": {"pid": 812, "started": 7, "name": "web01", "keys": keys}}
     assert [call["module_args"]["bound"] for call in action.calls[1:]] == [bound] * 2
 
 
@@ -109,14 +120,51 @@ def test_the_end_of_the_wait_is_the_users() -> None:
     assert action.run()["finished"] is False
     waits = [(call["module_args"]["wait_timeout"], call["module_args"]["on_timeout"]) for call in action.calls]
     assert waits == [(10, "leave"), (10, "leave"), (5, "stop")]
-    assert action.lines[0][0].startswith("localhost web01 vda")
+    assert action.lines[0].startswith("localhost web01 vda")
+
+
+def test_the_end_by_the_clock_is_the_hypervisors() -> None:
+    """Later slices get the time that the first has found, and the one in which it comes does what the user wants."""
+    args = {"monitor": "/run/web01.qmp", "disk": "vda", "until": "06:00", "on_timeout": "stop"}
+    ends = [{"at": 1764345600, "left": left} for left in (25.0, 9.5, 0.0)]
+    action = FakeAction(*[{**told(disk(number)), "deadline": end} for number, end in enumerate(ends)], args=args)
+    assert action.run()["finished"] is False
+    calls = [call["module_args"] for call in action.calls]
+    assert [(call["wait_timeout"], call["on_timeout"]) for call in calls] == [
+        (10, "leave"),
+        (10, "leave"),
+        (11, "stop"),
+    ]
+    assert [call["until"] for call in calls] == ["06:00", "@1764345600", "@1764345600"]
 
 
 def test_a_secret_task_prints_nothing() -> None:
     """`no_log` hides the names of VMs and disks, too."""
     action = FakeAction(told(disk(10)), DONE, no_log=True)
-    action.run(task_vars=TASK_VARS)
+    assert action.run(task_vars=TASK_VARS)["summary"]
     assert (len(action.calls), action.lines) == (2, [])
+
+
+def test_what_nothing_was_done_to_is_printed_on_demand() -> None:
+    """A disk that needed nothing is counted in a line; with -v it has a row."""
+    idle = disk(30, job=None, populated=True, finished=True, action="none", seconds=0.0, clock=None, grew_by=0)
+    action = FakeAction(told(idle))
+    action.run(task_vars=TASK_VARS)
+    assert action.lines == ["hv1: 1 disk untouched, finished (-v shows each)"]
+    action = FakeAction(told(idle))
+    action._display.verbosity = 1
+    action.run(task_vars=TASK_VARS)
+    assert len(action.lines[0].splitlines()) == 4
+
+
+def test_check_mode_prints_the_plan() -> None:
+    """It tells what would be done, and how much that may copy."""
+    action = FakeAction(told(disk(0, job=None, seconds=0.0, clock=None)), check_mode=True)
+    assert action.run(task_vars=TASK_VARS)["summary"] == [
+        "VM     DISK    NOW            WOULD BE  ORDER   TO COPY      FREE",
+        "web01  vda     not populated  started       1  30.0 GiB  99.0 GiB",
+        "total  1 disk  0 finished                   1  30.0 GiB",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +179,16 @@ def test_one_run_with_the_whole_wait(task: dict[str, Any], wraps: object) -> Non
     """Where nothing is watched the module runs once, with the options as they are."""
     action = FakeAction(told(disk(10)), **task)
     result = action.run(task_vars=TASK_VARS)
-    assert (len(result.pop("summary")), result) == (2, told(disk(10)))
+    assert (len(result.pop("summary")), result) == (3, told(disk(10)))
     assert action.calls == [{"module_args": action._task.args, "task_vars": TASK_VARS, "wrap_async": wraps}]
+
+
+def test_empty_options_are_left_out() -> None:
+    """What a survey left empty, a number too, does not get to the module."""
+    args = {"disk": "vda", "wait_timeout": "", "increment": "", "wait": False, "speed": " "}
+    action = FakeAction(told(disk(10)), args=args)
+    action.run(task_vars=TASK_VARS)
+    assert [call["module_args"] for call in action.calls] == [{"disk": "vda", "wait": False}]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
@@ -140,10 +141,15 @@ def test_info_of_a_disk_that_is_not_there(lab: Lab, module: RunModule) -> None:
     assert ([vm["name"] for vm in found["vms"]], found["disks"]) == (["vm0"], [])
 
 
+ALL_OF_TWO = ["vm1 vda", "vm1 vdb", "vm2 vda"]
+
+
 @pytest.mark.parametrize(
     ("options", "vms", "disks"),
     [
         pytest.param({"vms": "vm1"}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="a string is a list"),
+        pytest.param({"vms": "no, vm1"}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="so is one with commas and blanks"),
+        pytest.param({"vms": "", "disks": "", "exclude": " "}, ["vm1", "vm2"], ALL_OF_TWO, id="empty strings"),
         pytest.param({"vms": ["vm?"], "exclude": ["vm2", ""]}, ["vm1"], ["vm1 vda", "vm1 vdb"], id="all but a VM"),
         pytest.param({"disks": [""], "vms": [""]}, ["vm1", "vm2"], ["vm1 vda", "vm1 vdb", "vm2 vda"], id="left out"),
         pytest.param({"disks": ["vda", ""], "exclude": "vm2*"}, ["vm1"], ["vm1 vda"], id="a VM and names"),
@@ -169,6 +175,14 @@ def test_what_fits_nothing_is_a_warning(lab: Lab, module: RunModule, name: str) 
     assert not found.get("failed")
     assert (found["disks"], found["changed"]) == ([], False)
     assert len(found["warnings"]) == 2
+
+
+def test_empty_options_are_left_out(lab: Lab, module: RunModule) -> None:
+    """An option that a survey or a template left empty is as if it were not there."""
+    qemu = lab.vm()
+    empty = {"base": "", "speed": " ", "increment": "", "monitor_owner": "", "images": "", "vms": "", "exclude": ""}
+    found = module("block_stream", monitors=qemu.address, disks="vda", **empty)
+    assert (found.get("failed"), found["finished"], qemu.chain()) == (None, True, ["vm0-top.qcow2"]), found
 
 
 def test_what_is_excluded_is_not_populated(lab: Lab, module: RunModule) -> None:
@@ -209,6 +223,17 @@ def test_check_mode_then_a_run_then_another(lab: Lab, module: RunModule) -> None
 
     again = module("block_stream", monitors=[qemu.address], disks=["vda"])
     assert (again["changed"], again["finished"], again["disks"][0]["action"]) == (False, True, "none")
+
+
+def test_check_mode_knows_the_part_of_each_stream(lab: Lab, module: RunModule) -> None:
+    """With `total_speed` a stream that runs at another speed would be retuned, and one at its part would not."""
+    qemu = lab.vm()
+    qemu.add("vdb", "b.qcow2", "b-base.qcow2")
+    module("block_stream", monitors=[qemu.address], disks=["vda"], wait=False, speed="4M")
+    for parallel, action in ((1, "retuned"), (2, "joined")):
+        options = {"total_speed": "8M", "parallel": parallel}
+        found = module("block_stream", check=True, monitors=[qemu.address], disks=["*"], **options)
+        assert [disk["action"] for disk in found["disks"]] == [action, "started"]
 
 
 def test_a_bad_disk_starts_nothing(lab: Lab, module: RunModule) -> None:
@@ -400,11 +425,12 @@ def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monk
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
 def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Without qemu.qmp the module says what is missing and where it is found."""
+    """Without qemu.qmp the module says what is missing, which role installs it, and where it is found."""
     monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "ImportError: no qemu.qmp")
     found = module(name, monitors=["/m.qmp"], disks=["vda"])
     assert found["failed"]
     assert "qemu.qmp" in found["msg"]
+    assert "The role virtops.qmp.qemu_qmp installs it." in found["msg"]
     assert "https://pypi.org/project/qemu.qmp/" in found["msg"]
 
 
@@ -412,8 +438,8 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param({"monitors": []}, "monitors is empty", id="no monitor"),
-        pytest.param({"monitors": [""]}, "monitors is empty", id="an empty string is no monitor"),
+        pytest.param({"monitors": []}, "neither monitors nor domains names a VM", id="no monitor"),
+        pytest.param({"monitors": [""]}, "neither monitors nor domains names a VM", id="an empty string is no monitor"),
         pytest.param({"connect_timeout": 0}, "connect_timeout is 0.0; it must be from 0.001", id="no time"),
         pytest.param({"connect_timeout": -1}, "connect_timeout is -1", id="less than no time"),
         pytest.param({"connect_timeout": "nan"}, "connect_timeout is nan", id="not a number"),
@@ -548,10 +574,12 @@ DEFAULTS: dict[str, Any] = {
     "base": None,
     "wait": True,
     "wait_timeout": None,
+    "until": None,
     "on_timeout": "fail",
     "increment": None,
     "cursor": 0,
     "speed": None,
+    "total_speed": None,
     "on_error": "report",
     "parallel": 1,
     "check_space": True,
@@ -571,6 +599,8 @@ DEFAULTS: dict[str, Any] = {
         pytest.param({"increment": "1GiB", "cursor": 5}, asking(increment=1024**3, cursor=5), id="increment"),
         pytest.param({"speed": "200MB/s"}, asking(speed=200 * MIB), id="speed per second"),
         pytest.param({"speed": "0"}, asking(speed=0), id="unlimited"),
+        pytest.param({"until": "@1764345600"}, asking(until=1764345600), id="until"),
+        pytest.param({"total_speed": "1G"}, asking(total_speed=1024**3), id="all streams together"),
         pytest.param(
             {"wait_timeout": 0, "on_timeout": "stop"}, asking(wait_timeout=0, on_timeout="stop"), id="no time to wait"
         ),
@@ -604,12 +634,32 @@ def test_request_from(options: dict[str, Any], asked: Request) -> None:
             {"increment": "1G", "wait": False}, "increment goes with state populated", id="increment, no wait"
         ),
         pytest.param({"speed": "-1"}, "speed is", id="less than no speed"),
+        pytest.param({"total_speed": "fast"}, "total_speed is 'fast', which is no size", id="total_speed"),
+        pytest.param({"until": "noon"}, "until is 'noon', which is no time of day", id="until"),
     ],
 )
 def test_request_from_refuses(options: dict[str, Any], words: str) -> None:
     """What cannot be right is refused with the option, the reason and the remedy."""
     with pytest.raises(WrongRequest, match=words):
         request_from({**DEFAULTS, **options})
+
+
+def test_until_a_time_of_the_day(lab: Lab, module: RunModule) -> None:
+    """The wait ends at the next such time by this host's clock, and the result says when that is."""
+    (told,) = (module("block_stream", check=True, monitors=[lab.vm().address], disks=["vda"], until="06:30"),)
+    local = time.localtime(told["deadline"]["at"])
+    assert (local.tm_hour, local.tm_min, local.tm_sec) == (6, 30, 0)
+    assert 0 <= told["deadline"]["left"] <= 25 * 3600
+
+
+def test_when_that_time_has_come(lab: Lab, module: RunModule) -> None:
+    """The task fails with that reason, and the job goes on in QEMU."""
+    qemu = lab.vm()
+    found = module("block_stream", monitors=[qemu.address], disks=["vda"], until=f"@{int(time.time()) + 2}")
+    assert "not populated when the time had come that until names" in found["msg"]
+    assert (found["errors"][0]["kind"], len(qemu.jobs)) == ("TimeIsUp", 1)
+    without = module("block_stream", check=True, monitors=[qemu.address], disks=["vda"])
+    assert without["deadline"] is None
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,17 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._progress import (
     WIDTH,
     Figures,
     Look,
+    Part,
     Progress,
+    Total,
     _fit,
     beginning,
     ending_line,
     extend,
     measure,
+    over,
     progress_line,
+    total_line,
 )
 
 KIB = 1024
@@ -38,11 +42,13 @@ def disk(**members: Any) -> dict[str, Any]:
         "key": members.get("label", "vda"),
         "vm": "web01",
         "monitor": "/run/web01.qmp",
+        "domain": None,
         "chain": [{"allocated": 0}],
         "space": {"needed": 30 * GIB},
         "job": {"cur": 0, "end": 32 * GIB, "speed": 0, "paused": False, "io_status": "ok"},
         "action": "started",
         "seconds": 0.0,
+        "clock": 0.0,
         "grew_by": 0,
         "finished": False,
         "error": None,
@@ -303,15 +309,84 @@ def test_the_beginning_of_a_stream(members: dict[str, Any], seen: Look, expected
 def test_lines_of_a_slice() -> None:
     """A line on each running stream and on each that ended, none on a disk that waits or to which nothing was done."""
     running = disk()
-    waiting = disk(label="vdb", job=None, action="none")
-    untouched = disk(label="vdc", job=None, action="none", finished=True)
-    ended = disk(label="vdd", job=None, finished=True)
-    lost = disk(label="vde", job=None, action="none", error="its VM does not answer")
+    waiting = disk(label="vdb", job=None, action="none", clock=None)
+    untouched = disk(label="vdc", job=None, action="none", finished=True, clock=None)
+    ended = disk(label="vdd", job=None, finished=True, grew_by=2 * GIB)
+    lost = disk(label="vde", job=None, action="none", error="its VM does not answer", clock=None)
     progress = Progress("hv1")
-    assert progress.lines([running, waiting, untouched, ended, lost], [running, waiting], 0.0) == [
+    assert progress.lines([running, waiting, untouched, ended, lost], [running, waiting]) == [
         "hv1 web01 vda   0%  0.0 of 30.0 GiB",
         "hv1 web01 vdd  populated",
         "hv1 web01 vde  failed",
+        "hv1  2 of 4 disks  2.0 of 62.0 GiB",
     ]
-    later = disk(job={**running["job"], "cur": 10 * GIB}, chain=[{"allocated": 10 * GIB}])
-    assert progress.lines([later], [later], 10.0) == ["hv1 web01 vda  33%  10.0 of 30.0 GiB  1.0 GiB/s  0:00:20 left"]
+    later = disk(job={**running["job"], "cur": 10 * GIB}, chain=[{"allocated": 10 * GIB}], clock=10.0)
+    assert progress.lines([later, waiting], [later, waiting]) == [
+        "hv1 web01 vda  33%  10.0 of 30.0 GiB  1.0 GiB/s  0:00:20 left",
+        "hv1  2 of 4 disks  12.0 of 62.0 GiB  0:00:50 left",
+    ]
+    gone = disk(job=None, error="why", clock=20.0)
+    assert progress.lines([gone, waiting], [waiting]) == [
+        "hv1 web01 vda  failed",
+        "hv1  3 of 4 disks  12.0 of 42.0 GiB  0:01:00 left",
+    ]
+
+
+def test_one_disk_needs_no_line_for_all() -> None:
+    """Where a task has one disk, or nothing was waited for, the line on it says all."""
+    progress = Progress("hv1")
+    assert len(progress.lines([disk()], [disk()])) == 1
+    idle = [disk(label=label, job=None, clock=None) for label in ("vda", "vdb")]
+    assert Progress("hv1").lines(idle, idle) == []
+
+
+def test_a_connection_that_is_held_up_makes_no_stream_slower() -> None:
+    """Rates are by the clock of the hypervisor, whenever the controller gets to know it."""
+    progress = Progress("hv1")
+    for clock, copied, rate in ((0.0, 0, ""), (610.0, 10, "16.8 MiB/s  0:20:20 left")):
+        job = {"cur": copied * GIB, "end": 32 * GIB, "speed": 0, "paused": False, "io_status": "ok"}
+        seen = disk(job=job, chain=[{"allocated": copied * GIB}], clock=clock)
+        (line,) = progress.lines([seen], [seen])
+        assert line.endswith(rate)
+
+
+@pytest.mark.parametrize(
+    ("members", "before", "expected"),
+    [
+        pytest.param({"finished": True}, Part(5, 9), Part(9, 9, is_over=True), id="populated: all of it"),
+        pytest.param({"finished": True, "grew_by": 4}, None, Part(4, 4, is_over=True), id="in the first slice"),
+        pytest.param({"finished": True, "grew_by": None}, None, Part(0, 0, is_over=True), id="nobody knows how much"),
+        pytest.param({"finished": True, "grew_by": -4}, None, Part(0, 0, is_over=True), id="the guest discarded more"),
+        pytest.param({"error": "why"}, Part(5, 9), Part(5, 5, is_over=True), id="failed: the rest does not come"),
+        pytest.param({"error": "why"}, None, Part(0, 0, is_over=True), id="failed in the first slice"),
+    ],
+)
+def test_what_is_over(members: dict[str, Any], before: Part | None, expected: Part) -> None:
+    """A disk to which nothing more is done counts with what it had, and with nothing that is to come."""
+    assert over(disk(**members), before) == expected
+
+
+@pytest.mark.parametrize(
+    ("totals", "line"),
+    [
+        pytest.param([Total(0, 80, 26, 3 * GIB, 12 * GIB)], "hv1  26 of 80 disks  3.0 of 12.0 GiB", id="the first"),
+        pytest.param(
+            [Total(0, 80, 0, 0, 12 * GIB), Total(60, 80, 26, 3 * GIB, 12 * GIB)],
+            "hv1  26 of 80 disks  3.0 of 12.0 GiB  0:03:00 left",
+            id="a minute later",
+        ),
+        pytest.param(
+            [Total(0, 2, 0, 0, GIB), Total(540, 2, 0, 512 * MIB, GIB), Total(600, 2, 1, 768 * MIB, GIB)],
+            "hv1  1 of 2 disks  0.8 of 1.0 GiB  0:01:00 left",
+            id="by what it was of late",
+        ),
+        pytest.param(
+            [Total(0, 2, 0, GIB, GIB), Total(10, 2, 0, GIB, 2 * GIB)],
+            "hv1  0 of 2 disks  1.0 of 2.0 GiB",
+            id="more is to come than before: no time can be told",
+        ),
+    ],
+)
+def test_the_line_on_all_disks(totals: list[Total], line: str) -> None:
+    """How many are through, how much is copied, and the time that the rest takes at the present pace."""
+    assert total_line("hv1", totals) == line

@@ -18,6 +18,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._slices import (
     next_slice,
     settle,
     still_watched,
+    without_empty,
 )
 
 RUNNING = {"status": "running", "paused": False, "io_status": "ok"}
@@ -35,12 +36,14 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
         "key": f"/machine/peripheral/{name}/virtio-backend",
         "vm": vm,
         "monitor": f"/run/{vm}.qmp",
+        "domain": None,
         "chain": [{"allocated": 1000}],
         "cursor": 512,
         "job": RUNNING,
         "action": "joined",
         "finished": False,
         "seconds": 10.5,
+        "clock": 100.0,
         "grew_by": 100,
         "released": [],
         "error": None,
@@ -51,15 +54,27 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
 
 def failure(msg: str = "bad", kind: str | None = "StreamFailed", **about: Any) -> dict[str, Any]:
     """An element of `errors`, which is about nothing in particular."""
-    return {"kind": kind, "msg": msg, "vm": None, "disk": None, "monitor": None, "key": None, **about}
+    return {"kind": kind, "msg": msg, "vm": None, "disk": None, "monitor": None, "domain": None, "key": None, **about}
 
 
 def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **members: Any) -> dict[str, Any]:
     """What a slice tells; the pid of a VM is the length of its name."""
     names = dict.fromkeys(disk["vm"] for disk in disks)
-    vms = [{"monitor": f"/run/{name}.qmp", "pid": len(name), "started": 7} for name in names]
+    vms = [
+        {"monitor": f"/run/{name}.qmp", "domain": None, "pid": len(name), "started": 7, "name": name} for name in names
+    ]
     values = {"changed": True, "finished": False, "vms": vms, "disks": list(disks), "errors": list(errors)}
     return {**values, "warnings": [], **({"failed": True} if errors else {}), **members}
+
+
+def test_what_is_given() -> None:
+    """An empty string is no value, and 0 and false are."""
+    assert without_empty({"a": "", "b": " ", "c": None, "d": 0, "e": False, "f": "x", "g": []}) == {
+        "d": 0,
+        "e": False,
+        "f": "x",
+        "g": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -69,6 +84,7 @@ def told(*disks: dict[str, Any], errors: Sequence[dict[str, Any]] = (), **member
         pytest.param({"progress": "3", "wait": "yes"}, Watch(3, None, "fail"), id="words as Ansible takes them"),
         pytest.param({"wait_timeout": "60", "on_timeout": "stop"}, Watch(10, 60, "stop"), id="a wait with an end"),
         pytest.param({"wait_timeout": None, "progress": None, "state": None, "on_timeout": None}, FOREVER, id="null"),
+        pytest.param({"wait_timeout": "", "progress": " ", "state": "", "wait": ""}, FOREVER, id="empty"),
         pytest.param({"progress": 0}, None, id="no lines wanted"),
         pytest.param({"progress": -1}, None, id="an error for the module to tell: below 0"),
         pytest.param({"progress": "often"}, None, id="an error for the module to tell: no number"),
@@ -107,6 +123,22 @@ def test_slices_grow_and_end_in_time(watch: Watch, age: float, expected: Slice) 
     assert next_slice(watch, age) == expected
 
 
+@pytest.mark.parametrize(
+    ("watch", "left", "expected"),
+    [
+        pytest.param(FOREVER, 100.0, Slice(10, "leave", False), id="not yet"),
+        pytest.param(FOREVER, 10.0, Slice(11, "fail", True), id="the last"),
+        pytest.param(FOREVER, 3.2, Slice(5, "fail", True), id="a little more, so that the clock ends it"),
+        pytest.param(FOREVER, 0.0, Slice(1, "fail", True), id="though a slice took too long"),
+        pytest.param(Watch(10, 5, "stop"), 3.0, Slice(5, "stop", True), id="the module takes the earlier of two"),
+        pytest.param(AN_HOUR, 7200.0, Slice(10, "leave", False), id="the other end comes first"),
+    ],
+)
+def test_an_end_by_the_clock(watch: Watch, left: float, expected: Slice) -> None:
+    """The last slice is the one in which that time comes, by the clock of the hypervisor."""
+    assert next_slice(watch, 0.0, left) == expected
+
+
 def test_a_day_is_cheap() -> None:
     """Watching a day takes a few hundred runs of the module."""
     age, runs = 0.0, 0
@@ -119,23 +151,36 @@ def test_a_day_is_cheap() -> None:
 def test_the_first_slice_is_called_as_the_user_wrote_it() -> None:
     """Only the waiting is changed."""
     arguments = {"monitor": "/run/*.qmp", "disk": "*", "speed": "1M", "wait_timeout": 3600}
-    assert call_arguments(arguments, ON, None) == {**arguments, "wait_timeout": 10, "on_timeout": "leave"}
+    assert call_arguments(arguments, ON, None, None) == {**arguments, "wait_timeout": 10, "on_timeout": "leave"}
+
+
+def test_the_end_by_the_clock_stays_what_it_was() -> None:
+    """When it has come, the next such time would be tomorrow: later slices get the very time that the first found."""
+    call = call_arguments({"until": "06:00"}, ON, {}, {"at": 1764345600, "left": 0.0})
+    assert call["until"] == "@1764345600"
 
 
 def test_later_slices_are_bound() -> None:
     """They name the watched disks by their keys, each of the very QEMU that was seen; the user's options stay."""
     watched = [disk("vda"), disk("vdb"), disk("vda", "database")]
-    bound = bind(told(*watched, disk("vdc")), watched)
+    bound = bind(told(*watched, disk("vdc"), disk("vda", "db01"))["vms"], watched)
     assert bound == {
         "/run/web01.qmp": {
             "pid": 5,
             "started": 7,
+            "name": "web01",
             "keys": ["/machine/peripheral/vda/virtio-backend", "/machine/peripheral/vdb/virtio-backend"],
         },
-        "/run/database.qmp": {"pid": 8, "started": 7, "keys": ["/machine/peripheral/vda/virtio-backend"]},
+        "/run/database.qmp": {
+            "pid": 8,
+            "started": 7,
+            "name": "database",
+            "keys": ["/machine/peripheral/vda/virtio-backend"],
+        },
+        "/run/db01.qmp": {"pid": 4, "started": 7, "name": "db01", "keys": []},
     }
     arguments = {"monitor": "/run/*.qmp", "disk": "*", "speed": "1M"}
-    assert call_arguments(arguments, ON, bound) == {
+    assert call_arguments(arguments, ON, bound, None) == {
         **arguments,
         "bound": bound,
         "wait_timeout": 10,
@@ -337,10 +382,28 @@ def test_released_images_are_told_once(first: dict[str, Any], second: dict[str, 
 def test_slices_add_up(growth: tuple[Any, Any], sizes: tuple[Any, Any], job: Any, expected: tuple[float, Any]) -> None:
     """Time and growth are those of all slices, and of the gaps in which a stream ran on."""
     first, second = (
-        told(disk(grew_by=each, chain=[{"allocated": size}], job=job)) for each, size in zip(growth, sizes, strict=True)
+        told(disk(grew_by=each, chain=[{"allocated": size}], job=job, clock=clock))
+        for each, size, clock in zip(growth, sizes, (100.0, 111.5), strict=True)
     )
-    (merged,) = merge(first, second, gap=1.0)["disks"]
-    assert (merged["seconds"], merged["grew_by"]) == expected
+    (merged,) = merge(first, second)["disks"]
+    assert (merged["seconds"], merged["grew_by"], merged["clock"]) == (*expected, 111.5)
+
+
+@pytest.mark.parametrize(
+    ("clocks", "seconds", "clock"),
+    [
+        pytest.param((100.0, 110.5), 21.0, 110.5, id="one slice right after the other"),
+        pytest.param((100.0, 710.5), 621.0, 710.5, id="the connection was held up for ten minutes"),
+        pytest.param((100.0, 20.0), 21.0, 20.0, id="the hypervisor was started anew"),
+        pytest.param((100.0, None), 21.0, 100.0, id="nobody waited for it any more"),
+        pytest.param((None, 110.5), 21.0, 110.5, id="its turn came"),
+    ],
+)
+def test_time_is_that_of_the_hypervisor(clocks: tuple[Any, Any], seconds: float, clock: float | None) -> None:
+    """What a connection takes does not count, and what a stream did meanwhile does."""
+    first, second = (told(disk(clock=each)) for each in clocks)
+    (merged,) = merge(first, second)["disks"]
+    assert (merged["seconds"], merged["clock"]) == (seconds, clock)
 
 
 @pytest.mark.parametrize(

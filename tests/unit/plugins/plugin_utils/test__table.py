@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.plugin_utils._table import summary
+from ansible_collections.virtops.qmp.plugins.plugin_utils._table import plan, summary
 
 MIB = 1024 * 1024
 
@@ -26,6 +26,9 @@ def disk(**members: Any) -> dict[str, Any]:
         "error": None,
         "job": None,
         "seconds": 5.0,
+        "clock": 100.0,
+        "order": None,
+        "space": {"needed": 320 * MIB, "free": 640 * MIB},
         "grew_by": 320 * MIB,
         "released": [image(True)],
         **members,
@@ -34,23 +37,74 @@ def disk(**members: Any) -> dict[str, Any]:
 
 def cell(title: str, **members: Any) -> str:
     """What stands under a title; the cells of a row are told apart by the places of the titles."""
-    head, row = summary({"disks": [disk(**members)], "released": []})
+    head, row, _total = summary({"disks": [disk(**members)], "released": []}, shows_all=True)
     start = head.index(title)
     if title in ("GREW BY", "TIME", "RATE"):
         return row[: start + len(title)].split("  ")[-1].strip()
     return row[start:].split("  ")[0]
 
 
+IDLE = {"action": "none", "seconds": 0.0, "clock": None, "grew_by": 0, "released": []}
+
+
 def test_a_table() -> None:
     """Words begin and numbers end below each other, whatever their lengths; each old image has a line of its own."""
-    second = disk(label="virtio-disk-2", action="none", seconds=0.0, grew_by=0, released=[])
+    second = disk(label="virtio-disk-2", action="joined", clock=107.0, grew_by=40 * MIB, released=[])
     released = [image(False, "/golden", "it is still open in VM web02 (pid 813)")]
     assert summary({"disks": [disk(), second], "released": released}) == [
-        "VM     DISK           ACTION   NOW        GREW BY       TIME        RATE  RELEASED",
-        "web01  vda            started  populated  320 MiB  0:00:05.0  64.0 MiB/s  /golden",
-        "web01  virtio-disk-2  none     populated        -          -           -  -",
+        "VM     DISK           ACTION   NOW          GREW BY       TIME        RATE  RELEASED",
+        "web01  vda            started  populated    320 MiB  0:00:05.0  64.0 MiB/s  /golden",
+        "web01  virtio-disk-2  joined   populated   40.0 MiB  0:00:05.0   8.0 MiB/s  -",
+        "total  2 disks                 2 finished   360 MiB  0:00:12.0  30.0 MiB/s",
         "/golden: not free, it is still open in VM web02 (pid 813)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("disks", "shows_all", "shown", "last"),
+    [
+        pytest.param([{}], False, ["vda"], "total", id="all have news"),
+        pytest.param([{}, IDLE], False, ["vda"], "and 1 disk untouched, finished (-v shows each)", id="one"),
+        pytest.param(
+            [{}, IDLE, {**IDLE, "finished": False}],
+            False,
+            ["vda"],
+            "and 2 disks untouched, 1 of them finished (-v shows each)",
+            id="two have none",
+        ),
+        pytest.param([IDLE, IDLE], False, [], "2 disks untouched, finished (-v shows each)", id="nothing was done"),
+        pytest.param([{}, IDLE], True, ["vda", "vda"], "total", id="all are wanted"),
+        pytest.param([{**IDLE, "error": "why"}], False, ["vda"], "total", id="an error is news"),
+        pytest.param([{**IDLE, "populated": None, "finished": False}], False, ["vda"], "total", id="unknown is, too"),
+        pytest.param([{**IDLE, "populated": None}], False, [], "1 disk untouched", id="but not on its base"),
+    ],
+)
+def test_rows_are_for_what_happened(disks: list[dict[str, Any]], shows_all: bool, shown: list[str], last: str) -> None:
+    """Disks to which nothing was done are counted in one line, unless they are asked for."""
+    lines = summary({"disks": [disk(**members) for members in disks], "released": []}, shows_all=shows_all)
+    assert [line.split()[1] for line in lines if line.startswith("web01")] == shown
+    assert lines[-1].startswith(last)
+
+
+def test_a_plan() -> None:
+    """Check mode: what would be done, in this order, the most that it copies, and the space that there is."""
+    disks = [
+        disk(populated=False, finished=False, order=2, released=[]),
+        disk(label="vdb", populated=False, finished=False, action="joined", job={"percent": 41.5}, order=1),
+        disk(label="vdc", **IDLE),
+        disk(label="vdd", **{**IDLE, "error": "no room", "populated": False, "finished": False}, space=UNKNOWN),
+    ]
+    assert plan({"disks": disks, "released": []}) == [
+        "VM     DISK     NOW            WOULD BE  ORDER  TO COPY     FREE",
+        "web01  vda      not populated  started       2  320 MiB  640 MiB",
+        "web01  vdb      41.5 %         joined        1  320 MiB  640 MiB",
+        "web01  vdd      failed         none          -        -        -",
+        "total  4 disks  1 finished                   2  640 MiB",
+        "and 1 disk untouched, finished (-v shows each)",
+    ]
+
+
+UNKNOWN = {"needed": 320 * MIB, "free": None}
 
 
 def test_no_disk_no_table() -> None:
@@ -68,7 +122,7 @@ def test_no_disk_no_table() -> None:
 )
 def test_an_old_image(verdict: dict[str, Any], line: str) -> None:
     """Each of the three verdicts is told as what it is."""
-    assert summary({"disks": [disk()], "released": [verdict]})[2:] == [line]
+    assert summary({"disks": [disk()], "released": [verdict]})[3:] == [line]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ LONG = disk("top", "mid", "base")
 @pytest.mark.parametrize(
     ("subject", "base", "words"),
     [
-        pytest.param(target(identity=identity(is_libvirts=True)), None, ["libvirt", "virsh blockpull"], id="libvirt"),
+        pytest.param(
+            target(identity=identity(is_libvirts=True)), None, ["libvirt", "Name the VM in `domains`"], id="libvirt"
+        ),
         pytest.param(target(status="inmigrate"), None, ["incoming migration"], id="incoming migration"),
         pytest.param(target(EMPTY), None, ["empty"], id="no medium"),
         pytest.param(target(RO), None, ["read-only"], id="read-only"),

@@ -381,4 +381,4 @@ def test_after_sitting_out(running: Job | None, asked: Request, after: After) ->
 @pytest.mark.parametrize("step", Step)
 def test_must_sit_out(step: Step) -> None:
     """To start or finish a job during a migration may end QEMU; to pause or cancel one does not."""
-    assert must_sit_out(step) is (step in (Step.START, Step.FINALIZE))
+    assert must_sit_out(step) is (step in (Step.START, Step.FINALIZE, Step.PULL))

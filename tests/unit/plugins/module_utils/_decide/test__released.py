@@ -73,5 +73,11 @@ def test_images_keep_their_order() -> None:
 )
 def test_unanswered(kinds: list[str | None], monitors: str) -> None:
     """Only errors of a monitor leave in the dark what a VM needs."""
-    errors = [{"kind": kind, "monitor": str(number)} for number, kind in enumerate(kinds)]
+    errors = [{"kind": kind, "monitor": str(number), "domain": None} for number, kind in enumerate(kinds)]
     assert unanswered([*errors, *errors]) == list(monitors)
+
+
+def test_unanswered_of_libvirt() -> None:
+    """A domain is called by its name; where libvirt does not answer, no domain is known to have."""
+    silent = [{"kind": "MonitorSilent", "monitor": None, "domain": name} for name in ("web01", None)]
+    assert unanswered(silent) == ["libvirt itself", "web01"]

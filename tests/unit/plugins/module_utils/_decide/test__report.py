@@ -40,6 +40,7 @@ def test_a_vm() -> None:
     """A VM is told with who it is and how it is."""
     assert vm_to_result(vm(disk(), status="paused")) == {
         "monitor": "/vms/vm0.qmp",
+        "domain": None,
         "name": "vm0",
         "uuid": None,
         "status": "paused",
@@ -65,6 +66,7 @@ def test_a_disk() -> None:
         "key": "/machine/peripheral/vda/virtio-backend",
         "vm": "vm0",
         "monitor": "/vms/vm0.qmp",
+        "domain": None,
         "names": list(subject.names),
         "device": "drive0",
         "qdev": "/machine/peripheral/vda/virtio-backend",
@@ -212,17 +214,18 @@ def test_an_error_tells_what_it_is_about() -> None:
     told = Populated((failed.vm,), (failed,), ((),), (), (silent,), {}).to_result()
     nothing = {"vm": None, "disk": None, "key": None}
     assert told["errors"] == [
-        {"kind": "MonitorSilent", "msg": "no greeting", "monitor": "/vms/vm1.qmp", **nothing},
+        {"kind": "MonitorSilent", "msg": "no greeting", "monitor": "/vms/vm1.qmp", "domain": None, **nothing},
         {
             "kind": "StreamFailed",
             "msg": "why",
             "vm": "vm0",
             "disk": "vda",
             "monitor": "/vms/vm0.qmp",
+            "domain": None,
             "key": "/machine/peripheral/vda/virtio-backend",
         },
     ]
-    assert failure_to_result(Failure("X", "y")) == {"kind": "X", "msg": "y", "monitor": None, **nothing}
+    assert failure_to_result(Failure("X", "y")) == {"kind": "X", "msg": "y", "monitor": None, "domain": None, **nothing}
     assert [each["monitor"] for each in told["vms"]] == ["/vms/vm0.qmp"]
 
 

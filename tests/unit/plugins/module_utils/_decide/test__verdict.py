@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import LeftImage, Verdict, judge
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import LeftImage, Verdict, judge, labels_of
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     FileId,
     Granted,
@@ -197,7 +197,7 @@ def test_judge(
 ) -> None:
     """Free is what the kernel says is free and nothing speaks against; what cannot be told is neither, and says why."""
     subject = left(**members)
-    found = judge(subject, lease, users, [vm(disk(), identity=identity(pid=100))])
+    found = judge(subject, lease, users, labels_of([vm(disk(), identity=identity(pid=100))]))
     assert (found.free, found.pids, found.path) == (free, pids, subject.image.file or subject.image.path)
     assert (found.reason or "").startswith(reason or "")
     assert (found.reason is None) == (found.free is True)
@@ -206,9 +206,9 @@ def test_judge(
 
 def test_the_file_that_was_judged_is_told() -> None:
     """Device and inode are those that QEMU had open, where that is known."""
-    found = judge(left(), FREE, None, [])
+    found = judge(left(), FREE, None, {})
     assert (found.device, found.inode) == (1, 2)
-    found = judge(left(id=None), Lease(Granted.GONE), None, [])
+    found = judge(left(id=None), Lease(Granted.GONE), None, {})
     assert (found.device, found.inode) == (None, None)
 
 
@@ -224,10 +224,10 @@ def test_the_file_to_ask_about() -> None:
 )
 def test_vms_that_are_off(lease: Lease, count: int) -> None:
     """They have nothing open, so what is free is free; but they are named beside it."""
-    found = judge(left(), lease, Users(), [], off=["/run/a.qmp", "/run/b.qmp"])
+    found = judge(left(), lease, Users(), {}, off=["/run/a.qmp", "/run/b.qmp"])
     assert (found.free, len(found.notes)) == (count == 1, count)
     for note in found.notes:
-        assert "nobody serves /run/a.qmp, /run/b.qmp" in note
+        assert "that is off: /run/a.qmp, /run/b.qmp" in note
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_headers_that_were_searched(
     """An image that a header names is not free, and where not all were read that is unknown; then no VM is off."""
     doubts = (Unread("/b", "why"),) * unread
     search = Search(("/vms",), {KnownFile(PATH, FileId(1, 2)): Asked(named_by=named_by)}, doubts, unread)
-    found = judge(left(), lease, None, [], off=["/run/a.qmp"], search=search)
+    found = judge(left(), lease, None, {}, off=["/run/a.qmp"], search=search)
     assert (found.free, found.notes) == (free, ())
     assert (found.reason or "").startswith(reason or "")
     assert (found.reason is None) == (found.free is True)
@@ -263,12 +263,12 @@ def test_headers_that_were_searched(
 )
 def test_headers_of_what_is_not_free_anyway(members: dict[str, Any], search: Search) -> None:
     """What they say changes nothing."""
-    assert judge(left(**members), None, None, [], search=search) == judge(left(**members), None, None, [])
+    assert judge(left(**members), None, None, {}, search=search) == judge(left(**members), None, None, {})
 
 
 def test_a_vm_over_tcp_lends_its_name_to_no_process() -> None:
     """A VM whose process is unknown is no user of anything."""
-    found = judge(left(), OPEN, Users({5: "qemu"}), [vm(disk(), identity=identity(pid=None))])
+    found = judge(left(), OPEN, Users({5: "qemu"}), labels_of([vm(disk(), identity=identity(pid=None))]))
     assert found.reason == "it is still open in qemu (pid 5)"
 
 

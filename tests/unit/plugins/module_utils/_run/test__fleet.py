@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Callable, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
@@ -58,7 +59,7 @@ def all_about(
 
     async def work() -> list[Outcome]:
         first()
-        sighting = await observe(list(host.qemus), host.open_link, host)
+        sighting = await observe(host.finds(list(host.qemus)), host.open_link, host)
         targets = select(sighting.vms, Selection(tuple(names)), requested.base).targets
         host.begin_to_count()
         then()
@@ -263,6 +264,24 @@ def test_a_disk_whose_turn_does_not_come(asked: Request, error: str | None) -> N
     else:
         told = None if outcomes[1].error is None else str(outcomes[1].error)
         assert (told, outcomes[1].action, qemus[1].acts) == (error, "none", [])
+
+
+@pytest.mark.parametrize(
+    ("wait_timeout", "ahead", "lasts", "words"),
+    [
+        pytest.param(None, 3, 3, "when the time had come that until names", id="until alone"),
+        pytest.param(4, 3, 3, "when the time had come that until names", id="until comes first"),
+        pytest.param(2, 3, 2, "when wait_timeout was over", id="wait_timeout is over first"),
+        pytest.param(None, -5, 0, "before the time had come that until names", id="it has come"),
+    ],
+)
+def test_the_earlier_end_counts(wait_timeout: int | None, ahead: int, lasts: int, words: str) -> None:
+    """Of `wait_timeout` and `until` the one that ends first ends the wait, and is named where it fails."""
+    took: list[float] = []
+    asked = asking(wait_timeout=wait_timeout, until=time.time() + ahead)
+    (first, *_others) = all_about(FakeHost(*vms(2)), asked, lasts=took)
+    assert took[0] == pytest.approx(lasts, abs=0.9)
+    assert words in " ".join(str(outcome.error) for outcome in (first, *_others))
 
 
 def test_a_place_that_is_free_when_time_is_up_is_not_taken() -> None:
@@ -473,6 +492,116 @@ def test_a_run_that_sits_out_a_migration_gives_way() -> None:
     (outcome,) = all_about(host, then=begin)
     assert (outcome.is_finished, outcome.action, len(host.opened)) == (True, "started", 2)
     assert 0 < other.waited <= 1
+
+
+# -- A limit for all ---------------------------------------------------------------------------------------------------
+
+
+def speeds_of(qemus: Sequence[FakeQemu]) -> list[int]:
+    return [job.speed for qemu in qemus for job in qemu.jobs.values()]
+
+
+@pytest.mark.parametrize("poll_interval", [0, 1])
+@pytest.mark.parametrize("parallel", [1, 2, 3, 8])
+def test_all_streams_together_keep_the_limit(parallel: int, poll_interval: int) -> None:
+    """However many run, they never may copy more in all, and whoever ends leaves its part to the others."""
+    host = FakeHost(*vms(3, disks=2))
+    lasts: list[float] = []
+    asked = asking(parallel=parallel, total_speed=40 * MIB, poll_interval=poll_interval)
+    outcomes = all_about(host, asked, lasts=lasts)
+    assert len(told(outcomes)) == 6
+    assert host.most_streams == min(parallel, 6)
+    assert 40 * MIB - 6 <= host.most_speed <= 40 * MIB
+    # Short visits leave a part to nobody until the next one.
+    assert lasts[0] == pytest.approx(6 * SIZE / (40 * MIB), rel=0.7 if poll_interval else 0.15)
+
+
+def test_the_own_limit_of_a_stream_bounds_its_part() -> None:
+    """`speed` is the most that each stream gets, whatever is left of `total_speed`."""
+    host = FakeHost(*vms(2))
+    outcomes = all_about(host, asking(parallel=2, total_speed=100 * MIB, speed=8 * MIB))
+    assert (len(told(outcomes)), host.most_speed) == (2, 16 * MIB)
+
+
+def test_streams_of_somebody_else_count() -> None:
+    """A stream that is joined gets its part as well, whoever started it with whatever limit, and is told as changed."""
+    qemus = vms(2)
+    host = FakeHost(*qemus)
+    asked = asking(parallel=2, total_speed=8 * MIB, wait=False)
+    outcomes = all_about(host, asked, first=lambda: qemus[1].stream("vm1-top0", auto_finalize=False))
+    assert [outcome.action for outcome in outcomes] == ["started", "retuned"]
+    assert speeds_of(qemus) == [4 * MIB, 4 * MIB]
+    again = all_about(host, asked)
+    assert [outcome.action for outcome in again] == ["joined", "joined"]
+    assert [qemu.acts.count("block-job-set-speed") for qemu in qemus] == [0, 1]
+
+
+def test_who_does_not_wait_is_told_the_limits() -> None:
+    """Streams that are left to QEMU have their parts from the beginning, and results say so; nobody raises them."""
+    qemus = vms(3)
+    outcomes = all_about(FakeHost(*qemus), asking(parallel=2, total_speed=9 * MIB, wait=False))
+    assert [outcome.job and outcome.job.speed for outcome in outcomes] == [4.5 * MIB, 4.5 * MIB, None]
+    assert speeds_of(qemus) == [4.5 * MIB, 4.5 * MIB]
+
+
+@pytest.mark.parametrize("on_timeout", ["leave", "fail", "stop"])
+def test_when_time_is_up_no_stream_is_hurried(on_timeout: str) -> None:
+    """What goes on in QEMU keeps its part, and what is stopped leaves it to nobody."""
+    qemus = vms(2)
+    host = FakeHost(*qemus)
+    all_about(host, asking(parallel=2, total_speed=8 * MIB, wait_timeout=3, on_timeout=on_timeout))
+    assert host.most_speed == 8 * MIB
+    assert speeds_of(qemus) == ([] if on_timeout == "stop" else [4 * MIB, 4 * MIB])
+    assert [qemu.acts.count("block-job-set-speed") for qemu in qemus] == [0, 0]
+
+
+def test_a_stream_that_fails_leaves_its_part() -> None:
+    """The others get it at once."""
+    qemus = vms(2)
+    qemus[0].faults["vm0-top0"] = (8 * MIB, IO_ERROR)
+    speeds: list[int] = []
+    later = at(1, 4, act=lambda: speeds.append(speeds_of(qemus)[-1]))
+    outcomes = all_about(FakeHost(*qemus), asking(parallel=2, total_speed=8 * MIB), then=later)
+    assert (told(outcomes), speeds) == (["vm1 vda started"], [4 * MIB, 8 * MIB])
+
+
+def test_no_limit_takes_the_limits_away() -> None:
+    """`total_speed` 0 frees every stream."""
+    (qemu,) = vms(1)
+    outcomes = all_about(
+        FakeHost(qemu),
+        asking(total_speed=0, wait=False),
+        first=lambda: qemu.stream("vm0-top0", speed=1, auto_finalize=False),
+    )
+    assert ([outcome.action for outcome in outcomes], speeds_of([qemu])) == (["retuned"], [0])
+
+
+def test_a_vm_that_does_not_answer_holds_back_no_other() -> None:
+    """Its stream cannot be slowed down; the next one begins all the same, with its own part."""
+    qemus = vms(3)
+    host = FakeHost(*qemus)
+    busy = at(1, act=lambda: host.unopenable.update({qemus[0].address: MonitorSilent("no greeting")}))
+    qemus[1].faults["vm1-top0"] = (8 * MIB, IO_ERROR)
+    outcomes = all_about(host, asking(parallel=2, total_speed=8 * MIB, poll_interval=3), then=busy)
+    assert told(outcomes) == ["vm2 vda started"]
+    assert speeds_of(qemus[:1]) == [4 * MIB]
+
+
+def test_a_stream_of_which_nobody_knows_counts() -> None:
+    """Where a VM does not answer any more its stream may go on: the others are slowed down for the one in its place."""
+    qemus = vms(4)
+    host = FakeHost(*qemus)
+    busy = at(1, act=lambda: host.unopenable.update({qemus[0].address: MonitorSilent("no greeting")}))
+    speeds: list[list[int]] = []
+    later = at(4.5, act=lambda: speeds.append(speeds_of(qemus)))
+
+    def then() -> None:
+        busy()
+        later()
+
+    outcomes = all_about(host, asking(parallel=2, total_speed=9 * MIB, poll_interval=3), then=then)
+    assert told(outcomes) == ["vm1 vda started", "vm2 vda started", "vm3 vda started"]
+    assert (speeds, host.most_speed) == ([[4.5 * MIB, 3 * MIB, 3 * MIB]], 10.5 * MIB)
 
 
 # -- Short visits ------------------------------------------------------------------------------------------------------

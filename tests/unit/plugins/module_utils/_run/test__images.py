@@ -16,7 +16,7 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeHost, FakeQ
 def look(host: FakeHost, *paths: str, monitors: list[str] | None = None) -> dict[str, Any]:
     asked = monitors if monitors is not None else list(host.qemus)
     result: dict[str, Any] = clock.run(
-        inform_of_images(paths, ["/vms"], asked, host.open_link, host),
+        inform_of_images(paths, ["/vms"], host.finds(asked), host.open_link, host),
     ).to_result()
     return result
 

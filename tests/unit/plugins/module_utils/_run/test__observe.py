@@ -39,7 +39,7 @@ def vm_called(name: str, pid: int) -> FakeQemu:
 
 
 def seen(host: FakeHost, *patterns: str) -> Sighting:
-    sighting: Sighting = clock.run(observe(patterns, host.open_link, host))
+    sighting: Sighting = clock.run(observe(host.finds(patterns), host.open_link, host))
     assert host.open == [], "a monitor was not left free"
     return sighting
 
@@ -152,7 +152,7 @@ def test_two_monitors_of_one_vm_are_one_vm() -> None:
         monitor.address = address
         yield monitor
 
-    sighting = clock.run(observe(["/vms/a.qmp", "/vms/b.qmp"], open_link, host))
+    sighting = clock.run(observe(host.finds(["/vms/a.qmp", "/vms/b.qmp"]), open_link, host))
     assert labels(sighting) == ["vm1"]
     assert sighting.skipped == ("/vms/b.qmp is another monitor of vm1",)
 

@@ -11,6 +11,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome impor
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
+from ansible_collections.virtops.qmp.plugins.module_utils._run._budget import Budget
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
 from ansible_collections.virtops.qmp.plugins.module_utils._run._reconcile import reconcile
 from ansible_collections.virtops.qmp.tests.unit import clock
@@ -75,7 +76,7 @@ def bring(  # noqa: PLR0913  # each test names what it is about
             then()
             loop = asyncio.get_running_loop()
             deadline = None if seconds is None else loop.time() + seconds
-            outcome = await reconcile(monitor, host, target, requested, deadline)
+            outcome = await reconcile(monitor, host, target, Budget(requested, host.open_link), deadline)
             assert not qemu.listeners, "a listener was left behind"
             others = asyncio.all_tasks() - {asyncio.current_task()}
             _ended, left = await asyncio.wait(others, timeout=0) if others else (others, set())
@@ -374,7 +375,9 @@ def test_a_held_stream_is_told_and_resumed_by_the_next_run(on_error: str, reason
             async with host.open_link(qemu.address) as monitor:
                 seen = await identify(monitor, host)
                 target = Target(seen, seen.disks[0], len(seen.disks[0].chain))
-                outcomes.append(await reconcile(monitor, host, target, asking(on_error=on_error), None))
+                outcomes.append(
+                    await reconcile(monitor, host, target, Budget(asking(on_error=on_error), host.open_link), None)
+                )
             qemu.faults.clear()
         return outcomes
 
@@ -1213,7 +1216,9 @@ def test_a_header_that_still_names_its_base_is_no_success() -> None:
             seen = await identify(monitor, host)
             host.headers_saying["/vms/top.qcow2"] = "/vms/base.qcow2"
             qemu.log.clear()
-            return await reconcile(monitor, host, Target(seen, seen.disks[0], 1), asking(), None)
+            return await reconcile(
+                monitor, host, Target(seen, seen.disks[0], 1), Budget(asking(), host.open_link), None
+            )
 
     outcome = clock.run(work())
     assert not outcome.is_finished
@@ -1231,7 +1236,8 @@ def test_a_full_file_system_is_not_trusted_with_a_flush() -> None:
     async def work(asked: Request) -> Outcome:
         async with host.open_link(qemu.address) as monitor:
             seen = await identify(monitor, host)
-            return await reconcile(monitor, host, Target(seen, seen.disks[0], len(seen.disks[0].chain)), asked, None)
+            target = Target(seen, seen.disks[0], len(seen.disks[0].chain))
+            return await reconcile(monitor, host, target, Budget(asked, host.open_link), None)
 
     outcome = clock.run(work(asking()))
     assert "is full" in str(outcome.error)
@@ -1239,3 +1245,22 @@ def test_a_full_file_system_is_not_trusted_with_a_flush() -> None:
     assert outcome.job.is_pending
     host.free = 1000 * MIB
     assert clock.run(work(asking())).is_finished
+
+
+def test_a_share_that_changed_while_the_stream_began() -> None:
+    """A stream that begins just as the limit is shared among more gets its new part before anybody waits for it."""
+    qemu = vm_with()
+    host = FakeHost(qemu)
+    budget = Budget(asking(total_speed=8 * MIB), host.open_link, [(qemu.address, "vda")])
+    qemu.act_before("block-stream", lambda: budget._members.add(("/vms/other.qmp", "vda")))
+
+    async def work() -> Outcome:
+        async with host.open_link(qemu.address) as monitor:
+            seen = await identify(monitor, host)
+            target = Target(seen, seen.disks[0], len(seen.disks[0].chain))
+            return await reconcile(monitor, host, target, budget, None)
+
+    outcome = clock.run(work())
+    assert (outcome.is_finished, outcome.action) == (True, "started")
+    speeds = [arguments["speed"] for _command, arguments in qemu.log if "speed" in arguments]
+    assert speeds == [8 * MIB, 4 * MIB]

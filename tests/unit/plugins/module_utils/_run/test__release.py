@@ -76,7 +76,7 @@ def test_who_is_asked(
 ) -> None:
     """The kernel first; /proc only for what it does not call free; and once more the kernel where nobody is found."""
     host = Kernel({"/vms/base.qcow2": list(answers)}, users)
-    ((verdict,),) = asyncio.run(judge_all([populated(image("base"))], [], host))
+    ((verdict,),) = asyncio.run(judge_all([populated(image("base"))], {}, host))
     assert verdict.free is free
     assert (len(host.asked), len(host.looked_for)) == (asked, looked_for)
 
@@ -86,7 +86,7 @@ def test_each_disk_has_its_verdicts() -> None:
     remote = image("remote", path="nbd://host/x", file=None)
     outcomes = [populated(image("base")), populated(image("base"), remote), populated()]
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
-    verdicts = asyncio.run(judge_all(outcomes, [], host))
+    verdicts = asyncio.run(judge_all(outcomes, {}, host))
     assert [[(each.path, each.free) for each in of_disk] for of_disk in verdicts] == [
         [("/vms/base.qcow2", True)],
         [("/vms/base.qcow2", True), ("nbd://host/x", None)],
@@ -99,7 +99,7 @@ def test_two_files_of_one_name() -> None:
     """Each disk is told about the file that its own QEMU had open."""
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
     other = populated(replace(image("base"), bound=Bound(Inode(FileId(1, 9), "regular"), file="/vms/base.qcow2")))
-    verdicts = asyncio.run(judge_all([populated(image("base")), other], [], host))
+    verdicts = asyncio.run(judge_all([populated(image("base")), other], {}, host))
     assert [of_disk[0].inode for of_disk in verdicts] == [inode_of("/vms/base.qcow2").id.inode, 9]
     assert len(host.asked) == 2
 
@@ -107,7 +107,7 @@ def test_two_files_of_one_name() -> None:
 def test_what_an_unfinished_disk_has_left_is_not_asked_for() -> None:
     """It is not free anyway."""
     host = Kernel({}, {})
-    (verdicts,) = asyncio.run(judge_all([populated(image("base"), disk=disk("top", "base"), base_index=2)], [], host))
+    (verdicts,) = asyncio.run(judge_all([populated(image("base"), disk=disk("top", "base"), base_index=2)], {}, host))
     assert [(each.free, each.reason) for each in verdicts] == [(False, "the disk that it has left is not populated")]
     assert host.asked == []
 
@@ -116,7 +116,7 @@ def test_snapshots_and_vms_that_are_off_are_passed_on() -> None:
     """The snapshots of the top that an image has left count, and VMs that are off are named."""
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
     outcomes = [populated(image("base")), populated(image("base"), disk=disk("top", snapshots=2))]
-    (free,), (needed,) = asyncio.run(judge_all(outcomes, [], host, off=["/run/off.qmp"]))
+    (free,), (needed,) = asyncio.run(judge_all(outcomes, {}, host, off=["/run/off.qmp"]))
     assert "/run/off.qmp" in free.notes[0]
     assert needed.reason == "the 2 internal snapshots of /vms/top.qcow2 still need it"
 
@@ -126,15 +126,15 @@ def test_headers_in_the_folders_that_were_named() -> None:
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
     host.named_by["/vms/base.qcow2"] = ("/off.qcow2",)
     outcomes = [populated(image("base")), populated(image("base"))]
-    verdicts = asyncio.run(judge_all(outcomes, [], host, folders=["/vms"]))
+    verdicts = asyncio.run(judge_all(outcomes, {}, host, folders=["/vms"]))
     assert [[each.free for each in of_disk] for of_disk in verdicts] == [[False], [False]]
-    asyncio.run(judge_all([populated()], [], host, folders=["/vms"]))
-    asyncio.run(judge_all(outcomes, [], host))
+    asyncio.run(judge_all([populated()], {}, host, folders=["/vms"]))
+    asyncio.run(judge_all(outcomes, {}, host))
     assert host.searched == [("/vms",)]
 
 
 def test_a_disk_without_a_medium() -> None:
     """Where the medium is gone, its name stands for the active image."""
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
-    (verdicts,) = asyncio.run(judge_all([populated(image("base"), disk=replace(EMPTY, snapshots=1))], [], host))
+    (verdicts,) = asyncio.run(judge_all([populated(image("base"), disk=replace(EMPTY, snapshots=1))], {}, host))
     assert [isinstance(each, Verdict) and each.free for each in verdicts] == [False]

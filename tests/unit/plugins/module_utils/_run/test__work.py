@@ -54,7 +54,7 @@ def run(
     """The result of block_stream over all disks of all VMs."""
     request = asking() if asked is None else asked
     selection = Selection(("*",), exclude=exclude)
-    work = populate(list(host.qemus), selection, request, host.open_link, host, is_check=check, bound=bound)
+    work = populate(host.finds(list(host.qemus)), selection, request, host.open_link, host, is_check=check, bound=bound)
     result: dict[str, Any] = clock.run(work).to_result()
     assert host.open == [], "a monitor was not left free"
     return result
@@ -178,7 +178,7 @@ def test_storage_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) 
 
     async def look() -> tuple[float, list[Any]]:
         started = asyncio.get_running_loop().time()
-        informed = await inform(list(host.qemus), Selection(None), host.open_link, host)
+        informed = await inform(host.finds(list(host.qemus)), Selection(None), host.open_link, host)
         free = [disk["space"]["free"] for disk in informed.to_result()["disks"]]
         return asyncio.get_running_loop().time() - started, free
 

@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What libvirt knows of a guest's disks, from its XML, beside what QEMU tells of them."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+from ._disk import Disk
+from ._errors import MonitorUnusable
+
+# libvirt numbers the images of a guest, and calls their nodes so; raw ones have no format node since libvirt 9.10.
+_NODE = re.compile(r"libvirt-(\d+)-(?:format|storage)")
+
+
+@dataclass(frozen=True)
+class DomainDisk:
+    """A ``<disk>`` of a running guest.
+
+    ``target`` is what libvirt and its users call it (``vda``), ``alias`` the id of its device in QEMU, ``index`` the
+    number of its active image. ``below`` are the images under that one, as libvirt knows them, top first.
+    """
+
+    target: str
+    alias: str
+    index: str
+    below: tuple[str, ...]
+
+
+def read_domain(text: str) -> tuple[DomainDisk, ...]:
+    """Read the XML of a running guest.
+
+    :raise MonitorUnusable: it is none.
+    """
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError as error:
+        raise MonitorUnusable(f"libvirt's description of the domain cannot be read: {error}") from error
+    return tuple(_read_disk(element) for element in root.findall("./devices/disk"))
+
+
+def _read_disk(element: ET.Element) -> DomainDisk:
+    below = []
+    layer = element.find("backingStore")
+    # The end of a chain is an element without a type.
+    while layer is not None and layer.get("type") is not None:
+        below.append(_name_of(layer.find("source")))
+        layer = layer.find("backingStore")
+    return DomainDisk(
+        target=_attribute(element.find("target"), "dev"),
+        alias=_attribute(element.find("alias"), "name"),
+        index=_attribute(element.find("source"), "index"),
+        below=tuple(below),
+    )
+
+
+def _name_of(source: ET.Element | None) -> str:
+    names = [_attribute(source, kind) for kind in ("file", "dev", "name", "volume")]
+    return next(filter(None, names), "an image without a name")
+
+
+def _attribute(element: ET.Element | None, name: str) -> str:
+    return "" if element is None else element.get(name, "")
+
+
+def index_of_node(node: str | None) -> str:
+    """The number by which libvirt knows an image of this node; empty for a node that libvirt has not made."""
+    words = _NODE.fullmatch(node or "")
+    return words[1] if words else ""
+
+
+def as_libvirt_knows(disks: Sequence[Disk], known: Sequence[DomainDisk]) -> tuple[Disk, ...]:
+    """The disks with libvirt's names for them, and with what it still takes for their backing images."""
+    told = []
+    for disk in disks:
+        for each in known:
+            if _is_same(disk, each):
+                disk = replace(disk, target=each.target, stale_view=_stale_view(disk, each))
+        told.append(disk)
+    return tuple(told)
+
+
+def is_behind(disks: Sequence[Disk]) -> bool:
+    """Whether libvirt still has images in a chain that QEMU has dropped."""
+    return any(disk.stale_view is not None for disk in disks)
+
+
+def _is_same(disk: Disk, known: DomainDisk) -> bool:
+    if disk.chain and known.index:
+        return index_of_node(disk.top.node_name) == known.index
+    return bool(known.alias) and disk.qdev_id == known.alias
+
+
+def _stale_view(disk: Disk, known: DomainDisk) -> str | None:
+    """The first image that libvirt has below those that QEMU uses."""
+    beyond = known.below[max(0, len(disk.chain) - 1) :]
+    return beyond[0] if disk.chain and beyond else None

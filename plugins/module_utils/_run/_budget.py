@@ -1,0 +1,83 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The limit that all streams of a call have together, shared anew when one begins or ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import AsyncContextManager, Callable, Iterable, Tuple
+
+from .._decide._share import share
+from .._model._errors import CommandRefused, QmpError
+from .._model._request import Request
+from .._model._seams import Link
+
+# The monitor of the VM, and the key of the disk.
+_Key = Tuple[str, str]
+
+
+class Budget:
+    """Who copies now, and what each of them may copy per second.
+
+    A stream that begins has the others slowed down first, so that all together never exceed the limit; one that ends
+    leaves its part to the others.
+    """
+
+    def __init__(
+        self, request: Request, borrow: Callable[[str], AsyncContextManager[Link]], at_first: Iterable[_Key] = ()
+    ):
+        """:param borrow: how to get the monitor of a VM, of which nobody may hold the connection now.
+        :param at_first: the disks whose streams run, or begin at once.
+        """
+        self._asked = request
+        self._borrow = borrow
+        self._members = set(at_first)
+        self._jobs: dict[_Key, str] = {}
+        self._speeds: dict[_Key, int] = {}
+        self._sharing = asyncio.Lock()
+
+    @property
+    def request(self) -> Request:
+        """What is asked of each stream at present."""
+        return share(self._asked, len(self._members))
+
+    async def join(self, key: _Key) -> None:
+        """Make room for a stream that is about to begin."""
+        self._members.add(key)
+        await self._share()
+
+    def follow(self, key: _Key, job_id: str, speed: int | None) -> bool:
+        """From now on the job of a disk is told of every change; whether it has missed one.
+
+        :param speed: its limit now; None where it was started without one.
+        """
+        self._jobs[key], self._speeds[key] = job_id, speed or 0
+        return self.request.speed not in (None, self._speeds[key])
+
+    async def leave(self, key: _Key, *, is_shared: bool) -> None:
+        """A stream is over. Its part is left to the others, unless another one begins in its place."""
+        self._members.discard(key)
+        self._jobs.pop(key, None)
+        if is_shared:
+            await self._share()
+
+    async def _share(self) -> None:
+        # One after the other, so that a later share is not overtaken by an earlier one.
+        async with self._sharing:
+            speed = self.request.speed
+            if self._asked.total_speed is not None and speed is not None:
+                others = [(key, job_id) for key, job_id in self._jobs.items() if self._speeds[key] != speed]
+                await asyncio.gather(*(self._set(key, job_id, speed) for key, job_id in others))
+
+    async def _set(self, key: _Key, job_id: str, speed: int) -> None:
+        try:
+            async with self._borrow(key[0]) as link:
+                await link.set_speed(job_id, speed)
+                self._speeds[key] = speed
+        except CommandRefused:
+            return  # it has just ended
+        except QmpError:
+            # Whoever follows the stream tells of it. A VM that does not answer must not hold up the others once more.
+            self._jobs.pop(key, None)
