@@ -199,7 +199,9 @@ def types(session: nox.Session) -> None:
     stubs = ("nox", "pytest~=9.2", "types-psutil", "types-PyYAML")
     session.install("ansible-core", "mypy~=2.4", *stubs, "-r", "tests/unit/requirements.txt")
     # By their full names, as they import each other: many files of the targets are called the same.
-    ours = [f"ansible_collections.virtops.qmp.{folder}" for folder in ("plugins", "tests.unit")]
+    ours = [
+        f"ansible_collections.virtops.qmp.{folder}" for folder in ("extensions.eda.plugins", "plugins", "tests.unit")
+    ]
     packages = (*ours, "lab", "campaign", "bench", "matrix", "integration")
     modules = ("noxfile", "suite", "metrics")
     session.run("mypy", *(f"--package={name}" for name in packages), *(f"--module={name}" for name in modules))
@@ -282,6 +284,7 @@ SHIPPED = re.compile(
     r"""(MANIFEST\.json|FILES\.json|(README|SECURITY|CODE_OF_CONDUCT)\.md|COPYING|LICENSES/.+
     |CHANGELOG\.rst|requirements\.txt
     |changelogs/changelog\.yaml|meta/(runtime|execution-environment)\.yml
+    |meta/extensions\.yml|extensions/eda/(plugins/event_source/[a-z_]+\.py|rulebooks/[a-z_]+\.yml|schemas/[a-z_]+\.json)
     |docs/docsite/(config|extra-docs|links)\.yml|docs/docsite/rst/.+\.(rst|png|svg)
     |plugins/[a-z_/]+\.(py|yml)|playbooks/[a-z_/]+\.yml
     |roles/[a-z_]+/(README\.md|[a-z_]+/[a-zA-Z_/]+\.(yml|j2)))""",
@@ -289,6 +292,10 @@ SHIPPED = re.compile(
 )
 NEEDED = {
     "README.md",
+    "extensions/eda/plugins/event_source/jobs.py",
+    "extensions/eda/rulebooks/streams.yml",
+    "extensions/eda/schemas/stream.json",
+    "meta/extensions.yml",
     "meta/runtime.yml",
     "plugins/modules/block_stream.py",
     "plugins/modules/block_stream_info.py",
@@ -333,6 +340,11 @@ def package(session: nox.Session) -> None:
     with session.chdir(BUILD):  # it leaves its result where it is started
         log = session.run("python", "-m", "galaxy_importer.main", str(tarball), silent=True) or ""
     session.log(log)
+    # ansible-doc knows no event sources: the importer does, and is who shows their documentation.
+    listed = json.loads((BUILD / "importer_result.json").read_text())
+    sources = [each for each in listed["docs_blob"]["contents"] if each["content_type"] == "eda/plugins/event_source"]
+    if [each["content_name"] for each in sources if each["doc_strings"]["doc"]["options"]] != ["jobs"]:
+        session.error("Galaxy's importer does not find the event source with its documentation")
     if complaints := re.findall(r"^(?:WARNING|ERROR|CRITICAL).*", log, flags=re.MULTILINE):
         session.error("\n".join(["Galaxy's importer complains:", *complaints]))
 

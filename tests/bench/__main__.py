@@ -29,6 +29,7 @@ from .connection import connection
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
+from .events import events
 from .guests import guests
 from .headers import headers
 from .measure import Figure
@@ -52,6 +53,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "throughput": throughput,
     "headers": headers,
     "libvirt": guests,
+    "events": events,
 }
 BUILD = Path(__file__).resolve().parents[2] / "build" / "bench"
 

@@ -19,6 +19,7 @@ that the code under test does not know of, open files in /proc. Put the folder a
 from __future__ import annotations
 
 from . import aliases, disks, holders, host, images, peers, product, ssh, thin
+from .listener import Listener
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
 from .process import LabError, kill, lab_folder, open_files, wait_until
@@ -30,6 +31,7 @@ from .vm import Vm
 
 __all__ = [
     "LabError",
+    "Listener",
     "Monitor",
     "MonitorError",
     "NbdServer",

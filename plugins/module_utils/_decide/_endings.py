@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from .._model._disk import Disk
-from .._model._errors import QmpError, StreamFailed, TimeIsUp, WriteBackFailed
+from .._model._errors import CommandRefused, QmpError, StreamFailed, TimeIsUp, WriteBackFailed
 from .._model._job import Ending, Job
 from ._plan import WaitEnd
 
@@ -76,11 +76,16 @@ def refused(disk: Disk, job: Job | None) -> QmpError:
     )
 
 
-def not_pulled(error: QmpError, disk: Disk) -> QmpError:
+def not_pulled(error: CommandRefused, disk: Disk) -> QmpError:
     """libvirt did not take the link away, at the very end."""
+    if disk.stale_view is not None:
+        return StreamFailed(
+            f"libvirt still takes {disk.stale_view} for the backing image, which QEMU does not need, and its own pull, "
+            f"which puts that right, failed: {error.reason}. Run the task again"
+        )
     return StreamFailed(
-        f"libvirt was to take the link to {disk.chain[1].path} away, and did not: {error}. Everything is copied and "
-        "flushed, and the disk needs the old images as before. Run the task again"
+        f"libvirt was to take the link to {disk.chain[1].path} away, and did not: {error.reason}. Everything is copied "
+        "and flushed, and the disk needs the old images as before. Run the task again"
     )
 
 

@@ -16,6 +16,8 @@ from ._errors import MonitorUnusable
 
 # libvirt numbers the images of a guest, and calls their nodes so; raw ones have no format node since libvirt 9.10.
 _NODE = re.compile(r"libvirt-(\d+)-(?:format|storage)")
+# Its own jobs it calls pull-vda-libvirt-1-format, commit-..., copy-... and backup-...
+_JOB = re.compile(rf"[a-z]+-(.+)-{_NODE.pattern}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ def index_of_node(node: str | None) -> str:
     return words[1] if words else ""
 
 
+def target_of_job(job_id: str) -> str:
+    """What libvirt calls the disk on which it has started a job; empty for a job that is not libvirt's."""
+    words = _JOB.fullmatch(job_id)
+    return words[1] if words else ""
+
+
 def as_libvirt_knows(disks: Sequence[Disk], known: Sequence[DomainDisk]) -> tuple[Disk, ...]:
     """The disks with libvirt's names for them, and with what it still takes for their backing images."""
     told = []
@@ -97,6 +105,6 @@ def _is_same(disk: Disk, known: DomainDisk) -> bool:
 
 
 def _stale_view(disk: Disk, known: DomainDisk) -> str | None:
-    """The first image that libvirt has below those that QEMU uses."""
-    beyond = known.below[max(0, len(disk.chain) - 1) :]
-    return beyond[0] if disk.chain and beyond else None
+    """The image that libvirt has right below the top, where it has more than QEMU: a stream drops what is there."""
+    has_more = bool(disk.chain) and len(known.below) > len(disk.chain) - 1
+    return known.below[0] if has_more else None

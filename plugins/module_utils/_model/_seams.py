@@ -91,15 +91,15 @@ class Pull(Protocol):
 
 
 class Link(Protocol):
-    """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises.
-
-    ``pull`` is None where a job of ours may remove the backing link by itself, as ``finish`` has it.
-    """
+    """An open way to one VM, in verbs. Each raises what ``Connection.execute`` raises."""
 
     address: str
     peer: Peer | None
     runs: OtherRuns | None
-    pull: Pull | None
+
+    @property
+    def pull(self) -> Pull | None:
+        """How the backing link is removed; None where a job of ours may do it by itself, as ``finish`` has it."""
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""

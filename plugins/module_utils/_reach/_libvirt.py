@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
 import traceback
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Sequence, cast
 from urllib.parse import urlsplit
 
 from .._model._address import DomainName, may_be_pattern
 from .._model._disk import Disk, Image, is_local
-from .._model._domain import DomainDisk, as_libvirt_knows, index_of_node, is_behind, read_domain
+from .._model._domain import DomainDisk, as_libvirt_knows, index_of_node, is_behind, read_domain, target_of_job
 from .._model._errors import (
     CommandRefused,
     Failure,
@@ -36,7 +37,7 @@ from .._model._errors import (
     QmpError,
     WrongRequest,
 )
-from .._model._job import Job, is_our_id
+from .._model._job import Job
 from .._model._peer import Owner, Peer
 from .._model._seams import Found, OtherRuns
 from .._model._vm import Identity, Sight
@@ -75,7 +76,10 @@ def check_uri(uri: str) -> None:
 
     :raise WrongRequest: it does not, or not for sure.
     """
-    words = urlsplit(uri)
+    try:
+        words = urlsplit(uri)
+    except ValueError as error:
+        raise WrongRequest(f"uri is {uri!r}, which is none ({error}). Use qemu:///system or qemu:///session") from error
     driver, _plus, transport = words.scheme.partition("+")
     if driver != "qemu" or words.path not in ("/system", "/session"):
         raise WrongRequest(
@@ -106,7 +110,10 @@ class Domains:
         self._is_prepared = False
 
     async def find(self) -> Found:
-        """The guests that are meant. Those that are off are left out where a glob found them, and told."""
+        """The guests that are meant. Those that are off are left out where a glob found them, and told.
+
+        :raise WrongRequest: a name may mean two.
+        """
         try:
             async with self._connected() as connection:
                 states = await self._ask(_states, connection)
@@ -116,7 +123,11 @@ class Domains:
         skipped: list[str] = []
         off: list[str] = []
         for pattern in self._patterns:
-            named = [guest for guest in states if pattern in (guest.name, guest.uuid)]
+            named = [guest for guest in states if pattern == guest.name or pattern.lower() == guest.uuid]
+            if len(named) > 1:
+                raise WrongRequest(
+                    f"{pattern} is the name of one domain and the UUID of another. Name each by its name"
+                )
             if named or not may_be_pattern(pattern):
                 wanted[DomainName(named[0].name if named else pattern)] = True
                 continue
@@ -140,17 +151,18 @@ class Domains:
         """
         async with contextlib.AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._connected())
-            domain, uuid = await self._ask(_lookup, connection, address)
-            peer = await self._peer(address, uuid)
+            guest = Guest(connection, DomainName(address))
+            stack.push_async_callback(guest.leave, self._timeout)
+            await guest.meet(self._timeout)
+            # Not before: from here on an event tells when the guest stops, and another process may take its place.
+            guest.peer = await self._peer(address, guest.uuid)
             if self._owner is not None:
-                refusal = self._owner.refusal(peer)
+                refusal = self._owner.refusal(_known(guest.peer))
                 if refusal is not None:
                     raise MonitorUnusable(refusal)
             if self._takes_turns:
-                stack.enter_context(await _turn(peer, self._timeout))
-            guest = Guest(domain, DomainName(address), uuid, peer)
-            await guest.subscribe(connection, self._timeout)
-            stack.push_async_callback(guest.unsubscribe, self._timeout)
+                await self._take_turn(_known(guest.peer), stack)
+            guest.check()
             yield DomainLink(guest)
 
     async def _peer(self, name: str, uuid: str) -> Peer | None:
@@ -158,6 +170,18 @@ class Domains:
             return await away(find_guest, name, uuid, seconds=self._timeout, what="/proc")
         except HostSilent:
             return None
+
+    async def _take_turn(self, peer: Peer, stack: contextlib.AsyncExitStack) -> None:
+        """Be the only run of this collection at a guest, as who holds a monitor is, until the stack is left."""
+        turn = stack.enter_context(Turn(cast("int", peer.pid)))
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while not await away(turn.try_to_take, seconds=self._timeout, what="/proc"):
+            if asyncio.get_running_loop().time() >= deadline:
+                holder = await away(turn.holder, seconds=self._timeout, what="/proc")
+                raise MonitorSilent(
+                    f"another run of this collection works on the domain for {self._timeout:g} s: {holder}"
+                )
+            await asyncio.sleep(_POLL_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
@@ -186,14 +210,24 @@ class _State:
     is_active: bool
 
 
+def _known(peer: Peer | None) -> Peer:
+    if peer is None:
+        raise MonitorUnusable(
+            "which process is the domain's QEMU cannot be told: this user must not see it, or another process was "
+            "started with the same -name and -uuid. Run the task with become, or end that one"
+        )
+    return peer
+
+
 def _drop(_context: object, _error: object) -> None:
     pass
 
 
 def _run_events() -> None:
-    """Serve libvirt's events as long as the process lives."""
-    while True:
-        libvirt.virEventRunDefaultImpl()
+    """Serve libvirt's events as long as the process lives. Without them every wait still has its poll."""
+    with contextlib.suppress(libvirt.libvirtError):
+        while True:
+            libvirt.virEventRunDefaultImpl()
 
 
 def _open(uri: str) -> Any:
@@ -219,18 +253,6 @@ def _name_of(state: _State) -> str:
     return state.name
 
 
-def _lookup(connection: Any, name: str) -> tuple[Any, str]:
-    try:
-        domain = connection.lookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise
-        raise MonitorMissing("libvirt has no such domain on this host") from error
-    if not domain.isActive():
-        raise MonitorMissing("the domain is off")
-    return domain, domain.UUIDString()
-
-
 async def _ask(function: Callable[..., Any], *arguments: object, seconds: float) -> Any:
     """Call libvirt in a thread.
 
@@ -250,29 +272,9 @@ def _as_error(error: Any) -> MonitorError:
     code = error.get_error_code()
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return MonitorSilent(f"libvirt gave up: {error}. Another program holds the domain; run the task again")
-    gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_SYSTEM_ERROR)
-    # These two have no code of their own.
-    if code in gone or any(words in str(error) for words in ("not running", "socket is closed")):
+    if code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_SYSTEM_ERROR):
         return MonitorLost(f"{error}: {_LOST}")
     return MonitorUnusable(f"libvirt refuses: {error}")
-
-
-async def _turn(peer: Peer | None, timeout: float) -> Turn:
-    """Be the only run of this collection at a guest, as who holds a monitor is."""
-    if peer is None or peer.pid is None:
-        raise MonitorUnusable("which process is the domain's QEMU cannot be told. Run the task with become")
-    turn = Turn(peer.pid)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.enter_context(turn)
-        deadline = asyncio.get_running_loop().time() + timeout
-        while not turn.try_to_take():
-            if asyncio.get_running_loop().time() >= deadline:
-                raise MonitorSilent(
-                    f"another run of this collection works on the domain for {timeout:g} s: {turn.holder}"
-                )
-            await asyncio.sleep(_POLL_SECONDS)
-        on_failure.pop_all()
-    return turn
 
 
 class DomainEvents:
@@ -305,54 +307,110 @@ class DomainEvents:
                 await asyncio.wait_for(self._news.wait(), timeout)
         if self._unread:
             return self._unread.pop(next(iter(self._unread)))
-        if self._guest.is_lost:
-            raise MonitorLost(_LOST)
+        self._guest.check()
         return None
 
 
 class Guest:
-    """A running guest at the other end of libvirt's connection; as a ``_seams.Connection`` it speaks to its QEMU."""
+    """A running guest at the other end of libvirt's connection; as a ``_seams.Connection`` it speaks to its QEMU.
 
-    def __init__(self, domain: Any, address: DomainName, uuid: str, peer: Peer | None):
-        self._domain = domain
+    libvirt ends a connection when nobody refers to it, or to a domain of it, any more, and waits for its daemon then.
+    So nothing but this object refers to either, and it lets go of both in a thread.
+    """
+
+    def __init__(self, connection: Any, address: DomainName):
+        self._connection = connection
+        self._domain: Any = None
         self.address: str = address
-        self.uuid = uuid
-        self.peer = peer
+        self.uuid = ""
+        self.peer: Peer | None = None
         self.runs: OtherRuns | None = None  # libvirt serves any number of clients side by side
         self.is_lost = False
-        self._listeners: dict[str, DomainEvents] = {}
+        self._listeners: list[DomainEvents] = []
         self._loop = asyncio.get_running_loop()
         self._undo: list[Callable[[], object]] = []
         # The ends of libvirt's own jobs, by the disk: what it says of each.
         self._ends: dict[str, asyncio.Future[int]] = {}
 
-    async def subscribe(self, connection: Any, seconds: float) -> None:
-        """Have libvirt tell of the guest's events."""
-        await _ask(self._subscribe, connection, seconds=seconds)
+    async def meet(self, seconds: float) -> None:
+        """Find the guest, and have libvirt tell of its events.
 
-    async def unsubscribe(self, seconds: float) -> None:
-        """Let go of them, without which libvirt keeps the connection open."""
-        with contextlib.suppress(QmpError):
-            await _ask(self._unsubscribe, seconds=seconds)
+        :raise MonitorMissing: there is none, or it is off.
+        """
+        await _ask(self._meet, seconds=seconds)
 
-    def _subscribe(self, connection: Any) -> None:
-        domain = self._domain
+    def _meet(self) -> None:
+        try:
+            self._domain = self._connection.lookupByName(self.address)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            raise MonitorMissing("libvirt has no such domain on this host") from error
+        self.uuid = self._domain.UUIDString()
+        self._call(self._subscribe)
+        # The event of an earlier end has not been heard.
+        if not self._call(libvirt.virDomain.isActive):
+            raise MonitorMissing("the domain is off")
+
+    def _subscribe(self, domain: Any) -> None:
+        connection = self._connection
         for kind, callback in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._on_block_job),
         ):
             number = connection.domainEventRegisterAny(domain, kind, callback, None)
-            self._undo.append(_later(connection.domainEventDeregisterAny, number))
+            self._undo.append(functools.partial(connection.domainEventDeregisterAny, number))
         flags = libvirt_qemu.VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX
         number = libvirt_qemu.qemuMonitorEventRegister(connection, domain, _EVENTS, self._on_event, None, flags)
-        self._undo.append(_later(libvirt_qemu.qemuMonitorEventDeregister, connection, number))
+        self._undo.append(functools.partial(libvirt_qemu.qemuMonitorEventDeregister, connection, number))
         connection.registerCloseCallback(self._on_close, None)
         self._undo.append(connection.unregisterCloseCallback)
 
-    def _unsubscribe(self) -> None:
+    async def leave(self, seconds: float) -> None:
+        """Let go of the guest and its events, without which libvirt keeps the connection open."""
+        with contextlib.suppress(QmpError):
+            await _ask(self._leave, seconds=seconds)
+
+    def _leave(self) -> None:
         for undo in self._undo:
             with contextlib.suppress(libvirt.libvirtError):
                 undo()
+        self._undo.clear()
+        self._domain = self._connection = None
+
+    def check(self) -> None:
+        """Make sure that it is still the same guest: started again, it is another one of the same name.
+
+        :raise MonitorLost: it has ended.
+        """
+        if self.is_lost:
+            raise MonitorLost(_LOST)
+
+    async def _ask(self, function: Callable[..., Any], *arguments: object, seconds: float = USUAL_REPLY_SECONDS) -> Any:
+        """Call libvirt about the guest."""
+        self.check()
+        answer = await _ask(self._call, function, *arguments, seconds=seconds)
+        self.check()
+        return answer
+
+    def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Call a function of the domain, and tell when it fails because the guest, or the connection, is gone.
+
+        libvirt has a code for some of these errors only, and its texts are translated.
+        """
+        try:
+            return function(self._domain, *arguments)
+        except libvirt.libvirtError as error:
+            traceback.clear_frames(error.__traceback__)  # they refer to the domain
+            if self._is_gone():
+                raise MonitorLost(f"{error}: {_LOST}") from error
+            raise
+
+    def _is_gone(self) -> bool:
+        try:
+            return not (self._connection.isAlive() and self._domain.isActive())
+        except libvirt.libvirtError:
+            return True
 
     # libvirt calls these from the thread of its events.
 
@@ -391,7 +449,7 @@ class Guest:
 
     def _take_event(self, name: str, data: object) -> None:
         if isinstance(data, dict):
-            for listener in self._listeners.values():
+            for listener in self._listeners:
                 listener.put(name, data)
 
     def _take_end(self, target: str, status: int) -> None:
@@ -401,35 +459,35 @@ class Guest:
 
     def _lose(self) -> None:
         self.is_lost = True
-        for listener in self._listeners.values():
+        for listener in self._listeners:
             listener.wake()
         for end in self._ends.values():
-            if not end.done():
-                end.cancel()
+            end.cancel()
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send one command to QEMU."""
         seconds = REPLY_SECONDS.get(command, USUAL_REPLY_SECONDS)
         line = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
-        text = await _ask(libvirt_qemu.qemuMonitorCommand, self._domain, line, 0, seconds=seconds)
+        text = await self._ask(libvirt_qemu.qemuMonitorCommand, line, 0, seconds=seconds)
         return _read_reply(text, command)
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[DomainEvents]:
         """Collect the events of one job."""
-        events = self._listeners[job_id] = DomainEvents(self, job_id)
+        events = DomainEvents(self, job_id)
+        self._listeners.append(events)
         try:
             yield events
         finally:
-            self._listeners.pop(job_id, None)
+            self._listeners.remove(events)
 
     async def disks(self) -> tuple[DomainDisk, ...]:
         """What libvirt knows of the disks now."""
-        return read_domain(await _ask(self._domain.XMLDesc, 0, seconds=USUAL_REPLY_SECONDS))
+        return read_domain(await self._ask(libvirt.virDomain.XMLDesc, 0))
 
     async def abort(self, target: str) -> None:
         """Have libvirt end its own job on a disk."""
-        await self._tell("blockJobAbort", self._domain.blockJobAbort, target, 0)
+        await self._tell("blockJobAbort", libvirt.virDomain.blockJobAbort, target, 0)
 
     async def pull(self, target: str, index: str, *, is_relative: bool) -> None:
         """Have libvirt stream a disk, down to the image of a number if there is one, and wait for its end."""
@@ -438,9 +496,9 @@ class Guest:
             if index:
                 flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE if is_relative else 0
                 base = f"{target}[{index}]"
-                await self._tell("blockRebase", self._domain.blockRebase, target, base, 0, flags)
+                await self._tell("blockRebase", libvirt.virDomain.blockRebase, target, base, 0, flags)
             else:
-                await self._tell("blockPull", self._domain.blockPull, target, 0, 0)
+                await self._tell("blockPull", libvirt.virDomain.blockPull, target, 0, 0)
             status = await self._end(end, target)
         finally:
             del self._ends[target]
@@ -452,26 +510,18 @@ class Guest:
         deadline = self._loop.time() + _PULL_SECONDS
         while self._loop.time() < deadline:
             await asyncio.wait({end}, timeout=_PULL_POLL_SECONDS)
-            if self.is_lost:
-                raise MonitorLost(_LOST)
+            self.check()
             if end.done():
                 return end.result()
-            if not await _ask(self._domain.blockJobInfo, target, 0, seconds=USUAL_REPLY_SECONDS):
+            if not await self._ask(libvirt.virDomain.blockJobInfo, target, 0):
                 return None
         raise MonitorSilent(f"libvirt's pull of {target} has no end within {_PULL_SECONDS:g} s")
 
     async def _tell(self, command: str, function: Callable[..., Any], *arguments: object) -> None:
         try:
-            await _ask(function, *arguments, seconds=USUAL_REPLY_SECONDS)
+            await self._ask(function, *arguments)
         except MonitorUnusable as error:
             raise CommandRefused(command, str(error)) from error
-
-
-def _later(function: Callable[..., object], *arguments: object) -> Callable[[], object]:
-    def call() -> object:
-        return function(*arguments)
-
-    return call
 
 
 def _read_reply(text: str, command: str) -> Any:
@@ -494,15 +544,13 @@ class DomainLink(QemuLink):
     def __init__(self, guest: Guest):
         super().__init__(guest)
         self._guest = guest
-        self.pull = self._pull
         # libvirt's pulls end one after the other, or QEMU 7.2 dies.
         self._one_at_a_time = asyncio.Lock()
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the guest is, as libvirt has it, and what it looks like now."""
         identity, sight = await super().identify()
-        who = self._guest
-        return replace(identity, name=str(who.address), uuid=who.uuid, is_libvirts=True), sight
+        return replace(identity, name=str(self.address), uuid=self._guest.uuid, is_libvirts=True), sight
 
     async def look(self) -> Sight:
         """The disks and jobs of the guest as they are now, with libvirt's names for the disks.
@@ -518,29 +566,28 @@ class DomainLink(QemuLink):
             await asyncio.sleep(_POLL_SECONDS)
 
     async def jobs(self) -> tuple[Job, ...]:
-        """The block jobs alone. What we did not start is libvirt's."""
-        return tuple(replace(job, is_libvirts=not is_our_id(job.id)) for job in await super().jobs())
+        """The block jobs alone, and which of them libvirt has started."""
+        return tuple(replace(job, is_libvirts=bool(target_of_job(job.id))) for job in await super().jobs())
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job, libvirt's own through libvirt."""
-        if is_our_id(job_id):
+        target = target_of_job(job_id)
+        if not target:
             return await super().cancel(job_id)
-        # libvirt calls its jobs pull-ALIAS-NODE, and looks at all nodes when one of them ends.
-        for disk in await self._guest.disks():
-            if job_id.split("-", 1)[-1].startswith(f"{disk.alias}-libvirt-"):
-                async with self._one_at_a_time:
-                    return await self._guest.abort(disk.target)
-        return await super().cancel(job_id)
+        # libvirt looks at all nodes when one of its jobs ends.
+        async with self._one_at_a_time:
+            return await self._guest.abort(target)
 
     async def delete_node(self, node: str) -> None:
         """libvirt closes the nodes that its own pull has left over; see that it did."""
         patience = asyncio.get_running_loop().time() + _CLOSE_SECONDS
-        while node in (await self._look()).graph.below:
+        while node in (await super().look()).graph.below:
             if asyncio.get_running_loop().time() >= patience:
                 raise CommandRefused("blockdev-del", f"libvirt keeps it, {_CLOSE_SECONDS:g} s after its pull")
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _pull(self, disk: Disk, base: Image | None) -> None:
+    async def pull(self, disk: Disk, base: Image | None) -> None:
+        """Have libvirt remove a backing link; see ``_seams.Pull``."""
         place = None if base is None else disk.chain.index(base)
         name = "" if place is None else disk.chain[place - 1].backing_name
         is_relative = bool(name) and is_local(name) and not name.startswith("/")

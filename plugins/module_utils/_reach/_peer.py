@@ -43,9 +43,9 @@ def served_by(end: socket.socket) -> Peer:
 
 
 def process(pid: int) -> Peer:
-    """A process by its number, as if it served a monitor of its own."""
+    """A process by its number, as if it served a monitor that root had made for it."""
     uid, gid = read_user(_read(pid, "status")) or (_ANY, _ANY)
-    return Peer(pid, uid, gid, read_start(_read(pid, "stat")), _program(pid), uid, True)
+    return Peer(pid, uid, gid, read_start(_read(pid, "stat")), _program(pid), 0, True)
 
 
 def is_accepted(end: socket.socket) -> bool | None:

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from types import TracebackType
+from typing import BinaryIO
 
+from .._model._errors import MonitorLost, MonitorUnusable
 from .._model._peer import Peer
 from ._peer import pids_of_host, process
 
@@ -31,19 +34,25 @@ def find_guest(name: str, uuid: str) -> Peer | None:
     return found[0] if len(found) == 1 else None
 
 
-def _command_line(pid: int) -> list[str]:
+def _command_line(pid: int) -> list[bytes]:
     try:
         with open(f"{_PROCESSES}/{pid}/cmdline", "rb") as file:
-            return os.fsdecode(file.read()).split("\0")
+            return file.read().split(b"\0")
     except OSError:  # it has ended, or we must not look
         return []
 
 
-def _is_guest(words: list[str], name: str, uuid: str) -> bool:
-    options = dict(zip(words, words[1:]))
-    # Of the name a comma is doubled, as in all of QEMU's options.
-    told = options.get("-name", "").split(",debug-threads=")[0]
-    return options.get("-uuid") == uuid and told == f"guest={name.replace(',', ',,')}"
+def _is_guest(words: list[bytes], name: str, uuid: str) -> bool:
+    # Of the name a comma is doubled, as in all of QEMU's options. What follows depends on libvirt's settings.
+    told, wanted = _option(words, b"-name"), f"guest={name.replace(',', ',,')}".encode()
+    is_named = told == wanted or told.startswith(wanted + b",")
+    return is_named and _option(words, b"-uuid") == uuid.encode()
+
+
+def _option(words: list[bytes], name: bytes) -> bytes:
+    """The word behind the first one of this name: libvirt's own come before what a user has it pass on."""
+    place = words.index(name) + 1 if name in words else len(words)
+    return b"".join(words[place : place + 1])
 
 
 class Turn:
@@ -55,7 +64,8 @@ class Turn:
 
     def __init__(self, pid: int):
         self._path = f"{_PROCESSES}/{pid}/environ"
-        self._file = -1
+        # Not a number: one that is opened when nobody waits for it any more must be closed, too.
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> Turn:
         return self
@@ -63,30 +73,37 @@ class Turn:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._file >= 0:
-            os.close(self._file)
+        if self._file is not None:
+            self._file.close()
 
     def try_to_take(self) -> bool:
         """Take the turn, if nobody has it.
 
-        :raise OSError: the process has ended, or must not be looked at.
+        :raise MonitorLost: the process has ended.
+        :raise MonitorUnusable: it must not be looked at.
         """
-        if self._file < 0:
-            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if self._file is None:
+                self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115  # as long as the turn
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise MonitorLost("the domain's QEMU has just ended. Run the task again when the guest is up") from error
+        except OSError as error:
+            raise MonitorUnusable(
+                f"the turn on the domain cannot be taken ({self._path}: {error.strerror}). Run the task with become"
+            ) from error
         return True
 
-    @property
     def holder(self) -> str:
         """Who has the turn, in words."""
-        status = os.fstat(self._file)
-        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        with open(f"{_PROCESSES}/locks") as file:
-            for line in file:
-                words = line.split()
-                if words[1:2] == ["FLOCK"] and place in words:
-                    return str(process(int(words[4])))
+        with contextlib.suppress(OSError):
+            status = os.stat(self._path)
+            place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+            with open(f"{_PROCESSES}/locks") as file:
+                for line in file:
+                    words = line.split()
+                    if words[1:2] == ["FLOCK"] and place in words:
+                        return str(process(int(words[4])))
         return "nobody knows which"

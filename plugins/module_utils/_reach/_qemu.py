@@ -66,12 +66,13 @@ class QemuEvents:
 class QemuLink:
     """A VM behind a QMP session; see ``_seams.Link``."""
 
+    pull: Pull | None = None
+
     def __init__(self, connection: Connection):
         self._connection = connection
         self.address = connection.address
         self.peer = connection.peer
         self.runs = connection.runs
-        self.pull: Pull | None = None
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 

@@ -408,6 +408,8 @@ class _Visit:
             # Nobody was told whether all that it wrote reached the storage. Without a job QEMU tells; then another one
             # finds everything copied, and ends at once.
             return await self._stream_again(job)
+        if self._link.pull is not None and await self._obstacle(Step.FINALIZE) is not None:
+            return After.GO_ON  # a pull of libvirt's has begun while this image was flushed
         await self._stand_still()
         if self._link.pull is not None:
             await self._unless_over(self._link.cancel(job.id))

@@ -25,10 +25,12 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._request import
 from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking, qcow2
+from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, SIZE, FakeHost, FakeQemu, Node, inode_of
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
@@ -432,6 +434,138 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
     assert "qemu.qmp" in found["msg"]
     assert "The role virtops.qmp.qemu_qmp installs it." in found["msg"]
     assert "https://pypi.org/project/qemu.qmp/" in found["msg"]
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
+def test_without_the_bindings(module: RunModule, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without libvirt's bindings the module says what is missing and where it is found; qemu.qmp is not needed."""
+    monkeypatch.setattr(_module, "LIBVIRT_IMPORT_ERROR", "ImportError: no libvirt")
+    monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "ImportError: no qemu.qmp")
+    found = module(name, domains=["*"], disks=["vda"])
+    assert found["failed"]
+    assert [word for word in ("libvirt", "python3-libvirt") if word not in found["msg"]] == []
+    assert "(qemu.qmp)" not in found["msg"]
+
+
+def test_images_need_no_library(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a VM neither library is needed."""
+    monkeypatch.setattr(_module, "LIBVIRT_IMPORT_ERROR", "ImportError: no libvirt")
+    monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "ImportError: no qemu.qmp")
+    assert not module("image_info", paths=["/vms/base.qcow2"]).get("failed")
+
+
+# -- libvirt's guests --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon(libvirt: FakeLibvirt, monkeypatch: pytest.MonkeyPatch) -> FakeLibvirt:
+    """libvirt with the guest `web01`, and the host that its QEMU runs on."""
+
+    async def serving(work: Any) -> Any:
+        libvirt.serve()
+        return await work
+
+    monkeypatch.setattr(asyncio, "run", lambda work: clock.run(serving(work)))
+    monkeypatch.setattr(_module, "LinuxHost", lambda run_command: FakeHost(*(each.qemu for each in libvirt.guests)))
+    return libvirt
+
+
+def test_info_of_domains(daemon: FakeLibvirt, module: RunModule) -> None:
+    """A guest is told by its domain, and nobody must wait for its turn to look."""
+    with Turn(100) as other:
+        assert other.try_to_take()
+        found = module("block_stream_info", domain="web*")
+    assert not found.get("failed"), found
+    assert [(vm["domain"], vm["monitor"], vm["name"], vm["pid"]) for vm in found["vms"]] == [
+        ("web01", None, "web01", 100)
+    ]
+    assert [(disk["domain"], disk["monitor"], disk["label"]) for disk in found["disks"]] == [("web01", None, "vda")]
+
+
+def test_domains_are_populated(daemon: FakeLibvirt, module: RunModule) -> None:
+    """A disk is named by libvirt's target, and a second task changes nothing."""
+    first, second = (module("block_stream", domain="web01", disk="vda") for _number in range(2))
+    assert [(each.get("failed", False), each["changed"], each["finished"]) for each in (first, second)] == [
+        (False, True, True),
+        (False, False, True),
+    ]
+    assert first["diff"]["before"] != first["diff"]["after"]
+
+
+def test_one_run_works_on_a_domain(daemon: FakeLibvirt, module: RunModule) -> None:
+    """A second one is told who is there; a check looks only, and does not wait."""
+    with Turn(100) as other:
+        assert other.try_to_take()
+        assert not module("block_stream", check=True, domain="web01", disk="vda").get("failed")
+        found = module("block_stream", domain="web01", disk="vda")
+    assert [(error["kind"], error["domain"], error["monitor"]) for error in found["errors"]] == [
+        ("MonitorSilent", "web01", None)
+    ]
+    assert found["msg"].startswith("web01: another run of this collection")
+
+
+def test_a_later_look_at_domains_is_bound(daemon: FakeLibvirt, module: RunModule) -> None:
+    """It works on the guest that the first one selected, and on no other of its name."""
+    first = module("block_stream", check=True, domain="web01", disk="vda")
+    vm, (disk,) = first["vms"][0], first["disks"]
+    bound = {"web01": {"pid": vm["pid"], "started": vm["started"], "keys": [disk["key"]]}}
+    refused = module("block_stream", domain="x", disk="x", bound={"web01": {**bound["web01"], "started": 1}})
+    assert [(error["kind"], error["domain"]) for error in refused["errors"]] == [("MonitorUnusable", "web01")]
+    found = module("block_stream", domain="x", disk="x", bound=bound)
+    assert ([disk["domain"] for disk in found["disks"]], found["finished"]) == (["web01"], True)
+
+
+def test_domains_that_are_off(daemon: FakeLibvirt, module: RunModule) -> None:
+    """Found by a pattern they are a warning, and named outright a failure."""
+    daemon.guests.append(Guest("web02", "2f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51", is_on=False))
+    found = module("block_stream_info", domain="*")
+    assert (found.get("failed", False), found["warnings"]) == (False, ["these domains are off: web02"])
+    named = module("block_stream_info", domains=["web01", "web02"])
+    assert ([error["kind"] for error in named["errors"]], named["msg"]) == (
+        ["MonitorMissing"],
+        "web02: the domain is off",
+    )
+    assert [vm["name"] for vm in named["vms"]] == ["web01"]
+
+
+def test_what_is_free_may_be_of_a_domain_that_is_off(daemon: FakeLibvirt, module: RunModule) -> None:
+    """An image is free, and the guest that is off and may need it is told by its name."""
+    daemon.guests.append(Guest("web02", "2f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51", is_on=False))
+    found = module("block_stream", domain="*", disk="vda")
+    assert [image["free"] for image in found["disks"][0]["released"]] == [True, True]
+    assert any("a VM that is off: web02" in warning for warning in found["warnings"])
+
+
+def test_images_of_domains(daemon: FakeLibvirt, module: RunModule) -> None:
+    """A process that has an image open is called by its guest."""
+    found = module("image_info", paths=["/vms/base.qcow2"], domains=["*"])
+    assert [user["vm"] for user in found["images"][0]["users"]] == ["web01"]
+
+
+@pytest.mark.parametrize("name", ["block_stream", "block_stream_info", "image_info"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param({"monitors": ["/m.qmp"]}, "monitors and domains are both given", id="both"),
+        pytest.param({"uri": "qemu+ssh://hv1/system"}, "which leads to another host", id="elsewhere"),
+        pytest.param({"monitor_owner": "no such user"}, "is no user of this host", id="an owner that is nobody"),
+        pytest.param({"connect_timeout": 0}, "connect_timeout is 0.0", id="no time"),
+    ],
+)
+def test_options_of_domains(
+    daemon: FakeLibvirt, module: RunModule, name: str, arguments: dict[str, Any], words: str
+) -> None:
+    """What cannot be right is refused before libvirt is asked anything."""
+    more = {"paths": ["/x"]} if name == "image_info" else {"disks": ["vda"]}
+    found = module(name, **{"domains": ["web01"], **more, **arguments})
+    assert found["failed"]
+    assert words in found["msg"]
+    assert daemon.log == []
+
+
+def test_an_empty_domain_is_none(module: RunModule) -> None:
+    """What a template leaves of an unset variable names no guest."""
+    assert "neither monitors nor domains names a VM" in module("block_stream", domains=[""], disks=["vda"])["msg"]
 
 
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 import selectors
 import struct
 from collections.abc import Coroutine, Iterator
@@ -18,6 +19,10 @@ from typing import Any
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._threads import away
+from ansible_collections.virtops.qmp.tests.unit import clock
+from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeQemu
 from ansible_collections.virtops.qmp.tests.unit.qmp_server import acting_as, serving
 
@@ -83,6 +88,15 @@ def qemu(folder: Path) -> Iterator[FakeQemu]:
         yield qemu
 
 
+def run_module(name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a module as Ansible does."""
+    own = {"_ansible_module_name": f"virtops.qmp.{name}"}
+    monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, **own}}).encode())
+    monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy", raising=False)
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"{MODULES}.{name}").main()
+
+
 @pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("name", ["block_stream_info", "block_stream"])
 def test_no_call_waits_for_storage_on_the_event_loop(
@@ -94,14 +108,45 @@ def test_no_call_waits_for_storage_on_the_event_loop(
         async with serving(acting_as(qemu), qemu.address):
             return await work
 
-    arguments = {"monitors": [f"{folder}/*.qmp"], "disks": ["vda"], "_ansible_module_name": f"virtops.qmp.{name}"}
+    arguments = {"monitors": [f"{folder}/*.qmp"], "disks": ["vda"]}
     monkeypatch.setattr(_peer, "_program", lambda pid: "qemu-system-x86_64")
     monkeypatch.setattr(asyncio, "run", lambda work: run_hurrying(beside_the_server(work)))
-    monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode())
-    monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy", raising=False)
-    with pytest.raises(SystemExit):
-        importlib.import_module(f"{MODULES}.{name}").main()
+    run_module(name, arguments, monkeypatch)
     printed = json.loads(capsys.readouterr().out)
     # What is said of the files is no matter here: QEMU never wrote to them.
     assert [disk["vm"] for disk in printed["disks"]] == ["vm0"], printed
     assert (len(qemu.chain()) == 1) == (name == "block_stream"), printed
+
+
+@pytest.mark.usefixtures("watched")
+def test_no_call_of_libvirt_waits_on_the_event_loop(
+    libvirt: FakeLibvirt,
+    guest: Guest,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A guest is found, waited for and populated without one call of libvirt's, or of /proc, on the loop's thread."""
+    libvirt.tells_in_threads = False  # the daemon's loop is watched, too: it is the same
+    # This process has the images open.
+    (folder / str(guest.qemu.pid)).rename(folder / str(os.getpid()))
+    guest.qemu.pid = os.getpid()
+
+    async def beside_the_daemon(work: Any) -> Any:
+        libvirt.serve()
+        with Turn(guest.qemu.pid) as other:
+            assert await away(other.try_to_take, seconds=60)
+            asyncio.get_running_loop().call_later(2, other.__exit__, None, None, None)
+            return await work
+
+    with contextlib.ExitStack() as stack:
+        for node in guest.qemu.nodes.values():
+            node.filename = node.filename.replace("/vms", str(folder))
+            Path(node.filename).write_bytes(HEADER)
+            stack.enter_context(open(node.filename, "rb"))
+        monkeypatch.setattr(clock, "_REAL_SECONDS", 30)
+        monkeypatch.setattr(asyncio, "run", lambda work: clock.run(beside_the_daemon(work)))
+        run_module("block_stream", {"domains": ["*"], "disks": ["vda"], "connect_timeout": 600}, monkeypatch)
+    printed = json.loads(capsys.readouterr().out)
+    assert [disk["domain"] for disk in printed["disks"]] == ["web01"], printed
+    assert (libvirt.log[1:], len(guest.qemu.chain())) == ([("blockPull", "vda", 0, 0)], 1), printed

@@ -36,6 +36,8 @@ IMPURE_LIBRARIES = {
     "pathlib",
     "ansible",
     "qemu",
+    "libvirt",
+    "libvirt_qemu",
 }
 
 
@@ -105,6 +107,8 @@ def test_pure_rooms_do_nothing(path: Path) -> None:
     [
         pytest.param("qemu", {"_reach/_qmp.py"}, id="qemu.qmp"),
         pytest.param("ansible", {"_module.py", "_module_access.py"}, id="AnsibleModule"),
+        pytest.param("libvirt", {"_reach/_libvirt.py"}, id="libvirt"),
+        pytest.param("libvirt_qemu", {"_reach/_libvirt.py"}, id="libvirt's way to QEMU"),
         pytest.param("subprocess", set(), id="no subprocess"),
         pytest.param(
             "socket", {"_reach/_qmp.py", "_reach/_peer.py", "_reach/_runs.py", "_reach/_sockets.py"}, id="socket"

@@ -10,9 +10,11 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.plugin_utils._slices import (
     Slice,
     Watch,
+    address_of,
     as_asked,
     bind,
     call_arguments,
+    key_of,
     merge,
     next_cursor,
     next_slice,
@@ -21,6 +23,7 @@ from ansible_collections.virtops.qmp.plugins.plugin_utils._slices import (
     without_empty,
 )
 
+KEY = "/machine/peripheral/vda/virtio-backend"
 RUNNING = {"status": "running", "paused": False, "io_status": "ok"}
 PAUSED = {"status": "paused", "paused": True, "io_status": "ok"}
 ON = Slice(10, "leave", is_last=False)
@@ -419,3 +422,41 @@ def test_the_next_attempt_goes_on(disks: list[dict[str, Any]], cursor: int) -> N
     """An `until` loop begins its next increment where the one before ended."""
     assert next_cursor(told(*disks)) == cursor
     assert next_cursor({}) == 0
+
+
+# -- libvirt's guests --------------------------------------------------------------------------------------------------
+
+
+def of_domain(name: str = "web01", **members: Any) -> dict[str, Any]:
+    """A disk of a guest of libvirt."""
+    return disk(vm=name, monitor=None, domain=name, **members)
+
+
+@pytest.mark.parametrize(
+    ("about", "address"),
+    [
+        pytest.param({"monitor": "/run/a.qmp", "domain": None}, "/run/a.qmp", id="a monitor"),
+        pytest.param({"monitor": None, "domain": "web01"}, "web01", id="a domain"),
+        pytest.param({"monitor": None, "domain": None}, "", id="neither: libvirt itself, or all"),
+    ],
+)
+def test_address_of(about: dict[str, Any], address: str) -> None:
+    """Whatever is told is of a monitor, of a domain, or of none of them."""
+    assert address_of(about) == address
+
+
+def test_later_slices_of_domains_are_bound() -> None:
+    """Disks of domains are told apart, and bound, by the domain."""
+    watched = [of_domain(), of_domain("web02")]
+    vms = [{"monitor": None, "domain": name, "pid": 5, "started": 7, "name": name} for name in ("web01", "web02")]
+    bound = bind(vms, watched)
+    assert bound == {name: {"pid": 5, "started": 7, "name": name, "keys": [KEY]} for name in ("web01", "web02")}
+    assert [key_of(each) for each in watched] == [("web01", KEY), ("web02", KEY)]
+
+
+def test_a_domain_that_is_lost() -> None:
+    """What is said of one domain is not said of another."""
+    lost = failure("gone", "MonitorLost", domain="web02")
+    watched = [of_domain(), of_domain("web02"), of_domain("web03")]
+    settled = settle(told(of_domain(), errors=[lost]), watched, ON)
+    assert [(each["domain"], each.get("error")) for each in settled["disks"]] == [("web01", None), ("web02", "gone")]

@@ -13,6 +13,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import
     Selected,
     select,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._address import DomainName
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Selection
@@ -95,6 +96,11 @@ def test_what_is_named_and_unfit_is_refused(subject: Target, base: str | None, w
         pytest.param(target(LONG, base_index=1), "mid", id="a base below the top"),
         pytest.param(target(LONG, base_index=2), "base", id="the last base"),
         pytest.param(target(running=job()), None, id="a stream runs"),
+        pytest.param(
+            target(identity=identity(is_libvirts=True, monitor=DomainName("web01"))),
+            None,
+            id="libvirt's, and by libvirt",
+        ),
     ],
 )
 def test_nothing_is_refused(subject: Target, base: str | None) -> None:

@@ -64,6 +64,7 @@ RENAMED = Bound(Inode(FileId(1, 2), "regular"), (10,), same_file=False, file="/v
         pytest.param(disk(image("top", bound=Bound(why="x"))), Header(), None, "cannot be told: x", id="unknown file"),
         pytest.param(disk(image("top", path="nbd://x", file=None)), Header(), True, "", id="raw over a protocol"),
         pytest.param(disk("top", hidden_backing="n"), Header(), False, "of node n", id="a chain below a raw node"),
+        pytest.param(disk("top", stale_view="/b"), Header(), False, "libvirt still takes it", id="libvirt's view"),
     ],
 )
 def test_populated(subject: Disk, reading: Reading, populated: bool | None, words: str) -> None:

@@ -17,6 +17,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import (
     is_done,
     must_sit_out,
     next_step,
+    obstacle_of,
     releasable,
     requested_chain,
     space_needed,
@@ -27,6 +28,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Di
 from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Job
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._model._vm import Migration
 from ansible_collections.virtops.qmp.tests.unit.builders import HELD, asking, disk, image, job, recorded_vm
 
 # Every status that a job of QEMU can have, and the two ways to be paused.
@@ -138,6 +140,45 @@ def test_next_step_of_a_run_that_gave_way(running: Job | None, step: Step) -> No
 def test_is_done(subject: Disk, base_index: int, done: bool) -> None:
     """Nothing is left to copy when nothing is between the top and what stays."""
     assert is_done(subject, base_index) is done
+
+
+LIBVIRTS = ("populated", "paused", "aborted", "stopped")
+
+
+@pytest.mark.parametrize(
+    ("running", "steps"),
+    [
+        pytest.param(job(is_libvirts=True), (Step.FOLLOW, Step.REFUSE, Step.CANCEL, Step.CANCEL), id="running"),
+        pytest.param(
+            job("paused", is_libvirts=True), (Step.RESUME, Step.DONE, Step.CANCEL, Step.CANCEL), id="paused already"
+        ),
+        pytest.param(job("aborting", is_libvirts=True), (Step.FOLLOW,) * 4, id="aborting"),
+        pytest.param(job("concluded", is_libvirts=True), (Step.FOLLOW,) * 4, id="concluded"),
+        pytest.param(job(type="commit", is_libvirts=True), (Step.REFUSE,) * 4, id="a commit"),
+    ],
+)
+def test_next_step_with_a_job_of_libvirt(running: Job, steps: tuple[Step, ...]) -> None:
+    """libvirt's own job is followed and stopped, but neither paused, for libvirt cannot resume it, nor dismissed."""
+    states = [("populated" if state == "stopped" else state, state == "stopped") for state in LIBVIRTS]
+    taken = [next_step(disk(), running, asking(state=state), 2, is_stopping=stops) for state, stops in states]
+    assert tuple(taken) == steps
+
+
+@pytest.mark.parametrize(
+    ("subject", "base_index", "step"),
+    [
+        pytest.param(disk("top", stale_view="/vms/base"), 1, Step.PULL, id="libvirt's view alone"),
+        pytest.param(disk("top", "base", stale_view="/vms/mid"), 1, Step.PULL, id="down to a base"),
+        pytest.param(disk("top", "base", stale_view="/vms/mid"), 2, Step.START, id="there is something to copy"),
+        pytest.param(disk("top", stale_view="/vms/base", doubt="?"), 1, Step.REFUSE, id="and a doubt"),
+        pytest.param(disk("top", stale_view="/vms/base", lost="?"), 1, Step.REFUSE, id="and the file is lost"),
+        pytest.param(disk("top", stale_view="/a", stale_header="/a"), 1, Step.REFUSE, id="and the header"),
+    ],
+)
+def test_next_step_with_a_view_that_is_stale(subject: Disk, base_index: int, step: Step) -> None:
+    """A disk that only libvirt takes for one that needs an image is not done: its own pull puts that right."""
+    assert not is_done(subject, base_index)
+    assert next_step(subject, None, asking(), base_index) is step
 
 
 FAR = asking(increment=10, cursor=30)
@@ -382,3 +423,27 @@ def test_after_sitting_out(running: Job | None, asked: Request, after: After) ->
 def test_must_sit_out(step: Step) -> None:
     """To start or finish a job during a migration may end QEMU; to pause or cancel one does not."""
     assert must_sit_out(step) is (step in (Step.START, Step.FINALIZE, Step.PULL))
+
+
+OWN, OTHER = job(), job(id="pull-vdb-libvirt-4-format", is_libvirts=True)
+
+
+@pytest.mark.parametrize(
+    ("migration", "jobs", "own", "words"),
+    [
+        pytest.param(Migration("", False), [], None, None, id="nothing"),
+        pytest.param(Migration("completed-7", False), [OWN], OWN, None, id="a migration that is over"),
+        pytest.param(Migration("active-7", True), [OTHER], OWN, "migrated, or its state", id="a migration before all"),
+        pytest.param(Migration("", False), [OWN, OTHER], OWN, "libvirt's job pull-vdb", id="libvirt's other job"),
+        pytest.param(
+            Migration("", False), [OTHER], None, "libvirt's job pull-vdb", id="libvirt's job, and none of ours"
+        ),
+        pytest.param(Migration("", False), [OTHER], OTHER, None, id="libvirt's own job on this very disk"),
+        pytest.param(Migration("", False), [OWN, job(id="populate-vdb")], OWN, None, id="a stream of ours beside it"),
+    ],
+)
+def test_obstacle_of(migration: Migration, jobs: list[Job], own: Job | None, words: str | None) -> None:
+    """What must be waited for is a migration, and a job of libvirt's on another disk; a job of ours is none."""
+    obstacle = obstacle_of(migration, jobs, own)
+    assert (obstacle is None) is (words is None)
+    assert (words or "") in (obstacle or "")

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, untouched
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import (
     Populated,
+    address_to_result,
     diff_of,
     disk_to_result,
     failure_to_result,
@@ -19,6 +20,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._report import
     vm_to_result,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
+from ansible_collections.virtops.qmp.plugins.module_utils._model._address import DomainName
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.tests.unit.builders import (
@@ -290,3 +292,17 @@ def test_every_disk_of_every_recording_can_be_told() -> None:
     ):
         seen = recorded_vm(f"qemu-7.2-{name}")
         assert all(disk_to_result(seen, each, {})["vm"] == "vm0" for each in seen.disks)
+
+
+@pytest.mark.parametrize(
+    ("address", "monitor", "domain"),
+    [
+        pytest.param("/vms/vm0.qmp", "/vms/vm0.qmp", None, id="a monitor"),
+        pytest.param(DomainName("web01"), None, "web01", id="a domain"),
+        pytest.param(None, None, None, id="none"),
+    ],
+)
+def test_an_address(address: str | None, monitor: str | None, domain: str | None) -> None:
+    """A VM was reached by its monitor or as a domain, never by both."""
+    assert address_to_result(address) == {"monitor": monitor, "domain": domain}
+    assert type(address_to_result(address)["domain"]) in (str, type(None))

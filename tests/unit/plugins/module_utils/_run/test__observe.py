@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._model._address import DomainName
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
     Failure,
@@ -18,10 +19,12 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     QmpError,
     WrongRequest,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Found
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import (
     Sighting,
     explain,
+    find_monitors,
     identify,
     look,
     observe,
@@ -297,3 +300,37 @@ def test_explain_where_no_process_is_found() -> None:
 
     host.who_serves = nobody  # type: ignore[method-assign]
     assert clock.run(explain("vm", MonitorSilent("busy"), "/m.qmp", host)).message == "vm: busy"
+
+
+def test_what_is_found_and_what_is_seen_are_one() -> None:
+    """Whoever finds the VMs may know of some that are off, and of failures: they come before those of the visits."""
+    host = FakeHost(vm_called("vm1", 1))
+    failed = Failure("MonitorSilent", "libvirt does not answer")
+
+    async def find() -> Found:
+        return Found({"/vms/vm1.qmp": True, "/vms/off.qmp": False}, ("web* matches no domain",), (failed,), ("web02",))
+
+    sighting = clock.run(observe(find, host.open_link, host))
+    assert (labels(sighting), sighting.off) == (["vm1"], ("web02", "/vms/off.qmp"))
+    assert sighting.skipped == (
+        "web* matches no domain",
+        "/vms/off.qmp belongs to a VM that is off: nobody serves it",
+    )
+    assert sighting.failures == (failed,)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("/vms/a.qmp", "vm: silent. pid 100 owns /vms/a.qmp"), (DomainName("web01"), "vm: silent")],
+)
+def test_only_a_socket_has_an_owner(address: str, message: str) -> None:
+    """Who serves a monitor is told where it is silent; a domain has none."""
+    failure = clock.run(explain("vm", MonitorSilent("silent"), address, FakeHost()))
+    assert (failure.message, failure.monitor) == (message, address)
+
+
+@pytest.mark.parametrize("pattern", ["tcp:x", "host:0"])
+def test_what_no_monitor_can_be_at(pattern: str) -> None:
+    """It is refused before anything is looked for."""
+    with pytest.raises(WrongRequest):
+        clock.run(find_monitors([pattern], FakeHost()))
