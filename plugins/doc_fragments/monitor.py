@@ -59,7 +59,7 @@ options:
       - How long to wait for a monitor's greeting, in seconds, also while the queue of those who wait for it is full;
         with O(domains), for libvirt, and for another run of this collection to leave the guest.
       - A monitor serves one client at a time, and is silent to all others until that one leaves. Raise it where
-        another program visits the same monitor often.
+        another program visits the same monitor often. Tasks of this collection let each other in within a second.
     type: float
     default: 10
   monitor_owner:

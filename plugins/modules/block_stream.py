@@ -127,7 +127,8 @@ options:
   poll_interval:
     description:
       - How often to look at a running stream, in seconds. Between two looks the monitor is left to others.
-      - With V(0) the monitor is held while the task waits, and the end of a stream is noticed at once.
+      - With V(0) the monitor is held while the task waits, and the end of a stream is noticed at once. Other tasks of
+        this collection are let in all the same.
       - Set it where other programs use the same monitor all the time, such as Proxmox VE. The reason of a stream that
         fails between two looks is then not known.
     type: int

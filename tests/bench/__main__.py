@@ -25,6 +25,7 @@ from lab import lab_folder
 from lab.libvirt import Libvirt, what_is_missing
 from lab.process import run, tool
 
+from .connection import connection
 from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
@@ -48,6 +49,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "vms": many_vms,
     "depth": depth,
     "idle": idle,
+    "ssh": connection,
     "throughput": throughput,
     "headers": headers,
     "libvirt": guests,

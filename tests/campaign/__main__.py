@@ -6,6 +6,7 @@
 python -m campaign --rounds 200 --seed 1
 python -m campaign --seconds 3600 --jobs 2
 python -m campaign --seed 1 --only 17
+python -m campaign --leave [--rounds 50]   # cut a task off from its controller, and run it again
 python -m campaign --libvirt --rounds 100   # guests of libvirt
 python -m campaign --fuzz [--all-places] [--seconds 600]   # lies in place of kills
 """
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 from lab import lab_folder
 from lab.libvirt import Libvirt, distribution_python
 
-from . import domains, lying
+from . import domains, leaving, lying
 from .bench import Report
 from .control import CONTROLS
 from .rounds import Round, play
@@ -70,7 +71,10 @@ def main() -> int:
     parser.add_argument("--fuzz", action="store_true", help="kill nobody: let a VM lie, --rounds times at most")
     parser.add_argument("--libvirt", action="store_true", help="on guests of libvirt, one round at a time")
     parser.add_argument("--all-places", action="store_true", help="with --fuzz: in every place of every recording")
+    parser.add_argument("--leave", action="store_true", help="cut SSH connections, --rounds times (50)")
     options = parser.parse_args()
+    if options.leave:
+        return 1 if leaving.play(options.seed, options.rounds or 50, options.only) else 0
     if options.fuzz:
         seconds, most = options.seconds, options.rounds
         return 1 if lying.play(options.seed, all_places=options.all_places, seconds=seconds, most=most) else 0

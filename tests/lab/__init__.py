@@ -18,13 +18,15 @@ that the code under test does not know of, open files in /proc. Put the folder a
 
 from __future__ import annotations
 
-from . import aliases, disks, holders, host, images, peers, product, thin
+from . import aliases, disks, holders, host, images, peers, product, ssh, thin
 from .listener import Listener
 from .monitor import Monitor, MonitorError
 from .nbd import NbdServer
 from .process import LabError, kill, lab_folder, open_files, wait_until
 from .proxy import Proxy
 from .scene import Scene
+from .ssh import Sshd
+from .task import Task
 from .vm import Vm
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "NbdServer",
     "Proxy",
     "Scene",
+    "Sshd",
+    "Task",
     "Vm",
     "aliases",
     "disks",
@@ -46,6 +50,7 @@ __all__ = [
     "open_files",
     "peers",
     "product",
+    "ssh",
     "thin",
     "wait_until",
 ]

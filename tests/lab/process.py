@@ -105,6 +105,35 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path, look: Callable[
         raise LabError(f"{process.args!r}: {error}\n{log.read_text()}") from None
 
 
+def parents() -> dict[int, int]:
+    """The parent of every process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended just now
+            continue
+        found[int(stat.parent.name)] = int(words[1])
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of a process, and theirs, parents before children."""
+    tree = parents()
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in tree.items() if parent == each]
+    return found[1:]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def run(command: Sequence[str | Path], *, timeout: float = 60) -> str:
     """Run a tool to its end and return what it printed; its failure is an error of the laboratory."""
     words = [str(word) for word in command]

@@ -45,7 +45,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._header import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
-from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Find
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Find, OtherRuns
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import find_monitors
 
@@ -131,6 +131,7 @@ class FakeQemu:
         self.alive = True
         self.deaf = False
         self.listeners: list[FakeEvents] = []
+        self.runs: OtherRuns | None = None
         self.on_change: Callable[[], None] = lambda: None
 
     # Building
@@ -545,6 +546,7 @@ class FakeConnection:
         self._qemu = qemu
         self.address = qemu.address
         self.peer: Peer | None = Peer(qemu.pid, 64055, 64055, qemu.started, "qemu-system-x86_64", 64055, True)
+        self.runs = qemu.runs
         self.is_open = True
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:

@@ -25,6 +25,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import B
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, Reading
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Peer
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Selection
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import OtherRuns
 from ansible_collections.virtops.qmp.plugins.module_utils._model._text import presentable
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
@@ -188,6 +189,7 @@ class Liar:
 
     peer: Peer | None = Peer(200, 64055, 64055, 7, "qemu-system-x86_64", 64055, True)
     address = "/vms/liar.qmp"
+    runs: OtherRuns | None = None
 
     def __init__(self, honest: Mapping[str, Any], lying: Mapping[str, Any], since: int):
         self._honest, self._lying, self._since = honest, lying, since

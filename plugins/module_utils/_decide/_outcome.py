@@ -31,6 +31,8 @@ class Outcome:
     ``proof`` is what it rests on that a stream of this run has copied everything: ``map`` or ``job``. ``restarts``
     counts how often a stream was given up at its end. ``watched`` is the job that was started with the image's files
     held open. ``doubt`` is why it cannot be told that all the disk needs was copied, and is on its storage.
+    ``gives_way`` is set where the visit was broken off because another run waited for the monitor, ``gave_way`` once
+    that has happened in this call.
     ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
@@ -55,6 +57,8 @@ class Outcome:
     watched: str = ""
     doubt: str | None = None
     is_unknown: bool = False
+    gives_way: bool = False
+    gave_way: bool = False
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""
@@ -70,6 +74,10 @@ class Outcome:
             disk = replace(disk, doubt=self.doubt)
         left = _left_between(self.before, disk)
         return replace(self, vm=vm, disk=disk, base_index=base_index, left=left, cursor=cursor)
+
+    def left_alone(self) -> Outcome:
+        """The same when a visit ends before its job does: what another visit finds gone is not started anew."""
+        return replace(self, has_streamed=self.has_streamed or self.job is not None)
 
     def did(self, step: Step) -> Outcome:
         """The same after a step, which may say more than those before."""

@@ -48,10 +48,19 @@ def _is_at_end(disk: Disk, base_index: int) -> bool:
     return bool(disk.chain) and base_index <= 1
 
 
-def next_step(disk: Disk, job: Job | None, request: Request, base_index: int, *, is_stopping: bool = False) -> Step:
+def next_step(
+    disk: Disk,
+    job: Job | None,
+    request: Request,
+    base_index: int,
+    *,
+    is_stopping: bool = False,
+    gave_way: bool = False,
+) -> Step:
     """The state machine: one step from what is to what was asked for.
 
     :param is_stopping: the time for it is over: no stream shall run, but one that has copied everything is finished.
+    :param gave_way: a later run has had its say since.
     """
     is_wanted = request.state == "populated" and not is_stopping
     # A backup or a mirror is somebody else's: it is in the way, unless there is nothing to do.
@@ -65,7 +74,7 @@ def next_step(disk: Disk, job: Job | None, request: Request, base_index: int, *,
     if job is not None and job.is_libvirts and job.status in ("aborting", "concluded"):
         return Step.FOLLOW
     if is_wanted:
-        return _towards_populated(disk, job, request, base_index)
+        return _towards_populated(disk, job, request, base_index, gave_way=gave_way)
     return _towards_no_stream(job, request, is_stopping=is_stopping)
 
 
@@ -86,11 +95,14 @@ def _towards_no_stream(job: Job | None, request: Request, *, is_stopping: bool) 
     return Step.CANCEL
 
 
-def _towards_populated(disk: Disk, job: Job | None, request: Request, base_index: int) -> Step:
+def _towards_populated(disk: Disk, job: Job | None, request: Request, base_index: int, *, gave_way: bool) -> Step:
     if job is None:
         return _without_job(disk, base_index)
     if job.is_pending:
         return Step.FINALIZE
+    # How fast a stream is, and whether it is held, is what the later run's user wants.
+    if gave_way:
+        return Step.FOLLOW
     if request.speed is not None and request.speed != job.speed:
         return Step.RETUNE
     if job.paused:
@@ -119,12 +131,15 @@ class WaitEnd(Enum):
     LEFT = "nobody wants to wait, or to hold the monitor meanwhile"
     FAR_ENOUGH = "the cursor arrived"
     TIME_IS_UP = "the time is over"
+    WANTED = "another run waits for the monitor"
 
 
-def wait_end(job: Job | None, waiting: Waiting, *, time_is_up: bool) -> WaitEnd | None:
+def wait_end(job: Job | None, waiting: Waiting, *, time_is_up: bool, is_wanted: bool) -> WaitEnd | None:
     """Whether a followed job is a reason to stop waiting; None to wait on.
 
     A pause by somebody else is none: it is theirs to end, and the next run's to resume.
+
+    :param is_wanted: whether another run waits for the monitor.
     """
     # What the job is comes first: a wait whose time is over just as the job ends has not failed.
     if job is None:
@@ -139,6 +154,8 @@ def wait_end(job: Job | None, waiting: Waiting, *, time_is_up: bool) -> WaitEnd 
         return WaitEnd.FAR_ENOUGH
     if time_is_up:
         return WaitEnd.TIME_IS_UP
+    if is_wanted:
+        return WaitEnd.WANTED
     # Between polls nobody holds the monitor: the caller comes back.
     if waiting.poll_interval:
         return WaitEnd.LEFT
@@ -150,6 +167,7 @@ class After(Enum):
 
     GO_ON = "look again, and take the next step"
     LEAVE = "leave the job to QEMU"
+    GIVE_WAY = "leave the job to QEMU, let the other run have the monitor, and come back"
     STOP = "go on to the point where no stream runs"
     FAIL = "tell the user what is in the way"
 
@@ -160,6 +178,7 @@ _AFTER = {
     WaitEnd.READY: After.GO_ON,
     WaitEnd.HELD: After.FAIL,
     WaitEnd.LEFT: After.LEAVE,
+    WaitEnd.WANTED: After.GIVE_WAY,
     WaitEnd.FAR_ENOUGH: After.STOP,
 }
 

@@ -30,11 +30,22 @@ from ._peer import Peer
 from ._vm import Identity, Migration, Sight
 
 
+class OtherRuns(Protocol):
+    """Other runs of this collection that come to a monitor. It stays useful when the own connection is closed."""
+
+    def is_waiting(self) -> bool:
+        """Whether one waits for the monitor, or one that gave up is in the way of those who come."""
+
+    def is_there(self) -> bool:
+        """Whether one waits for the monitor or is served."""
+
+
 class Connection(Protocol):
-    """A QMP session. ``peer`` is who serves it, None over TCP."""
+    """A QMP session. ``peer`` is who serves it, None over TCP; ``runs`` is None where nobody can tell."""
 
     address: str
     peer: Peer | None
+    runs: OtherRuns | None
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send a command and return what QEMU returns.
@@ -84,6 +95,7 @@ class Link(Protocol):
 
     address: str
     peer: Peer | None
+    runs: OtherRuns | None
 
     @property
     def pull(self) -> Pull | None:

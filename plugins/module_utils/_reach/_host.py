@@ -25,6 +25,7 @@ from ._images import search
 from ._lease import try_leases
 from ._map import read_map, user_of
 from ._mounts import read_text
+from ._runs import NAME_OF_OURS
 from ._threads import away
 from ._users import find_users
 from ._writeback import WriteBack
@@ -102,7 +103,7 @@ class LinuxHost:
             _code, listing, _stderr = self._run_command(["ss", "-xanpH"])
         except OSError:
             return ""
-        return describe_socket(listing, address, _runs_block_stream)
+        return describe_socket(listing, address, _is_stopped)
 
     async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
         """Ask the kernel whether the files are open anywhere."""
@@ -186,10 +187,9 @@ def _expand(pattern: str) -> Sequence[str] | None:
     return [str(UnixAddress(path)) for path in sorted(glob.glob(pattern)) if _is_socket(path)]
 
 
-def _runs_block_stream(pid: int) -> bool:
-    """Whether a process is a run of this collection: Ansible's wrapper, or the module by its file or name."""
-    words = read_text(f"/proc/{pid}/cmdline").split("\0")
-    return any(re.search(r"(^|[/.]|AnsiballZ_)block_stream(_info)?(\.py)?$", word) for word in words)
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped: by SIGSTOP, or with Ctrl-Z."""
+    return read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] == ["T"]
 
 
 def _is_socket(path: str) -> bool:
@@ -204,18 +204,19 @@ def _stat(path: str) -> os.stat_result | None:
         return None
 
 
-def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] = lambda _pid: False) -> str:
+def describe_socket(listing: str, address: str, is_stopped: Callable[[int], bool] = lambda _pid: False) -> str:
     """Find in the output of ``ss -xanpH`` who owns a UNIX socket and which client it serves.
 
     A line is: ``u_str ESTAB 0 0 PATH INODE * PEER users:(("NAME",pid=PID,fd=FD))``. A server's end bears the path, the
     client's end is the line whose inode is the peer. Clients in the queue are connected, too, but no process has their
     server's end open.
 
-    :param is_ours: whether a process is another run of this collection.
+    :param is_stopped: whether a process is stopped.
     """
     owner: tuple[str, int] | None = None
     users: dict[str, tuple[str, int]] = {}
     served: list[str] = []
+    ours: set[str] = set()
     for line in listing.splitlines():
         row = line.split()
         user = _user(row[8]) if len(row) > 8 else None
@@ -223,6 +224,8 @@ def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] =
             continue
         state, path, inode, peer = row[1], row[4], row[5], row[7]
         users[inode] = user
+        if path.startswith(NAME_OF_OURS.replace("\0", "@")):
+            ours.add(inode)
         if path != address:
             continue
         if state == "LISTEN" and owner is None:
@@ -230,13 +233,20 @@ def describe_socket(listing: str, address: str, is_ours: Callable[[int], bool] =
         if state == "ESTAB":
             served.append(peer)
     # Who has the other end of the connection that is served.
-    client = next((users[peer] for peer in served if peer in users), None)
+    client = next((peer for peer in served if peer in users), None)
     if owner is None:
         return ""
-    if client is None or client[1] == os.getpid():
+    if client is None or users[client][1] == os.getpid():
         return f"{_named(owner)} owns the socket"
-    whose = ", another run of this collection" if is_ours(client[1]) else ""
-    return f"{_named(owner)} owns the socket and serves {_named(client)}{whose}"
+    told = f"{_named(owner)} owns the socket and serves {_named(users[client])}"
+    return told + _why_held(users[client][1], is_stopped) if client in ours else told
+
+
+def _why_held(pid: int, is_stopped: Callable[[int], bool]) -> str:
+    """Why a run of this collection has not given way to this one, as it does where it can."""
+    if is_stopped(pid):
+        return f", an earlier run of this collection that is stopped: end it, or let it go on (kill -CONT {pid})"
+    return ", an earlier run of this collection that is busy with what it must not break off, such as a flush"
 
 
 def _named(user: tuple[str, int]) -> str:

@@ -39,7 +39,7 @@ from .._model._errors import (
 )
 from .._model._job import Job
 from .._model._peer import Owner, Peer
-from .._model._seams import Found
+from .._model._seams import Found, OtherRuns
 from .._model._vm import Identity, Sight
 from ._process import Turn, find_guest
 from ._qemu import QemuLink
@@ -324,6 +324,7 @@ class Guest:
         self.address: str = address
         self.uuid = ""
         self.peer: Peer | None = None
+        self.runs: OtherRuns | None = None  # libvirt serves any number of clients side by side
         self.is_lost = False
         self._listeners: list[DomainEvents] = []
         self._loop = asyncio.get_running_loop()

@@ -5,9 +5,8 @@
 """Who is at the other end of a UNIX socket, as the kernel tells it.
 
 SO_PEERCRED names the process that called ``listen()``, which need not be the one that answers: a launcher may have
-passed the socket on, and may be gone. The kernel's table of sockets (``NETLINK_SOCK_DIAG``, what ``ss`` reads) has the
-inode of the other end of a connection, and whoever serves it has that inode open. All of this may block: keep it off
-the event loop.
+passed the socket on, and may be gone. The kernel's table of sockets has the inode of the other end of a connection, and
+whoever serves it has that inode open. All of this may block: keep it off the event loop.
 """
 
 from __future__ import annotations
@@ -19,18 +18,9 @@ import struct
 
 from .._model._errors import WrongRequest
 from .._model._peer import Owner, Peer, is_loader, read_program, read_start, read_user
+from ._sockets import PEER, SHOW_PEER, ask, numbers
 
 _PROCESSES = "/proc"
-# include/uapi/linux: netlink.h, sock_diag.h, unix_diag.h. Not all of it is in Python's socket.
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST = 1
-_UDIAG_SHOW_PEER = 4
-_UNIX_DIAG_PEER = 2
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, port
-_QUESTION = struct.Struct("=BBHIIIII")  # unix_diag_req: family, protocol, -, states, inode, what to show, cookie
-_ANSWER_SIZE = _HEADER.size + 16  # and a unix_diag_msg, before the attributes
-_ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _ANY = 2**32 - 1
 
 
@@ -81,29 +71,9 @@ def find_owner(name: str) -> Owner:
 
 def other_inode(end: socket.socket) -> int | None:
     """The inode of the other end of a connection, 0 while it waits to be accepted; None where it is not told."""
-    question = _QUESTION.pack(socket.AF_UNIX, 0, 0, _ANY, os.fstat(end.fileno()).st_ino, _UDIAG_SHOW_PEER, _ANY, _ANY)
-    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-            kernel.setblocking(False)  # the answer is there before the question is sent off
-            kernel.send(header + question)
-            return read_other_inode(kernel.recv(4096))
-    except OSError:  # a kernel without UNIX_DIAG, a sandbox that has no netlink
-        return None
-
-
-def read_other_inode(answer: bytes) -> int | None:
-    """Find the attribute in the kernel's answer; None in one that is an error, or lacks it."""
-    if len(answer) < _ANSWER_SIZE or _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
-        return None
-    place = _ANSWER_SIZE
-    while place + _ATTRIBUTE.size + 4 <= len(answer):
-        length, kind = _ATTRIBUTE.unpack_from(answer, place)
-        if kind == _UNIX_DIAG_PEER:
-            inode: int = struct.unpack_from("=I", answer, place + _ATTRIBUTE.size)[0]
-            return inode
-        place += max(length + 3 & ~3, _ATTRIBUTE.size)  # each begins at a multiple of four
-    return None
+    own = ask(os.fstat(end.fileno()).st_ino, SHOW_PEER)
+    found = () if own is None else numbers(own.get(PEER, b""))
+    return found[0] if found else None
 
 
 def _find_server(maker: int, inode: int | None) -> tuple[int, bool | None]:

@@ -72,6 +72,7 @@ class QemuLink:
         self._connection = connection
         self.address = connection.address
         self.peer = connection.peer
+        self.runs = connection.runs
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 

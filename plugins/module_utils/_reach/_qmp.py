@@ -23,7 +23,9 @@ from typing import Any, AsyncIterator, Iterator, Mapping
 from .._model._address import TcpAddress, UnixAddress, read_address
 from .._model._errors import CommandRefused, MonitorError, MonitorLost, MonitorMissing, MonitorSilent, MonitorUnusable
 from .._model._peer import Owner, Peer
-from ._peer import is_accepted, made_by, served_by
+from .._model._seams import OtherRuns
+from ._peer import is_accepted, made_by, other_inode, served_by
+from ._runs import call_by_name, find_runs
 from ._threads import away
 
 # asyncio warns on stderr when a peer dies while it is spoken to. Whoever needs the connection is told by an exception.
@@ -165,10 +167,11 @@ class QmpEvents:
 class QmpConnection:
     """An open monitor; see ``_seams.Connection``."""
 
-    def __init__(self, client: _Client, address: str, peer: Peer | None):
+    def __init__(self, client: _Client, address: str, peer: Peer | None, runs: OtherRuns | None):
         self._client = client
         self.address = address
         self.peer = peer
+        self.runs = runs
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Send one command."""
@@ -206,18 +209,19 @@ async def open_connection(address: str, timeout: float, owner: Owner | None = No
     place = read_address(address)
     try:
         peer: Peer | None = None
+        runs: OtherRuns | None = None
         try:
             if isinstance(place, TcpAddress):
                 await _connect_tcp(client, place, timeout, owner)
             else:
-                peer = await _connect_unix(client, place, timeout, owner)
+                peer, runs = await _connect_unix(client, place, timeout, owner)
         except ConnectError as error:
             raise _no_greeting(error, client.complaint) from error
         except AssertionError as error:  # qemu.qmp's way to say that the session was over as soon as it began
             raise MonitorLost("the connection ended right after the greeting: QEMU died or quit") from error
         except OSError as error:
             raise _unconnected(error) from error
-        yield QmpConnection(client, address, peer)
+        yield QmpConnection(client, address, peer, runs)
     finally:
         if client.runstate is not Runstate.IDLE:
             # It raises why the session ended; whoever needed the session has been told already.
@@ -248,8 +252,10 @@ async def _connect_tcp(client: _Client, place: TcpAddress, timeout: float, owner
         raise (error.exc if isinstance(error.exc, OSError) else error) from error
 
 
-async def _connect_unix(client: _Client, place: UnixAddress, timeout: float, owner: Owner | None) -> Peer:
-    """Connect and shake hands; return who serves."""
+async def _connect_unix(
+    client: _Client, place: UnixAddress, timeout: float, owner: Owner | None
+) -> tuple[Peer, OtherRuns | None]:
+    """Connect and shake hands; return who serves, and how to see who else of this collection comes."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     end = await _enter_queue(place, timeout)
@@ -264,8 +270,9 @@ async def _connect_unix(client: _Client, place: UnixAddress, timeout: float, own
             raise MonitorSilent(f"no greeting from the monitor within {timeout:g} s. {why}") from error
         peer = await away(served_by, witness, seconds=max(timeout, _LEAST_HOST_SECONDS), what="/proc")
         _hold_to(owner, peer)
+        runs = find_runs(other_inode(witness))
         on_failure.pop_all()
-    return peer
+    return peer, runs
 
 
 def _hold_to(owner: Owner | None, peer: Peer | None) -> None:
@@ -300,6 +307,7 @@ def _connected(place: UnixAddress) -> socket.socket:
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(end.close)
+        call_by_name(end)
         # Not through the event loop: there EAGAIN, which tells of a full queue, would wait for what never comes.
         end.setblocking(False)
         end.connect(place.path)

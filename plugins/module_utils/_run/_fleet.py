@@ -17,11 +17,16 @@ from .._decide._schedule import Turn, lanes, turn
 from .._decide._share import copies_on, streams_at_first
 from .._model._errors import Failure, QmpError, TimeIsUp
 from .._model._request import Request, Waiting
-from .._model._seams import Host, Link, OpenLink
+from .._model._seams import Host, Link, OpenLink, OtherRuns
 from .._model._target import Target
 from ._budget import Budget
 from ._observe import explain
 from ._reconcile import reconcile
+
+# How long no other run must have been at a monitor before who gave way comes back: longer than the controller of the
+# other one takes between two slices. How often that is looked at.
+_QUIET_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 
 
 def _deadline_of(waiting: Waiting) -> float | None:
@@ -179,22 +184,44 @@ class _Fleet:
                 await self._budget.leave(target.key, is_shared=has_time and not self._slots.is_wanted)
 
     async def _see_through(self, target: Target) -> Outcome:
-        """One long visit to the monitor; or short ones, with a ``poll_interval``, until the job is done with."""
+        """One long visit to the monitor, unless another run wants it; or short ones, with a ``poll_interval``."""
         outcome: Outcome | None = None
         while True:
             is_last = _until(self._deadline) == 0
             try:
                 async with self._links[target.vm.identity.monitor].borrow() as link:
+                    runs = link.runs
                     outcome = await reconcile(link, self._host, target, self._budget, self._deadline, outcome)
             except QmpError as error:
                 failure = await explain(target.label, error, target.vm.identity.monitor, self._host)
                 return replace(outcome or untouched(target, self._request), error=failure)
-            is_left = outcome.error is None and outcome.job is not None
-            if is_last or not is_left or not self._request.waiting.poll_interval or self._request.state != "populated":
+            if is_last or outcome.error is not None:
                 return outcome
-            remaining = _until(self._deadline)
-            pause = self._request.waiting.poll_interval
-            await asyncio.sleep(pause if remaining is None else min(pause, remaining))
+            if outcome.gives_way and runs is not None:
+                await self._stay_away(runs)
+                continue
+            if outcome.job is None or not self._request.waiting.poll_interval or self._request.state != "populated":
+                return outcome
+            await self._pause(self._request.waiting.poll_interval)
+
+    async def _stay_away(self, runs: OtherRuns) -> None:
+        """Leave a monitor to another run until that is done with it, or our own time is up.
+
+        Between two visits of the other one nobody is there for a moment. If several stay away from one monitor, whoever
+        comes back first is asked to give way by the next, which ends as soon as one of them is left.
+        """
+        loop = asyncio.get_running_loop()
+        last_seen: float | None = None
+        while _until(self._deadline) != 0:
+            await self._pause(_LOOK_SECONDS)
+            if runs.is_there():
+                last_seen = loop.time()
+            elif last_seen is None or loop.time() - last_seen >= _QUIET_SECONDS:
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        remaining = _until(self._deadline)
+        await asyncio.sleep(seconds if remaining is None else min(seconds, remaining))
 
 
 def _left_waiting(target: Target, request: Request, reason: str) -> Outcome:

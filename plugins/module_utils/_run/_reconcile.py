@@ -138,8 +138,7 @@ class _Visit:
     async def run(self, earlier: Outcome | None) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
         if earlier is not None:
-            # A stream that an earlier visit left is not started anew: if it is gone, and its work not done, it failed.
-            self._now = replace(earlier, cursor=self._request.waiting.cursor, has_streamed=True, watched="")
+            self._now = replace(earlier.left_alone(), cursor=self._request.waiting.cursor, watched="", gives_way=False)
         try:
             await self._arrive(is_first=earlier is None)
         except QmpError as error:
@@ -167,11 +166,18 @@ class _Visit:
         }
         for _number in range(_MOST_STEPS):
             now = self._now
-            step = next_step(now.disk, now.job, self._request, now.base_index, is_stopping=now.is_stopping)
+            step = next_step(
+                now.disk,
+                now.job,
+                self._request,
+                now.base_index,
+                is_stopping=now.is_stopping,
+                gave_way=now.gave_way,
+            )
             if step is Step.DONE:
                 return
             if must_sit_out(step) and await self._obstacle(step) is not None:
-                if await self._sit_out(step) is After.LEAVE:
+                if await self._sit_out(step) is not After.GO_ON:
                     return
                 continue
             self._refuse_states()
@@ -179,7 +185,7 @@ class _Visit:
                 self._now = now.did(step)
             after = await (self._stream_again(self._job) if await self._is_lost(step) else take[step]())
             await self._look()
-            if after is After.LEAVE:
+            if after in (After.LEAVE, After.GIVE_WAY):
                 return
             if after is After.STOP:
                 self._now = replace(self._now, is_stopping=True)
@@ -325,6 +331,8 @@ class _Visit:
                 if after is After.FAIL:
                     raise not_now(obstacle, self._now.job)
                 return after
+            if self._link.runs is not None and self._link.runs.is_waiting():
+                return self._give_way()
             await asyncio.sleep(_MIGRATION_SECONDS)
         await self._look()
         return After.GO_ON
@@ -554,7 +562,8 @@ class _Visit:
         return self._watches[job_id]
 
     async def _wait(self, job_id: str, speed: int | None) -> After:
-        if self._budget.follow(self._target.key, job_id, speed):
+        is_late = self._budget.follow(self._target.key, job_id, speed)
+        if is_late and not self._now.gave_way:
             return After.GO_ON  # the streams were shared anew since its speed was set
         watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
@@ -575,7 +584,11 @@ class _Visit:
         after = after_wait(end, waiting)
         if after is After.FAIL:
             raise failed_wait(end, position, waiting.over)
-        return after
+        return self._give_way() if after is After.GIVE_WAY else after
+
+    def _give_way(self) -> After:
+        self._now = replace(self._now.left_alone(), gives_way=True, gave_way=True)
+        return After.GIVE_WAY
 
     async def _keep_written_out(self) -> None:
         """Have what is copied written out while the stream goes on, so that little is left to wait for at its end.

@@ -19,6 +19,8 @@ from .._model._seams import Link
 _POLL_SECONDS = 5.0
 # A cursor has no event. A stream without a speed limit moves some megabytes in this time.
 _CURSOR_POLL_SECONDS = 0.02
+# Who waits for the monitor has no event either. A look at the queue costs as much as the timer for it.
+_WANTED_SECONDS = 0.5
 # A job ends at once when it is told to, unless its storage hangs.
 _END_SECONDS = 60.0
 
@@ -48,11 +50,24 @@ class JobWatch:
         while True:
             job = await self.look()
             remaining = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            end = wait_end(job, waiting, time_is_up=remaining is not None and remaining <= 0)
+            end = wait_end(
+                job, waiting, time_is_up=remaining is not None and remaining <= 0, is_wanted=self._is_wanted()
+            )
             if end is not None:
                 return end
             poll = _POLL_SECONDS if waiting.mark is None else _CURSOR_POLL_SECONDS
-            await self._hear(poll if remaining is None else min(poll, remaining))
+            await self._rest(poll if remaining is None else min(poll, remaining))
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for an event, or another run that wants the monitor."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until and not self._is_wanted():
+            if await self._hear(min(_WANTED_SECONDS, until - loop.time())):
+                return
+
+    def _is_wanted(self) -> bool:
+        return self._link.runs is not None and self._link.runs.is_waiting()
 
     async def end(self) -> None:
         """Wait until a job that was told to end is gone, or concluded if it is one that must be dismissed.

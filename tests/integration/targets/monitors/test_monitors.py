@@ -109,16 +109,24 @@ def test_a_busy_monitor_names_who_holds_it(module: str, arguments: dict[str, Any
 def test_a_full_queue_is_a_busy_monitor(vm: Vm, folder: Path) -> None:
     """Clients that wait in the queue of a busy monitor, dead ones too, do not turn the error into another one."""
     holder = Monitor(folder / "web01.qmp")
-    waiting = [socket.socket(socket.AF_UNIX) for _number in range(4)]
-    for client in waiting:
-        client.setblocking(False)
-        client.connect_ex(vm.monitor)
-    message = fails_in_time("block_stream_info", 1, monitors=[vm.monitor])
+    waiting = fill_queue(vm.monitor)
+    began = time.monotonic()
+    message = fails_in_time("block_stream_info", 2, monitors=[vm.monitor])
+    assert time.monotonic() - began > 2, "connect_timeout is to be waited for"
     holder.close()
     for client in waiting:
         client.close()
     assert "one client" in message
     assert "Invalid argument" not in message
+
+
+def fill_queue(monitor: str) -> list[socket.socket]:
+    """Clients that wait to be served, more than there is room for."""
+    waiting = [socket.socket(socket.AF_UNIX) for _number in range(4)]
+    for client in waiting:
+        client.setblocking(False)
+        client.connect_ex(monitor)
+    return waiting
 
 
 def test_a_monitor_that_becomes_free_in_time_serves(vm: Vm, folder: Path) -> None:
@@ -129,6 +137,49 @@ def test_a_monitor_that_becomes_free_in_time_serves(vm: Vm, folder: Path) -> Non
     holder.close()
     result = waiter.result()
     assert (result.failed, result["finished"]) == (False, True), result
+
+
+@pytest.fixture
+def follower(vm: Vm) -> Iterator[product.Running]:
+    """A run that follows a slow stream and holds the monitor."""
+    options = {"monitors": [vm.monitor], "disks": ["vda"], "speed": "64K"}
+    running = product.Running("block_stream", options)
+    wait_until(lambda: any(job["offset"] for job in vm.jobs().values()), "the stream copies, and the task waits for it")
+    yield running
+    if running.is_alive:
+        os.kill(running.pid, signal.SIGCONT)
+        running.kill()
+
+
+def test_a_run_that_follows_a_stream_gives_way(vm: Vm, follower: product.Running) -> None:
+    """Whoever else comes is served at once, again and again, and has the last word on the speed; both see the end."""
+    for speed in ("96K", "128K"):
+        arguments: dict[str, Any] = {"monitors": [vm.monitor], "connect_timeout": 2}
+        assert not product.module("block_stream_info", **arguments).failed
+        retuned = product.module("block_stream", disks=["vda"], speed=speed, wait=False, **arguments)
+        assert (retuned.failed, retuned["disks"][0]["action"]) == (False, "retuned"), retuned
+    again = product.module("block_stream", disks=["vda"], speed="0", **arguments)
+    assert (again.failed, again["finished"], vm.jobs()) == (False, True, {}), again
+    first = follower.result()
+    assert (first.failed, first["finished"], first["disks"][0]["action"]) == (False, True, "started"), first
+
+
+def test_clients_that_gave_up_do_not_keep_the_next_one_out(vm: Vm, follower: product.Running) -> None:
+    """A queue that they have filled is cleared by the run that holds the monitor."""
+    for client in fill_queue(vm.monitor):
+        client.close()
+    result = product.module("block_stream_info", monitors=[vm.monitor], connect_timeout=4)
+    assert (result.failed, follower.is_alive, len(vm.jobs())) == (False, True, 1), result
+
+
+def test_a_run_that_is_stopped_is_named(vm: Vm, follower: product.Running) -> None:
+    """It cannot give way: the error says which process it is, and what to do; let go on, it gives way."""
+    os.kill(follower.pid, signal.SIGSTOP)
+    message = fails_in_time("block_stream", 1, monitors=[vm.monitor], disks=["vda"])
+    for word in (f"(pid {follower.pid})", "an earlier run of this collection that is stopped", f"-CONT {follower.pid}"):
+        assert word in message
+    os.kill(follower.pid, signal.SIGCONT)
+    assert not product.module("block_stream_info", monitors=[vm.monitor], connect_timeout=4).failed
 
 
 def wait_for_second_client(vm: Vm) -> None:

@@ -255,16 +255,6 @@ def test_who_gave_up_is_in_nobodys_way(vm: Vm, folder: Path) -> None:
     assert (result.failed, len(result["vms"])) == (False, 1), result
 
 
-def test_an_earlier_run_that_holds_the_monitor(vm: Vm) -> None:
-    """A monitor that another task of this collection holds is told to be."""
-    running = product.Running("block_stream", {"monitors": [vm.monitor], "disks": ["vda"], "speed": "1"})
-    vm.wait_event("JOB_STATUS_CHANGE", status="running")
-    result = product.module("block_stream", monitors=[vm.monitor], disks=["vda"], connect_timeout=1)
-    running.kill()
-    assert result.failed
-    assert f"(pid {running.pid}), another run of this collection" in result["msg"]
-
-
 # -- Sockets of QEMU that are no QMP monitors --------------------------------------------------------------------------
 
 

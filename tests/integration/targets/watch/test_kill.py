@@ -11,9 +11,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Vm, images, product, wait_until
-
-from .conftest import Task
+from lab import Task, Vm, images, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Vm, disks, images, wait_until
+from lab import Task, Vm, disks, images, wait_until
 
-from .conftest import Task
 from .test_watch import moments
 
 if TYPE_CHECKING:

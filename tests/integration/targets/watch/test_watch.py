@@ -11,9 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import NbdServer, Vm, disks, images, product, wait_until
-
-from .conftest import Task
+from lab import NbdServer, Task, Vm, disks, images, product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +121,21 @@ def test_a_pause_by_somebody_else_is_respected(watch: Callable[..., Task], vm: V
     word, result = task.end()
     assert (word, "paused" in result["msg"]) == ("FAILED!", True)
     assert [each["paused"] for each in vm.jobs().values()] == [True]
+
+
+def test_two_controllers_follow_one_stream(watch: Callable[..., Task], folder: Path, vm: Vm) -> None:
+    """Each has its looks and its lines, neither fails, and both see the end; the stream is started once."""
+    one = watch(vm, speed="32K", progress=3)
+    wait_until(lambda: one.lines, "a line of the first")
+    other = Task(folder, {"monitors": [vm.monitor], "disks": ["vda"], "progress": 3}, name="other")
+    try:
+        wait_until(lambda: len(one.lines) >= 3 and len(other.lines) >= 2, "lines of both in turn", timeout=90)
+        vm.hasten()
+        ends = [task.end() for task in (one, other)]
+    finally:
+        other.stop()
+    assert [(word == "FAILED!", result["finished"]) for word, result in ends] == [(False, True)] * 2
+    assert (len(moments(vm, "created")), vm.jobs(), vm.inserted("vda")["backing_file_depth"]) == (1, {}, 0)
 
 
 def test_a_stream_that_was_cancelled_between_two_looks_is_told(watch: Callable[..., Task], vm: Vm) -> None:

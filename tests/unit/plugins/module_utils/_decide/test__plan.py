@@ -113,6 +113,21 @@ def test_next_step_with_a_speed(speed: int | None, running: Job | None, step: St
 
 
 @pytest.mark.parametrize(
+    ("running", "step"),
+    [
+        pytest.param(job(speed=8), Step.FOLLOW, id="another speed"),
+        pytest.param(job("paused", speed=8), Step.FOLLOW, id="paused"),
+        pytest.param(job("pending"), Step.FINALIZE, id="pending"),
+        pytest.param(job("concluded"), Step.DISMISS, id="concluded"),
+        pytest.param(None, Step.START, id="no job"),
+    ],
+)
+def test_next_step_of_a_run_that_gave_way(running: Job | None, step: Step) -> None:
+    """What a later run made of the job stays; its end is the same whoever brings it about."""
+    assert next_step(disk(), running, asking(speed=7), 2, gave_way=True) is step
+
+
+@pytest.mark.parametrize(
     ("subject", "base_index", "done"),
     [
         pytest.param(disk("top"), 1, True, id="alone"),
@@ -170,35 +185,44 @@ FAR = asking(increment=10, cursor=30)
 
 
 @pytest.mark.parametrize(
-    ("running", "asked", "time_is_up", "end"),
+    ("running", "asked", "time_is_up", "is_wanted", "end"),
     [
-        pytest.param(None, asking(), False, WaitEnd.GONE, id="gone"),
-        pytest.param(None, asking(wait=False), True, WaitEnd.GONE, id="gone before all else"),
-        pytest.param(job("pending"), asking(wait=False), True, WaitEnd.READY, id="pending"),
-        pytest.param(job("concluded"), asking(), False, WaitEnd.READY, id="concluded"),
-        pytest.param(HELD, asking(wait=False), True, WaitEnd.HELD, id="held"),
-        pytest.param(job("paused"), asking(), False, None, id="paused by somebody else"),
-        pytest.param(job(), asking(wait=False), True, WaitEnd.LEFT, id="nobody waits"),
-        pytest.param(job("paused"), asking(wait=False), False, WaitEnd.LEFT, id="nobody waits for a paused one"),
-        pytest.param(job(offset=39), FAR, False, None, id="before the mark"),
-        pytest.param(job(offset=40), FAR, False, WaitEnd.FAR_ENOUGH, id="at the mark"),
-        pytest.param(job(offset=41), FAR, True, WaitEnd.FAR_ENOUGH, id="beyond the mark when time is up"),
-        pytest.param(job(offset=39), FAR, True, WaitEnd.TIME_IS_UP, id="time is up before the mark"),
-        pytest.param(job(), asking(), True, WaitEnd.TIME_IS_UP, id="time is up"),
-        pytest.param(job(), asking(poll_interval=9), False, WaitEnd.LEFT, id="between two visits nobody listens"),
-        pytest.param(job(), asking(poll_interval=9), True, WaitEnd.TIME_IS_UP, id="time is up at a visit"),
-        pytest.param(job("pending"), asking(poll_interval=9), False, WaitEnd.READY, id="pending at a visit"),
-        pytest.param(job("paused"), asking(), True, WaitEnd.TIME_IS_UP, id="time is up for a paused one"),
-        pytest.param(job(offset=100), asking(), False, None, id="offset equals len and it still runs"),
+        pytest.param(None, asking(), False, False, WaitEnd.GONE, id="gone"),
+        pytest.param(None, asking(wait=False), True, False, WaitEnd.GONE, id="gone before all else"),
+        pytest.param(job("pending"), asking(wait=False), True, False, WaitEnd.READY, id="pending"),
+        pytest.param(job("concluded"), asking(), False, False, WaitEnd.READY, id="concluded"),
+        pytest.param(HELD, asking(wait=False), True, False, WaitEnd.HELD, id="held"),
+        pytest.param(job("paused"), asking(), False, False, None, id="paused by somebody else"),
+        pytest.param(job(), asking(wait=False), True, False, WaitEnd.LEFT, id="nobody waits"),
+        pytest.param(job("paused"), asking(wait=False), False, False, WaitEnd.LEFT, id="nobody waits for a paused one"),
+        pytest.param(job(offset=39), FAR, False, False, None, id="before the mark"),
+        pytest.param(job(offset=40), FAR, False, False, WaitEnd.FAR_ENOUGH, id="at the mark"),
+        pytest.param(job(offset=41), FAR, True, False, WaitEnd.FAR_ENOUGH, id="beyond the mark when time is up"),
+        pytest.param(job(offset=39), FAR, True, False, WaitEnd.TIME_IS_UP, id="time is up before the mark"),
+        pytest.param(job(), asking(), True, False, WaitEnd.TIME_IS_UP, id="time is up"),
+        pytest.param(
+            job(), asking(poll_interval=9), False, False, WaitEnd.LEFT, id="between two visits nobody listens"
+        ),
+        pytest.param(job(), asking(poll_interval=9), True, False, WaitEnd.TIME_IS_UP, id="time is up at a visit"),
+        pytest.param(job("pending"), asking(poll_interval=9), False, False, WaitEnd.READY, id="pending at a visit"),
+        pytest.param(job("paused"), asking(), True, False, WaitEnd.TIME_IS_UP, id="time is up for a paused one"),
+        pytest.param(job(offset=100), asking(), False, False, None, id="offset equals len and it still runs"),
+        pytest.param(None, asking(), False, True, WaitEnd.GONE, id="gone, and wanted"),
+        pytest.param(job("pending"), asking(), False, True, WaitEnd.READY, id="pending, and wanted"),
+        pytest.param(job(), asking(wait=False), False, True, WaitEnd.LEFT, id="nobody waits, and wanted"),
+        pytest.param(job(), asking(), True, True, WaitEnd.TIME_IS_UP, id="time is up, and wanted"),
+        pytest.param(job(), asking(), False, True, WaitEnd.WANTED, id="wanted by another run"),
+        pytest.param(job("paused"), asking(), False, True, WaitEnd.WANTED, id="paused, and wanted"),
+        pytest.param(job(offset=39), FAR, False, True, WaitEnd.WANTED, id="wanted before the mark"),
         *[
-            pytest.param(job(status), asking(), False, None, id=f"{status} is no end")
+            pytest.param(job(status), asking(), False, False, None, id=f"{status} is no end")
             for status in ("created", "running", "ready", "standby", "waiting", "aborting")
         ],
     ],
 )
-def test_wait_end(running: Job | None, asked: Request, time_is_up: bool, end: WaitEnd | None) -> None:
+def test_wait_end(running: Job | None, asked: Request, time_is_up: bool, is_wanted: bool, end: WaitEnd | None) -> None:
     """A wait ends for these reasons, in this order of weight, and for no other."""
-    assert wait_end(running, asked.waiting, time_is_up=time_is_up) is end
+    assert wait_end(running, asked.waiting, time_is_up=time_is_up, is_wanted=is_wanted) is end
 
 
 @pytest.mark.parametrize(
@@ -222,6 +246,7 @@ def test_mark(asked: Request, mark: int | None) -> None:
         pytest.param(WaitEnd.READY, "fail", After.GO_ON, id="ready"),
         pytest.param(WaitEnd.HELD, "leave", After.FAIL, id="held"),
         pytest.param(WaitEnd.LEFT, "fail", After.LEAVE, id="left"),
+        pytest.param(WaitEnd.WANTED, "stop", After.GIVE_WAY, id="wanted by another run"),
         pytest.param(WaitEnd.FAR_ENOUGH, "fail", After.STOP, id="the end of an increment"),
         pytest.param(WaitEnd.TIME_IS_UP, "fail", After.FAIL, id="time is up: fail"),
         pytest.param(WaitEnd.TIME_IS_UP, "leave", After.LEAVE, id="time is up: leave"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -110,29 +111,19 @@ def test_ss_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     answers.set()
 
 
-@pytest.mark.parametrize(
-    ("words", "is_ours"),
-    [
-        pytest.param(["python3", "/root/.ansible/tmp/x/AnsiballZ_block_stream.py"], True, id="Ansible's wrapper"),
-        pytest.param(["python3", "/tmp/AnsiballZ_block_stream_info.py"], True, id="the other module"),
-        pytest.param(
-            ["python3", "-c", "", "ansible_collections.virtops.qmp.plugins.modules.block_stream"], True, id="name"
-        ),
-        pytest.param(["python3", "plugins/modules/block_stream.py"], True, id="file"),
-        pytest.param(["python3", "/usr/bin/qmp-shell", "/run/vms/vm0.qmp"], False, id="another program"),
-        pytest.param(["vi", "/notes/about_block_stream.txt"], False, id="another file"),
-        pytest.param(["my_block_stream"], False, id="part of a word"),
-    ],
-)
-def test_another_run_of_this_collection_is_called_so(folder: Path, words: list[str], is_ours: bool) -> None:
-    """A monitor that an earlier run holds is held for a reason that the user knows."""
-    waits = "import sys; sys.stdin.read()"
-    started = [sys.executable, "-c", waits, *words]
-    with subprocess.Popen(started, stdin=subprocess.PIPE) as process:
-        listing = SERVED.replace("pid=931", f"pid={process.pid}")
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_an_earlier_run_of_this_collection_is_called_so(is_stopped: bool) -> None:
+    """A monitor that an earlier run holds is held for a reason that the user knows, by the name of its connection."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        if is_stopped:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        listing = SERVED.replace("  * 577336", "@virtops.qmp/931-ab/3 577336").replace("pid=931", f"pid={process.pid}")
         told = asyncio.run(LinuxHost(lambda words: (0, listing, "")).who_serves("/run/vms/vm0.qmp"))
-        process.communicate()
-    assert told.endswith(f"serves pvestatd (pid {process.pid})" + ", another run of this collection" * is_ours)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(b"\n")
+    assert f"serves pvestatd (pid {process.pid}), an earlier run of this collection that is " in told
+    assert ("stopped" in told, f"kill -CONT {process.pid}" in told) == (is_stopped, is_stopped)
 
 
 def test_expand(folder: Path) -> None:

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Owner, Peer
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer, _sockets
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._peer import (
     find_owner,
     is_accepted,
     made_by,
     other_inode,
-    read_other_inode,
     served_by,
 )
 
@@ -78,38 +77,8 @@ def test_without_the_kernels_table_nothing_is_told(
     ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that was built without the table refuses the question: then it is not known, and that is no error."""
-    monkeypatch.setattr(_peer, "_NETLINK_SOCK_DIAG", 31)
+    monkeypatch.setattr(_sockets, "_NETLINK_SOCK_DIAG", 31)
     assert (other_inode(ends[1]), is_accepted(ends[1])) == (None, None)
-
-
-# -- What the kernel answers -------------------------------------------------------------------------------------------
-
-
-def answer(*attributes: tuple[int, bytes], kind: int = 20) -> bytes:
-    """An answer as of include/uapi/linux/unix_diag.h."""
-    content = b"".join(
-        struct.pack("=HH", len(data) + 4, type) + data + bytes(-len(data) % 4) for type, data in attributes
-    )
-    return struct.pack("=IHHII", 32 + len(content), kind, 0, 1, 0) + bytes(16) + content
-
-
-@pytest.mark.parametrize(
-    ("message", "inode"),
-    [
-        pytest.param(answer((2, struct.pack("=I", INODE))), INODE, id="the other end"),
-        pytest.param(answer((5, b"\0"), (2, struct.pack("=I", INODE))), INODE, id="behind another attribute"),
-        pytest.param(answer((2, struct.pack("=I", 0)), (5, b"\0")), 0, id="not accepted yet"),
-        pytest.param(answer((5, b"\0\0\0\0")), None, id="not connected"),
-        pytest.param(answer(), None, id="no attribute"),
-        pytest.param(answer((2, struct.pack("=I", INODE)), kind=2), None, id="an error"),
-        pytest.param(answer()[:20], None, id="half of it"),
-        pytest.param(answer() + bytes(12), None, id="attributes of no length"),
-        pytest.param(b"", None, id="nothing"),
-    ],
-)
-def test_read_other_inode(message: bytes, inode: int | None) -> None:
-    """The inode is read from its attribute, and what is none is no inode."""
-    assert read_other_inode(message) == inode
 
 
 # -- A host of our own -------------------------------------------------------------------------------------------------

@@ -340,6 +340,160 @@ def test_what_starts_nothing_needs_no_place(state: str) -> None:
     assert sum(job.streams for qemu in qemus for job in qemu.jobs.values()) == 0
 
 
+# -- Other runs --------------------------------------------------------------------------------------------------------
+
+
+class OtherRun:
+    """Another run at the monitor of a VM, as `_seams.OtherRuns`: it comes, is served when the monitor is free, goes."""
+
+    def __init__(self, host: FakeHost, qemu: FakeQemu, comes: float, stays: float, act: Act = nothing):
+        self._host, self._qemu, self._act = host, qemu, act
+        self._comes, self._stays = comes, stays
+        self._waits = self._works = False
+        self.waited = 0.0
+
+    def begin(self) -> None:
+        """From now on the seconds count."""
+        self._qemu.runs = self
+        asyncio.get_running_loop().call_later(self._comes, self._come)
+
+    def _come(self) -> None:
+        self._waits = self._qemu.address in self._host.open
+        if self._waits:
+            self.waited += 0.1
+            asyncio.get_running_loop().call_later(0.1, self._come)
+            return
+        self._works = True
+        self._act()
+        asyncio.get_running_loop().call_later(self._stays, self._go)
+
+    def _go(self) -> None:
+        self._works = False
+
+    def is_waiting(self) -> bool:
+        return self._waits
+
+    def is_there(self) -> bool:
+        return self._waits or self._works
+
+
+def beside(
+    other_comes: float, other_stays: float, asked: Request, act: Callable[[FakeQemu], object] = lambda _qemu: None
+) -> tuple[Outcome, FakeQemu, list[str], float]:
+    """A run on one VM, and another one that comes meanwhile: the outcome, the visits, and how long the other waited."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    other = OtherRun(host, qemu, other_comes, other_stays, act=lambda: act(qemu))
+    (outcome,) = all_about(host, asked, then=other.begin)
+    return outcome, qemu, host.opened, other.waited
+
+
+SLOW = asking(speed=MIB)
+
+
+def test_a_run_gives_way_to_another_one() -> None:
+    """The other run has the monitor at once, the stream goes on meanwhile, and both see its end."""
+    outcome, qemu, opened, waited = beside(3, 20, SLOW)
+    assert (outcome.is_finished, outcome.action, outcome.error) == (True, "started", None)
+    assert (0 < waited <= 0.7, len(opened), qemu.acts.count("block-stream")) == (True, 2, 1)
+
+
+def test_what_the_later_run_wants_counts() -> None:
+    """Who comes back changes neither the speed that the later run has set, nor its pause."""
+
+    def retune(qemu: FakeQemu) -> None:
+        (job,) = qemu.jobs.values()
+        job.speed, job.paused = 7, True
+
+    outcome, qemu, _opened, _waited = beside(3, 2, asking(speed=MIB, wait_timeout=30, on_timeout="leave"), retune)
+    assert [(job.speed, job.paused) for job in qemu.jobs.values()] == [(7, True)]
+    assert (outcome.action, outcome.error, outcome.is_finished) == ("started", None, False)
+
+
+def test_a_stream_that_the_later_run_has_ended_is_not_started_again() -> None:
+    """Its user wants none, and the earlier run says that it is gone."""
+    outcome, qemu, _opened, _waited = beside(3, 2, SLOW, lambda qemu: qemu._job_cancel({"id": "populate-vda"}))
+    assert (qemu.jobs, qemu.acts.count("block-stream")) == ({}, 1)
+    assert outcome.error is not None
+    assert "the stream ended while nobody listened" in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "action", "error"),
+    [
+        pytest.param("fail", "started", True, id="fail"),
+        pytest.param("leave", "started", False, id="leave"),
+        pytest.param("stop", "stopped", False, id="stop"),
+    ],
+)
+def test_a_run_that_stays_away_comes_back_when_its_time_is_up(on_timeout: str, action: str, error: bool) -> None:
+    """However long the other one stays, the wait ends in time, and as its user wants."""
+    lasts: list[float] = []
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    other = OtherRun(host, qemu, 3, 3600)
+    asked = asking(speed=MIB, wait_timeout=20, on_timeout=on_timeout)
+    (outcome,) = all_about(host, asked, then=other.begin, lasts=lasts)
+    assert (outcome.action, outcome.error is not None, outcome.is_finished) == (action, error, False)
+    assert lasts[0] == pytest.approx(20, abs=1)
+
+
+def test_between_two_visits_of_the_other_run_nobody_comes_back() -> None:
+    """A controller takes a moment between two slices: a monitor that is free for less than that is left alone."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    visits = [OtherRun(host, qemu, 3 + 8 * number, 6) for number in range(3)]
+
+    class Slices:
+        def is_waiting(self) -> bool:
+            return sum(visit.is_waiting() for visit in visits) > 0
+
+        def is_there(self) -> bool:
+            return sum(visit.is_there() for visit in visits) > 0
+
+    def begin() -> None:
+        for visit in visits:
+            visit.begin()
+        qemu.runs = Slices()
+
+    (outcome,) = all_about(host, SLOW, then=begin)
+    assert (outcome.is_finished, len(host.opened)) == (True, 2)
+
+
+def test_a_client_that_gave_up_costs_a_moment() -> None:
+    """What it has left in the queue is cleared by leaving the monitor for a second."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+
+    class Left:
+        def is_waiting(self) -> bool:
+            return asyncio.get_running_loop().time() > 2 and len(host.opened) == 1
+
+        def is_there(self) -> bool:
+            return False
+
+    lasts: list[float] = []
+    (outcome,) = all_about(host, then=lambda: setattr(qemu, "runs", Left()), lasts=lasts)
+    assert (outcome.is_finished, len(host.opened)) == (True, 2)
+    assert WHOLE <= lasts[0] <= WHOLE + 1
+
+
+def test_a_run_that_sits_out_a_migration_gives_way() -> None:
+    """A migration may take hours, in which the monitor is free for others."""
+    (qemu,) = vms(1)
+    host = FakeHost(qemu)
+    other = OtherRun(host, qemu, 3, 1)
+
+    def begin() -> None:
+        other.begin()
+        qemu.migration = {"status": "active"}
+        asyncio.get_running_loop().call_later(60, qemu.migration.clear)
+
+    (outcome,) = all_about(host, then=begin)
+    assert (outcome.is_finished, outcome.action, len(host.opened)) == (True, "started", 2)
+    assert 0 < other.waited <= 1
+
+
 # -- A limit for all ---------------------------------------------------------------------------------------------------
 
 

@@ -102,6 +102,25 @@ def test_the_deadline_ends_the_wait() -> None:
     watching(work)
 
 
+def test_another_run_that_waits_is_news_within_a_second() -> None:
+    """Whoever comes is let in soon, though nobody tells that he is there."""
+
+    class Comes:
+        def is_waiting(self) -> bool:
+            return now() >= 3
+
+        def is_there(self) -> bool:
+            raise AssertionError
+
+    async def work(qemu: FakeQemu, job: FakeJob, watch: JobWatch) -> None:
+        watch._link.runs = Comes()
+        assert await watch.wait(asking().waiting, None) is WaitEnd.WANTED
+        assert now() == pytest.approx(3, abs=0.5)
+        assert len(qemu.log) <= 3
+
+    watching(work, speed=1000)
+
+
 def test_a_held_job_is_news() -> None:
     """An error that holds the job ends the wait with its event."""
 
