@@ -146,9 +146,6 @@ def test_the_turn_on_a_process_that_must_not_be_looked_at(
     """Who may not trace QEMU is told to ask for the right."""
     (processes.add(7) / "environ").chmod(0)
     processes.folder.chmod(0o755)
-    with (
-        without_rights(),
-        Turn(7) as turn,
-        pytest.raises(MonitorUnusable, match=r"Permission denied\). Run the task with"),
-    ):
+    refused = pytest.raises(MonitorUnusable, match=r"Permission denied\). Run the task with")
+    with without_rights(), Turn(7) as turn, refused:
         turn.try_to_take()
