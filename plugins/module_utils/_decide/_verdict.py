@@ -27,8 +27,6 @@ _LOCAL = frozenset(
     }
 )
 
-_NO_LABELS: Mapping[int, str] = {}
-
 _NOBODY_FOUND = (
     "it is still open somewhere: the kernel says so, and neither the processes in /proc nor the loop devices and swap "
     "files tell where (another container, an export, a descriptor on its way through a socket)"
@@ -147,9 +145,9 @@ def _why_not_free(left: LeftImage, lease: Lease | None, users: Users | None, lab
     return why_open(lease, users, labels)
 
 
-def why_open(lease: Lease | None, users: Users | None, labels: Mapping[int, str] = _NO_LABELS) -> str | None:
+def why_open(lease: Lease | None, users: Users | None, labels: Mapping[int, str] | None = None) -> str | None:
     """Say that somebody has a file open, and who; None where that is not known."""
-    names = _names(users, labels)
+    names = _names(users, labels or {})
     if names:
         return f"it is still open in {', '.join(names)}"
     if not _proves_use(lease):
@@ -228,12 +226,12 @@ def _names(users: Users | None, labels: Mapping[int, str]) -> list[str]:
     return [*names, *users.kernel]
 
 
-def labels_of(vms: Sequence[Vm], known: Mapping[int, str] = _NO_LABELS) -> Mapping[int, str]:
+def labels_of(vms: Sequence[Vm], known: Mapping[int, str] | None = None) -> Mapping[int, str]:
     """What the VMs are called, by their processes.
 
     :param known: what an earlier look of the same task has called them.
     """
-    labels = dict(known)
+    labels = dict(known or {})
     for vm in vms:
         if vm.identity.pid is not None:
             labels[vm.identity.pid] = vm.identity.label

@@ -425,7 +425,8 @@ class _Visit:
 
         Only so does libvirt know the chain: what drops a link behind its back is undone by its next copy of the disk.
         """
-        disk, index, pull = self._now.disk, self._now.base_index, cast("Pull", self._link.pull)
+        disk, index = self._now.disk, self._now.base_index
+        pull: Pull = cast("Pull", self._link.pull)
         base = disk.chain[index] if index < len(disk.chain) else None
         try:
             await pull(disk, base)

@@ -147,5 +147,6 @@ def test_the_turn_on_a_process_that_must_not_be_looked_at(
     (processes.add(7) / "environ").chmod(0)
     processes.folder.chmod(0o755)
     refused = pytest.raises(MonitorUnusable, match=r"Permission denied\). Run the task with")
-    with without_rights(), Turn(7) as turn, refused:
+    turn = Turn(7)
+    with without_rights(), turn, refused:
         turn.try_to_take()
