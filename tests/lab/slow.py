@@ -43,12 +43,14 @@ class SlowLink:
     def close(self) -> None:
         """Hang up on everybody, as a host that dies."""
         self._is_open = False
+        self._threads[0].join()  # so that nobody comes in any more: QEMU does at once, if it may
+        self._listener.close()
         for end in self._ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
-        for end in (*self._ends, self._listener):
+        for end in self._ends:
             end.close()
 
     def __enter__(self) -> SlowLink:
