@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import posixpath
 import re
 import zlib
@@ -132,6 +133,7 @@ class FakeQemu:
         self.alive = True
         self.deaf = False
         self.iothreads: list[str] = []
+        self.gives_images_away = False  # as QEMU does since 10.0, also while something is read ahead
         self.exports: dict[str, str] = {}
         self.stuck: set[str] = set()  # exports that do not end
         self.descriptors: dict[str, int] = {}
@@ -279,12 +281,34 @@ class FakeQemu:
     def _block_export_add(self, arguments: Any) -> None:
         assert self.nbd is not None
         assert arguments["allocation-depth"]
+        self._refuse_unless(
+            self.gives_images_away or "allow-inactive" not in arguments,
+            "Parameter 'allow-inactive' is unexpected",
+            "block-export-add",
+        )
         id = arguments["id"]
         self._refuse_unless(id not in self.exports, f"Block export id '{id}' is already in use", "block-export-add")
         self.exports[id] = "nbd"
         self.nbd.exports[arguments["name"]] = self.ahead
         # A stream passes over what was read ahead of it.
         self.populated[arguments["node-name"]] = self.ahead.copied
+
+    def _add_fd(self, arguments: Any) -> Any:
+        assert self.passed is not None
+        assert os.pread(self.passed, 8, 0x40) == bytes.fromhex("7f10dabe01000100")  # the magic and version of vdi
+        self.descriptors["0"], self.passed = self.passed, None
+        return {"fdset-id": 0, "fd": 12}
+
+    def _remove_fd(self, arguments: Any) -> None:
+        del self.descriptors[str(arguments["fdset-id"])]
+
+    def _blockdev_add(self, arguments: Any) -> None:
+        assert arguments["file"]["filename"] == "/dev/fdset/0"
+        migrates = self.migration.get("status") == "active"
+        self._refuse_unless(
+            not migrates, "disallowing migration blocker (migration/snapshot in progress)", "blockdev-add"
+        )
+        self.nodes[arguments["node-name"]] = Node(arguments["node-name"], arguments["driver"], "/dev/fdset/0")
 
     def _block_export_del(self, arguments: Any) -> None:
         id = arguments["id"]

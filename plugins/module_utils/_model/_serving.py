@@ -14,6 +14,9 @@ from ._reader import EXPORTS, IOTHREADS, items_of
 # As with jobs, only a convention: whoever calls an export so has it taken for one of ours.
 _OUR_PREFIX = "populate-ahead"
 
+# The node that keeps an old QEMU from migrating while it is told to read ahead. QEMU names it to who tries.
+LOCK = "populate-ahead-no-migration"
+
 
 @dataclass(frozen=True)
 class Export:

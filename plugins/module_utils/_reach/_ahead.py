@@ -16,8 +16,9 @@ import contextlib
 import io
 import os
 import socket
+import struct
 import tempfile
-from typing import AsyncIterator, Protocol, Sequence
+from typing import AsyncIterator, Iterator, Protocol, Sequence
 
 from .._model._errors import CommandRefused, HostSilent, ReadAheadFailed
 from .._model._serving import Serving, export_id
@@ -41,8 +42,14 @@ class Server(Protocol):
     async def start_server(self, listener: int) -> None:
         """Start its NBD server on an open socket."""
 
-    async def add_export(self, export: str, node: str) -> None:
-        """Let a node be read, under this name."""
+    async def add_export(self, export: str, node: str) -> bool:
+        """Let a node be read, under this name, and tell whether QEMU can give the image away meanwhile."""
+
+    async def forbid_migration(self, image: int) -> None:
+        """Have QEMU refuse to migrate. It refuses that while a migration is under way."""
+
+    async def allow_migration(self) -> None:
+        """Let it migrate again."""
 
     async def delete_export(self, export: str) -> None:
         """Hang up on the clients of an export, which then goes."""
@@ -60,6 +67,7 @@ class Exporter:
         self._used: set[str] = set()
         self._listener = contextlib.ExitStack()
         self._path = ""
+        self._forbids = False
 
     @contextlib.asynccontextmanager
     async def export(self, node: str) -> AsyncIterator[NbdClient]:
@@ -75,7 +83,8 @@ class Exporter:
                 name = next(name for name in map(export_id, range(len(self._used) + 1)) if name not in self._used)
                 self._used.add(name)
                 stack.push_async_callback(self._end, name)
-                await self._server.add_export(name, node)
+                if not await self._server.add_export(name, node):
+                    await self._forbid_migration()
             client = await NbdClient.connect(self._path, name, _GREETING_SECONDS)
             stack.push_async_callback(client.close)
             yield client
@@ -91,6 +100,13 @@ class Exporter:
             self._path = f"/proc/self/fd/{place.fileno()}"
             await self._server.start_server(listener.fileno())
             self._listener = stack.pop_all()
+
+    async def _forbid_migration(self) -> None:
+        """Keep a QEMU from giving its images away that would die of it while something is read ahead."""
+        if not self._forbids:
+            with _empty_vdi() as image:
+                await self._server.forbid_migration(image)
+            self._forbids = True
 
     async def _end(self, name: str) -> None:
         async with self._one_at_a_time:
@@ -111,6 +127,16 @@ class Exporter:
 
         :raise ReadAheadFailed: one does not go.
         """
+        serving = await self._end_exports(names)
+        # Somebody else may use the server by now.
+        if names and not serving.has_nbd:
+            with contextlib.suppress(CommandRefused):
+                await self._server.stop_server()
+        if not self._used:
+            self._forbids = False
+            await self._server.allow_migration()
+
+    async def _end_exports(self, names: Sequence[str]) -> Serving:
         for name in names:
             with contextlib.suppress(CommandRefused):  # it is gone already
                 await self._server.delete_export(name)
@@ -124,10 +150,7 @@ class Exporter:
                 )
             await asyncio.sleep(_POLL_SECONDS)
             serving = await self._server.serving()
-        # Somebody else may use the server by now.
-        if names and not serving.has_nbd:
-            with contextlib.suppress(CommandRefused):
-                await self._server.stop_server()
+        return serving
 
 
 def _nameless_socket() -> tuple[socket.socket, io.FileIO]:
@@ -141,3 +164,21 @@ def _nameless_socket() -> tuple[socket.socket, io.FileIO]:
         listener.listen()
         on_failure.pop_all()
     return listener, place
+
+
+@contextlib.contextmanager
+def _empty_vdi() -> Iterator[int]:
+    """An image without a size, open for reading: the header of VirtualBox's format, as QEMU's block/vdi.c reads it."""
+    header = struct.pack("<64s5I", b"<<< QEMU VM Virtual Disk Image >>>\n", 0xBEDA107F, 0x00010001, 0x180, 2, 0)
+    header += bytes(256) + struct.pack("<7IQ4I", 512, 1024, 0, 0, 0, 512, 0, 0, 2**20, 0, 0, 0)
+    memory = os.memfd_create("populate-ahead")
+    try:
+        os.write(memory, header.ljust(1024, b"\0"))
+        # QEMU takes a descriptor only for what it was opened for.
+        image = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY)
+        try:
+            yield image
+        finally:
+            os.close(image)
+    finally:
+        os.close(memory)

@@ -24,9 +24,9 @@ from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, Qmp
 from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
 from .._model._peer import Owner
-from .._model._reader import text_of
+from .._model._reader import Members, text_of
 from .._model._seams import Ahead, Connection, Pull, RawEvents
-from .._model._serving import Serving, read_exports, read_iothreads
+from .._model._serving import LOCK, Serving, read_exports, read_iothreads
 from .._model._vm import (
     Identity,
     Migration,
@@ -250,12 +250,43 @@ class QemuLink:
                 await self._tell("closefd", {"fdname": _SOCKET})
             raise
 
-    async def add_export(self, export: str, node: str) -> None:
-        """Let a node be read over NBD, under this name; also where its data lies."""
-        await self._tell(
-            "block-export-add",
-            {"type": "nbd", "id": export, "name": export, "node-name": node, "allocation-depth": True},
-        )
+    async def add_export(self, export: str, node: str) -> bool:
+        """Let a node be read over NBD, under this name; also where its data lies.
+
+        Before 10.0 QEMU dies if it is to copy something when it gives an image away, as it does at the end of a
+        migration. Since then it ends what is under way before, and copies nothing afterwards.
+
+        :return: whether this QEMU can give the image away meanwhile.
+        """
+        values = {"type": "nbd", "id": export, "name": export, "node-name": node, "allocation-depth": True}
+        try:
+            await self._tell("block-export-add", {**values, "allow-inactive": True})
+        except CommandRefused as error:
+            if "allow-inactive" not in error.reason:
+                raise
+            await self._tell("block-export-add", values)
+            return False
+        return True
+
+    async def forbid_migration(self, image: int) -> None:
+        """Have QEMU refuse to migrate, and to save its state, while it has a node of a format that cannot be migrated.
+
+        QEMU refuses the node while a migration is under way.
+
+        :param image: an empty image of the format vdi, open for reading.
+        """
+        reply = await self._connection.execute("add-fd", {"opaque": LOCK}, image)
+        fdset = Members(reply, "add-fd").size("fdset-id")
+        file = {"driver": "file", "filename": f"/dev/fdset/{fdset}", "read-only": True, "locking": "off"}
+        try:
+            await self._tell("blockdev-add", {"driver": "vdi", "node-name": LOCK, "read-only": True, "file": file})
+        finally:
+            await self._tell("remove-fd", {"fdset-id": fdset})  # the node keeps it open
+
+    async def allow_migration(self) -> None:
+        """Let QEMU migrate again."""
+        with contextlib.suppress(CommandRefused):  # it was never forbidden
+            await self._tell("blockdev-del", {"node-name": LOCK})
 
     async def delete_export(self, export: str) -> None:
         """Hang up on the clients of an export. It goes when what they have asked for is done."""

@@ -69,6 +69,7 @@ from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
 from .._model._map import MapTotals, NoMap
 from .._model._request import Request, Waiting
 from .._model._seams import Held, Host, Link, Pull
+from .._model._serving import LOCK
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 from ._budget import Budget
@@ -259,9 +260,10 @@ class _Visit:
 
     async def _end_stale_exports(self, vm: Vm) -> None:
         """End what a task has left in QEMU that read ahead and was killed: one client at a time is at a monitor."""
-        if vm.serving is not None and vm.serving.ours:
+        ours = vm.serving.ours if vm.serving is not None else ()
+        if ours or LOCK in vm.graph.below:
             try:
-                await self._link.end_exports_but_own(vm.serving.ours)
+                await self._link.end_exports_but_own(ours)
             except ReadAheadFailed as error:
                 self._note(str(error))
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Before this version QEMU aborts when an export ends while there are iothreads.
 SAFE_WITH_IOTHREADS = (10, 0)
+# And when it migrates while it is to copy something.
+SAFE_TO_MIGRATE = (10, 0)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Proxy, Scene, disks, host, images, product
+from lab import MonitorError, Proxy, Scene, disks, host, images, product
 
-from .conftest import SAFE_WITH_IOTHREADS, Far
+from .conftest import SAFE_TO_MIGRATE, SAFE_WITH_IOTHREADS, Far
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +88,7 @@ def test_the_task_is_killed(far: Callable[..., Far]) -> None:
     result = disk.stream()
     assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_clean()
+    disk.vm.save()
     disk.assert_nothing_is_lost()
 
 
@@ -115,14 +116,36 @@ def test_the_job_is_cancelled(far: Callable[..., Far]) -> None:
 
 
 def test_the_vm_is_saved_meanwhile(far: Callable[..., Far]) -> None:
-    """A save in the middle costs nothing: what QEMU did not copy meanwhile is copied later."""
+    """An old QEMU, which would die of it, refuses to migrate meanwhile, and may again after it; a new one migrates."""
     disk = far(dense=24 * MiB, delay=SLOW)
-    if not disk.vm.can_be_saved_while_streaming:
-        pytest.skip("QEMU 5.2 refuses to save a VM while one of its disks is streamed")
     task = begin(disk)
+    if disk.vm.version < SAFE_TO_MIGRATE:
+        with pytest.raises(MonitorError, match="populate-ahead-no-migration' does not support live migration"):
+            disk.vm.save()
+    else:
+        disk.vm.save()
+        disk.vm.command("cont")
+    result = task.result(120)
+    assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_clean()
     disk.vm.save()
     disk.vm.command("cont")
-    result = task.result(120)
+    disk.assert_nothing_is_lost()
+
+
+def test_the_vm_is_being_migrated(far: Callable[..., Far]) -> None:
+    """A migration that is under way when the stream is joined forbids it to an old QEMU, and is not disturbed."""
+    disk = far(dense=4 * MiB)
+    if not disk.vm.can_be_saved_while_streaming:
+        pytest.skip("QEMU 5.2 refuses to save a VM while one of its disks is streamed")
+    disk.start()
+    disk.vm.migrate("exec:sleep 3; cat > /dev/null")
+    result = disk.read_ahead(wait_timeout=1, on_timeout="leave")
+    assert (result.failed, result["finished"]) == (False, False), result
+    assert disk.vm.version >= SAFE_TO_MIGRATE or "in progress" in str(result["warnings"])
+    disk.vm.wait_migration("completed")
+    disk.vm.command("cont")
+    result = disk.read_ahead(speed="0")
     assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_clean()
     disk.assert_nothing_is_lost()
@@ -184,7 +207,8 @@ def test_a_monitor_that_takes_no_descriptors(far: Callable[..., Far], folder: Pa
     disk = far(dense=4 * MiB)
     with Proxy(disk.vm.monitor, folder / "proxy.qmp") as proxy:
         result = disk.read_ahead(monitors=[proxy.path])
-    assert (result.failed, result["finished"], len(result["warnings"])) == (False, True, 1), result
+    # The other one is of files that cannot be told, for the process at the socket is not QEMU.
+    assert (result.failed, result["finished"]) == (False, True), result
     assert "getfd" in str(result["warnings"])
     disk.assert_clean()
 

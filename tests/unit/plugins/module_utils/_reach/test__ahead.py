@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import CommandRefused, ReadAheadFailed
+from ansible_collections.virtops.qmp.plugins.module_utils._model._serving import LOCK
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _ahead
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.tests.unit import clock
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, FakeConnection, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import MIB, FakeConnection, FakeQemu, Node
 
 Work = Callable[[QemuLink], Awaitable[object]]
 
@@ -54,8 +55,10 @@ def test_an_export_comes_and_goes(temporary: Path) -> None:
     qemu, before = FakeQemu(), open_files()
     names: list[str] = []
     qemu.act_before("nbd-server-start", lambda: names.extend(os.listdir(temporary)))
+    qemu.gives_images_away = True
     at(qemu, copy_one)
-    assert qemu.acts == ["getfd", "nbd-server-start", "block-export-add", "block-export-del", "nbd-server-stop"]
+    acts = ["getfd", "nbd-server-start", "block-export-add", "block-export-del", "nbd-server-stop", "blockdev-del"]
+    assert qemu.acts == acts
     assert (qemu.ahead.copied, qemu.exports, qemu.nbd, names) == ([(0, MIB)], {}, None, [])
     assert open_files() == before
 
@@ -64,8 +67,39 @@ def test_several_disks_share_the_server() -> None:
     """QEMU has one NBD server at most: it starts with the first export, and stops after the last one."""
     qemu = FakeQemu()
     at(qemu, copy_one, copy_one, copy_one)
-    assert [qemu.acts.count(act) for act in ("nbd-server-start", "block-export-add", "nbd-server-stop")] == [1, 3, 1]
-    assert qemu.acts[-1] == "nbd-server-stop"
+    assert [qemu.acts.count(act) for act in ("nbd-server-start", "block-export-add", "nbd-server-stop")] == [1, 6, 1]  # two for each, as an old QEMU has it
+    assert qemu.acts[-2:] == ["nbd-server-stop", "blockdev-del"]
+
+
+@pytest.mark.parametrize("disks", [1, 2])
+def test_an_old_qemu_cannot_migrate_meanwhile(disks: int) -> None:
+    """Before 10.0 QEMU dies if it gives its images away meanwhile: it refuses to, from before the first request on."""
+    qemu, seen = FakeQemu(), []
+
+    async def copy(link: QemuLink) -> None:
+        async with link.read_ahead("top") as ahead:
+            seen.append(LOCK in qemu.nodes)
+            await ahead.copy(0, MIB)
+        seen.append(LOCK in qemu.nodes)
+
+    at(qemu, *(disks * [copy]))
+    assert seen[:disks] == disks * [True]
+    assert seen[-1] is False
+    assert (qemu.acts.count("blockdev-add"), qemu.acts[-1], qemu.descriptors) == (1, "blockdev-del", {})
+
+
+def test_a_migration_under_way() -> None:
+    """While such a QEMU migrates nothing is read ahead, and nothing is left of the attempt."""
+    qemu = FakeQemu()
+    qemu.migration = {"status": "active"}
+
+    async def work(link: QemuLink) -> None:
+        with pytest.raises(CommandRefused, match="migration/snapshot in progress"):
+            async with link.read_ahead("top"):
+                raise AssertionError
+
+    at(qemu, work)
+    assert (qemu.exports, qemu.nbd, qemu.descriptors, LOCK in qemu.nodes) == ({}, None, {}, False)
 
 
 def test_a_foreign_server_is_left_alone() -> None:
@@ -109,12 +143,13 @@ def test_what_is_left_behind_is_ended() -> None:
 
     async def last(link: QemuLink) -> None:
         qemu.exports = {"populate-ahead-7": "nbd"}
+        qemu.nodes[LOCK] = Node(LOCK, "vdi", "/dev/fdset/0")
         await link.end_exports_but_own(["populate-ahead-7"])
 
     at(qemu, work)
     assert qemu.acts.count("nbd-server-stop") == 1
     at(qemu, last)
-    assert (qemu.exports, qemu.acts.count("nbd-server-stop")) == ({}, 2)
+    assert (qemu.exports, qemu.acts.count("nbd-server-stop"), LOCK in qemu.nodes) == ({}, 2, False)
 
 
 def test_an_export_that_does_not_end() -> None:

@@ -12,17 +12,19 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._ahead import Course
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
+from ansible_collections.virtops.qmp.plugins.module_utils._model._serving import LOCK
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
 from ansible_collections.virtops.qmp.plugins.module_utils._run._read_ahead import reading_ahead
 from ansible_collections.virtops.qmp.plugins.module_utils._run._reconcile import reconcile
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
-from ansible_collections.virtops.qmp.tests.unit.fake_qemu import CHUNK, MIB, SIZE, TICK, FakeHost, FakeQemu
+from ansible_collections.virtops.qmp.tests.unit.fake_qemu import CHUNK, MIB, SIZE, TICK, FakeHost, FakeQemu, Node
 
 STEP = MIB // 2
 PLAIN = SIZE / CHUNK * TICK
 EXPORTS = ["getfd", "nbd-server-start", "block-export-add", "block-export-del", "nbd-server-stop"]
+LOCKED = [*EXPORTS[:3], "block-export-add", "add-fd", "blockdev-add", "remove-fd", *EXPORTS[3:], "blockdev-del"]
 
 
 def vm() -> FakeQemu:
@@ -134,7 +136,7 @@ def test_a_job_that_is_faster() -> None:
 
 
 def of_exports(qemu: FakeQemu) -> list[str]:
-    return [act for act in qemu.acts if act in (*EXPORTS, "closefd")]
+    return [act for act in qemu.acts if act in (*LOCKED, "closefd")]
 
 
 def test_a_stream_is_read_ahead_of() -> None:
@@ -144,7 +146,7 @@ def test_a_stream_is_read_ahead_of() -> None:
     assert (outcome.error, outcome.is_finished, outcome.notes) == (None, True, ())
     assert took < PLAIN / 4
     assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
-    assert (qemu.ahead.most, of_exports(qemu)) == (8, EXPORTS)
+    assert (qemu.ahead.most, of_exports(qemu)) == (8, LOCKED)
     acts = qemu.acts
     assert acts.index("nbd-server-stop") < acts.index("human-monitor-command") < acts.index("job-finalize")
     assert (qemu.exports, qemu.nbd, qemu.only_in_memory) == ({}, None, {})
@@ -279,7 +281,7 @@ def test_it_ends_with_the_wait(on_timeout: str) -> None:
     qemu.ahead.seconds = 1.0
     outcome, _took = stream(qemu, asking(read_ahead=2, on_timeout=on_timeout), seconds=2.0)
     assert (outcome.is_finished, qemu.exports, qemu.nbd) == (False, {}, None)
-    assert of_exports(qemu) == EXPORTS
+    assert of_exports(qemu) == LOCKED
     qemu.jobs.clear()
 
 
@@ -299,7 +301,15 @@ def test_what_a_killed_task_left_is_ended_first() -> None:
     qemu.exports["populate-ahead-0"] = "nbd"
     outcome, _took = stream(qemu, asking())
     assert (outcome.is_finished, qemu.exports, outcome.notes) == (True, {}, ())
-    assert of_exports(qemu) == ["block-export-del", "nbd-server-stop"]
+    assert of_exports(qemu) == ["block-export-del", "nbd-server-stop", "blockdev-del"]
+
+
+def test_a_lock_that_was_left_is_removed() -> None:
+    """A VM that a killed task has kept from migrating may migrate again."""
+    qemu = vm()
+    qemu.nodes[LOCK] = Node(LOCK, "vdi", "/dev/fdset/0")
+    outcome, _took = stream(qemu, asking())
+    assert (outcome.is_finished, LOCK in qemu.nodes, of_exports(qemu)) == (True, False, ["blockdev-del"])
 
 
 def test_what_does_not_end_is_told() -> None:
