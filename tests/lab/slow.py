@@ -34,6 +34,7 @@ class SlowLink:
         self._is_open = True
         self._ends: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self._path = path
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(16)
@@ -45,6 +46,7 @@ class SlowLink:
         self._is_open = False
         self._threads[0].join()  # so that nobody comes in any more: QEMU does at once, if it may
         self._listener.close()
+        self._path.unlink(missing_ok=True)
         for end in self._ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -29,6 +29,10 @@ _FIRST_VERSION_WITH_IOTHREADS = (10, 0)
 _STEP = 512 * 1024
 # What was not used of a limit is kept for so long, and no longer.
 _SECONDS_KEPT = 0.5
+# A request that copies nothing, because all is there, takes less.
+_LEAST_SECONDS = 0.0005
+# So many requests may wait in the queue of the link, and with fewer one more is tried.
+_MOST_WAITING, _FEW_WAITING = 1.0, 0.5
 # In the map of the depths 0 is nowhere, 1 the active image itself, 2 the first backing image.
 _FIRST_DEPTH = 2
 
@@ -163,6 +167,43 @@ class Allowance:
     def less(self, length: int) -> Allowance:
         """The same after a request."""
         return replace(self, left=self.left - length)
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many requests may be under way, found out by how long they take.
+
+    A link that is full is no faster with more of them: they wait in its queue, and the guest's own requests behind
+    them. So one more is tried after each round while requests take no longer than at first, and one fewer when more
+    than one of them waits.
+
+    ``size`` is how many may be now, ``shortest`` the mean of the fastest round in seconds; ``answers``, ``copied`` and
+    ``seconds`` are of the present round, ``seconds`` the sum over those that really copied something.
+    """
+
+    size: int = 1
+    shortest: float | None = None
+    answers: int = 0
+    copied: int = 0
+    seconds: float = 0.0
+
+    def after(self, seconds: float, most: int) -> Window:
+        """The same after a request that took so long; ``most`` is the most that was asked for."""
+        now = replace(self, answers=self.answers + 1)
+        if seconds >= _LEAST_SECONDS:
+            now = replace(now, copied=self.copied + 1, seconds=self.seconds + seconds)
+        if now.answers < self.size:
+            return now
+        if not now.copied:
+            return Window(self.size, self.shortest)
+        mean = now.seconds / now.copied
+        shortest = mean if self.shortest is None else min(mean, self.shortest)
+        waiting = self.size * (1 - shortest / mean)
+        if waiting > _MOST_WAITING:
+            return Window(max(1, self.size - 1), shortest)
+        if waiting < _FEW_WAITING:
+            return Window(min(most, self.size + 1), shortest)
+        return Window(self.size, shortest)
 
 
 def _overlap(request: tuple[int, int], begin: int, end: int) -> int:

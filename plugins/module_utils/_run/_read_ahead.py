@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import AsyncIterator, Callable, Sequence
 
-from .._decide._ahead import Allowance, Course, requests, within
+from .._decide._ahead import Allowance, Course, Window, requests, within
 from .._model._errors import QmpError
 from .._model._job import Job
 from .._model._seams import Ahead, Link
@@ -81,6 +81,7 @@ class _Reading:
         self._job: Job | None = None
         self._look_at = 0.0
         self._allowance = Allowance(0.0, 0.0, 0)
+        self._window = Window()
 
     async def run(self) -> None:
         """Go on until the end of the course, or of the job.
@@ -120,7 +121,7 @@ class _Reading:
         while self._job is not None:
             if loop.time() >= self._look_at:
                 await self._look()
-            elif len(self._under_way) >= self._most:
+            elif len(self._under_way) >= self._window.size:
                 await self._reap(self._look_at - loop.time())
             elif self._job.paused or not self._allowance.covers(self._job, size):
                 await asyncio.sleep(self._look_at - loop.time())
@@ -142,9 +143,14 @@ class _Reading:
         self._job, self._look_at = job, now + _LOOK_SECONDS
 
     def _send(self, offset: int, size: int) -> None:
-        self._under_way.add(asyncio.ensure_future(self._ahead.copy(offset, size)))
+        self._under_way.add(asyncio.ensure_future(self._copy(offset, size)))
         self._read.append((offset, size))
         self._allowance = self._allowance.less(size)
+
+    async def _copy(self, offset: int, size: int) -> None:
+        began = asyncio.get_running_loop().time()
+        await self._ahead.copy(offset, size)
+        self._window = self._window.after(asyncio.get_running_loop().time() - began, self._most)
 
     async def _reap(self, seconds: float | None) -> None:
         """Wait until a request is done, at most so long."""

@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._ahead import (
     Allowance,
     Course,
+    Window,
     course_for,
     requests,
     why_nobody_reads_ahead,
@@ -198,3 +199,31 @@ def test_allowance(speed: int, seconds: float, offset: int, read: list[tuple[int
 def test_no_limit_no_allowance() -> None:
     """A job without a limit may be read ahead of as fast as it goes."""
     assert Allowance(0.0, 0.0, 0).covers(job(speed=0), 10**9)
+
+
+@pytest.mark.parametrize(
+    ("carries", "delay", "most", "expected"),
+    [
+        pytest.param(None, 0.02, 8, 8, id="a delay alone: as many as were asked for"),
+        pytest.param(None, 0.02, 16, 16, id="sixteen"),
+        pytest.param(1, 0.0, 16, 2, id="a link that one request fills"),
+        pytest.param(4, 0.02, 16, 5, id="a link that four requests fill"),
+        pytest.param(None, 0.0001, 8, 1, id="all is there: nothing is known of the link"),
+    ],
+)
+def test_window(carries: int | None, delay: float, most: int, expected: int) -> None:
+    """It grows until the link is full, and no further, so that little waits in front of what the guest asks for."""
+    window = Window()
+    for _answer in range(2000):
+        seconds = delay if carries is None else max(delay, 0.005) * max(1.0, window.size / carries)
+        window = window.after(seconds, most)
+    assert abs(window.size - expected) <= 1
+    assert window.size <= most
+
+
+def test_window_gives_way() -> None:
+    """A link that others fill is left to them."""
+    window = Window(size=8, shortest=0.02)
+    for _answer in range(100):
+        window = window.after(0.5, 8)
+    assert window.size == 1

@@ -67,7 +67,11 @@ def test_several_disks_share_the_server() -> None:
     """QEMU has one NBD server at most: it starts with the first export, and stops after the last one."""
     qemu = FakeQemu()
     at(qemu, copy_one, copy_one, copy_one)
-    assert [qemu.acts.count(act) for act in ("nbd-server-start", "block-export-add", "nbd-server-stop")] == [1, 6, 1]  # two for each, as an old QEMU has it
+    assert [qemu.acts.count(act) for act in ("nbd-server-start", "block-export-add", "nbd-server-stop")] == [
+        1,
+        6,
+        1,
+    ]  # two for each, as an old QEMU has it
     assert qemu.acts[-2:] == ["nbd-server-stop", "blockdev-del"]
 
 
