@@ -42,8 +42,8 @@ class Proxy:
 
     A name is `command job-finalize`, `return job-finalize`, `error job-finalize`, `event BLOCK_JOB_PENDING` or
     `greeting`. `before` is called with the name before the message is passed on: it may kill either side.
-    Open files are passed on if that is wanted, and dropped otherwise. The pid that a client sees at its end of the socket
-    is that of the tests.
+    Open files are passed on if that is wanted, and dropped otherwise. The pid that a client sees at its end of the
+    socket is that of the tests.
     """
 
     def __init__(

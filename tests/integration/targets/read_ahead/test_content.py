@@ -97,7 +97,7 @@ def test_a_disk_that_is_longer_than_its_base(folder: Path, far: Callable[..., Fa
 
 
 def test_several_disks_at_once(folder: Path, far: Callable[..., Far], boot: Callable[..., Vm]) -> None:
-    """QEMU has one NBD server for all disks of a VM, which begin and end when they like."""
+    """One disk of a VM is read ahead at a time, which the task says; the others are streamed beside it."""
     disk = far(dense=16 * MiB, delay=0.02)
     disk.vm.kill()
     tops = [disk.chain.top]
@@ -108,12 +108,12 @@ def test_several_disks_at_once(folder: Path, far: Callable[..., Far], boot: Call
         words += disks.drive(top, id=f"drive{number}", qdev=f"vd{number}")
     vm = boot(*words, name="vm1")
     result = product.module("block_stream", monitors=[vm.monitor], disks=["*"], read_ahead=4, parallel=2)
-    assert (result.failed, result["finished"], result.get("warnings")) == (False, True, None), result
+    assert (result.failed, result["finished"]) == (False, True), result
+    assert "one is at a time" in str(result["warnings"])
     assert vm.command("query-block-exports") == []
     vm.command("query-status")
     ended = [event["data"]["id"] for event in vm.judge.events if event["event"] == "BLOCK_EXPORT_DELETED"]
-    assert len(ended) == 3
-    assert "populate-ahead-1" in ended
+    assert 1 <= len(ended) <= 2
     vm.kill()
     disk.chain.take_away()
     for top in tops:

@@ -84,7 +84,7 @@ def test_the_task_is_killed(far: Callable[..., Far]) -> None:
     disk = far(dense=32 * MiB, delay=SLOW)
     task = begin(disk)
     task.kill()
-    assert disk.exports == ["populate-ahead-0"]
+    assert disk.exports == ["populate-ahead"]
     result = disk.stream()
     assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_clean()

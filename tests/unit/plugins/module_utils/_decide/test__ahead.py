@@ -57,7 +57,7 @@ IOTHREADS = Serving(has_iothreads=True)
         pytest.param(
             disk("top", FAR),
             {},
-            Serving(exports=(Export("populate-ahead-0", "nbd"),)),
+            Serving(exports=(Export("populate-ahead", "nbd"),)),
             2,
             (),
             None,
