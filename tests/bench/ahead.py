@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lab import NbdServer, SlowLink, Vm, disks, guest_system, images, product
 from lab.images import MiB
@@ -139,7 +139,7 @@ def _stream(folder: Path, format: str, most: int, address: str) -> float:
     top.unlink(missing_ok=True)
     images.create(top, SIZE, backing=address, backing_format=format)
     with Vm(folder, *disks.drive(top, id="vda", qdev="vda"), name="ahead") as vm:
-        words = {"monitors": [vm.monitor], "disks": ["vda"], "read_ahead": most, "check_space": False}
+        words: dict[str, Any] = {"monitors": [vm.monitor], "disks": ["vda"], "read_ahead": most, "check_space": False}
         command, stdin = product.command_of("block_stream", **words)
         timed(command, stdin=stdin, environ=environment())
         must_be_populated(vm.judge)

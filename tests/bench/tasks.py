@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab import Monitor, Vm
-
     from lab.libvirt import Libvirt
 
 from lab import product
@@ -102,9 +101,9 @@ def _ways(bench: Bench, size: int, judge: Callable[[Monitor], None]) -> dict[str
     if libvirt is not None:
 
         def on_libvirt(command: list[str]) -> Done:
-            with libvirt.domain("vm0", [overlay(bench.folder / "virsh.qcow2", base)]) as monitor:
+            with libvirt.domain("vm0", [overlay(bench.folder / "virsh.qcow2", base)]) as guest:
                 done = timed(command, environ=environment())
-                judge(monitor)
+                judge(guest.judge)
                 return done
 
         found[VIRSH_PLAY] = lambda: on_libvirt(play(bench.folder, by_virsh(libvirt)))

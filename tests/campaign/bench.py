@@ -141,28 +141,24 @@ class Bench:
     def second_run(self, vm: Judged) -> None:
         """The same task again: it must succeed, whatever the first one left."""
         # A module whose controller was killed goes on and holds the monitor until its slice is over.
-<<<<<<< HEAD
-        arguments = {**self.options(vm), "disks": ["vda"], "speed": "0", "connect_timeout": 60}
-=======
-        arguments = self.arguments(vm.monitor, speed="0", connect_timeout=60)
->>>>>>> 1441dd4 (read_ahead: no more requests than the link carries, so that guests do not wait behind them; campaign and benchmark read ahead)
+        arguments = {**self.options(vm), **self.ahead, "disks": ["vda"], "speed": "0", "connect_timeout": 60}
         result = product.module("block_stream", timeout=END_SECONDS, **arguments)
         if left := self._left_of_reading_ahead(vm):
             self.report.wrong.append(f"after the second run QEMU has {left}")
         if result.failed or not result["finished"]:
             self.report.wrong.append(f"the second run did not finish: {result.get('msg')}")
 
-    def arguments(self, monitor: str, **options: Any) -> dict[str, Any]:
-        """The options of a run."""
-        own = {"read_ahead": self._round.read_ahead} if self._is_far else {}
-        return {"monitors": [monitor], "disks": ["vda"], **own, **options}
+    @property
+    def ahead(self) -> dict[str, int]:
+        """The option for reading ahead."""
+        return {"read_ahead": self._round.read_ahead} if self._is_far else {}
 
     @property
     def _is_far(self) -> bool:
         """Whether the base is behind a link with a delay, and is read ahead."""
         return self._round.base == "nbd" and self._round.read_ahead > 0
 
-    def _left_of_reading_ahead(self, vm: Vm) -> list[str]:
+    def _left_of_reading_ahead(self, vm: Judged) -> list[str]:
         """What no run may leave in QEMU."""
         exports = [export["id"] for export in vm.command("query-block-exports")]
         nodes = [node["name"] for node in vm.command("x-debug-query-block-graph")["nodes"]]

@@ -181,7 +181,7 @@ def _kill_in_the_first_run(bench: Bench, vm: Vm, folder: Path) -> bool:
 
     with Proxy(vm.monitor, folder / "proxy.qmp", hear, passes_files=True) as proxy:
         monitor = proxy.path if round.moment in SAID else vm.monitor
-        task = Task(round, bench.arguments(monitor, speed=round.speed))
+        task = Task(round, {"monitors": [monitor], **bench.ahead, "disks": ["vda"], "speed": round.speed})
         strike: Callable[[], None] = vm.kill if round.victim == "qemu" else task.kill
         said = None
         if round.moment in SAID:

@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import disks, images, product
+from lab import Vm, disks, images, product
+from lab.process import run
 
 from .conftest import Far
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from lab import Vm
 
 MiB = images.MiB
 
@@ -74,7 +73,7 @@ def test_no_more_than_a_plain_stream(folder: Path, far: Callable[..., Far], base
     result = disk.read_ahead()
     disk.assert_populated(result)
     plain = images.chain(folder, layers=2, base_format=base_format, size=64 * MiB, prefix="plain-")
-    with disk.vm.__class__(folder, *disks.drive(plain.top, id="drive0", qdev="vda"), name="plain") as vm:
+    with Vm(folder, *disks.drive(plain.top, id="drive0", qdev="vda"), name="plain") as vm:
         product.module("block_stream", monitors=[vm.monitor], disks=["vda"])
         vm.kill()
     sizes = [images.info(top)["actual-size"] for top in (disk.chain.top, plain.top)]
@@ -85,8 +84,8 @@ def test_a_disk_that_is_longer_than_its_base(folder: Path, far: Callable[..., Fa
     """Behind the end of a raw base nothing is read, and nothing is written there."""
     disk = far(size=16 * MiB)
     disk.vm.kill()
-    images.run([images.qemu_img(), "resize", "-q", disk.chain.top, str(64 * MiB)])
-    with disk.vm.__class__(folder, *disks.drive(disk.chain.top, id="drive0", qdev="vda"), name="vm1") as vm:
+    run([images.qemu_img(), "resize", "-q", disk.chain.top, str(64 * MiB)])
+    with Vm(folder, *disks.drive(disk.chain.top, id="drive0", qdev="vda"), name="vm1") as vm:
         result = product.module("block_stream", monitors=[vm.monitor], disks=["vda"], read_ahead=8)
         assert (result.failed, result["finished"]) == (False, True), result
         vm.kill()

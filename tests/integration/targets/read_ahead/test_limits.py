@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import MonitorError, Proxy, Scene, disks, host, images, product
+from lab import MonitorError, Proxy, Scene, Vm, disks, host, images, product
 
 from .conftest import SAFE_TO_MIGRATE, SAFE_WITH_IOTHREADS, Far
 
@@ -158,13 +158,18 @@ def test_no_space(far: Callable[..., Far], folder: Path) -> None:
         disk.vm.kill()
         top = small.path / "top.qcow2"
         top.write_bytes(disk.chain.top.read_bytes())
-        with disk.vm.__class__(folder, *disks.drive(top, id="drive0", qdev="vda"), name="vm1") as vm:
-            options = {"monitors": [vm.monitor], "disks": ["vda"], "read_ahead": 8, "check_space": False}
-            result = product.module("block_stream", on_error="stop", **options)
+        with Vm(folder, *disks.drive(top, id="drive0", qdev="vda"), name="vm1") as vm:
+            options: dict[str, Any] = {
+                "monitors": [vm.monitor],
+                "disks": ["vda"],
+                "read_ahead": 8,
+                "check_space": False,
+            }
+            result = product.module("block_stream", **options)
             assert (result.failed, "no space left" in result["msg"]) == (True, True), result
             assert vm.command("query-block-exports") == []
             small.resize(64 * MiB)
-            result = product.module("block_stream", on_error="stop", **options)
+            result = product.module("block_stream", **options)
             assert (result.failed, result["finished"]) == (False, True), result
             assert vm.command("query-block-exports") == []
             vm.kill()

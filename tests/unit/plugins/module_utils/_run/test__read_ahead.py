@@ -14,6 +14,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome impor
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._serving import LOCK
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target, base_index_of
+from ansible_collections.virtops.qmp.plugins.module_utils._run._budget import Budget
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import identify
 from ansible_collections.virtops.qmp.plugins.module_utils._run._read_ahead import reading_ahead
 from ansible_collections.virtops.qmp.plugins.module_utils._run._reconcile import reconcile
@@ -56,7 +57,7 @@ def stream(
                 loop.call_later(1.0, during)
             deadline = None if seconds is None else loop.time() + seconds
             began = loop.time()
-            outcome = await reconcile(link, host, target, asked, deadline)
+            outcome = await reconcile(link, host, target, Budget(asked, host.open_link), deadline)
             if qemu.stuck and qemu.nbd is not None:
                 qemu.nbd.close()
             others = asyncio.all_tasks() - {asyncio.current_task()}
