@@ -203,21 +203,21 @@ options:
     default: true
   read_ahead:
     description:
-      - How many requests of 512 KiB, or of a cluster if that is larger, may be under way beside each stream. V(0) is
-        none, V(16) the most.
+      - The most requests of 512 KiB, or of a cluster if that is larger, that may be under way beside each stream, V(0) for
+        none, V(16) at most.
       - Set it to V(8) where the old images are behind a network with a delay. A stream has one request of 512 KiB under
         way at a time, so with a delay of 20 milliseconds it copies 10 to 25 MiB per second, whatever the network can
-        carry. With V(8) it is many times as fast, and guests wait a little longer for what they read from the old
-        images.
+        carry. With V(8) it is many times as fast. On a link that is full no more are under way than it carries.
       - The stream stays as it is, and nothing of the proof depends on it. QEMU is told over NBD to copy what the stream
         will come to, and the stream passes over that. No data leaves QEMU, and nothing is copied that the stream would
         not copy. O(speed) holds for both together.
       - A disk for which it is forbidden, or useless, is streamed without it, and a warning says why. That is so if all
         old images are local files; with QEMU before 5.2; over TCP; if the VM has iothreads and a QEMU before 10.0,
-        which may abort; if another program uses QEMU's NBD server; and with O(wait=false) or O(poll_interval).
-        M(virtops.qmp.block_stream_info) tells it for each disk.
-      - It needs nothing but QEMU. What a task leaves behind that is killed, an export in QEMU that nobody can reach, is
-        removed by the next run.
+        which may abort; if another program uses QEMU's NBD server; while another disk of the VM is read ahead; and with
+        O(wait=false) or O(poll_interval). M(virtops.qmp.block_stream_info) tells it for each disk.
+      - A VM whose QEMU is older than 10.0 refuses to migrate, and to be saved, while one of its disks is read ahead. It
+        would abort otherwise.
+      - What a task leaves in QEMU that is killed is removed by the next run on the disk, whatever its options.
     type: int
     default: 0
   images:
