@@ -258,6 +258,9 @@ seealso:
   - name: Boot now, populate later
     link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_populate.rst
     description: The main story, from making an overlay to running the role.
+  - name: Golden images behind a slow link
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_slow_links.rst
+    description: What read_ahead gains, and where it is not done.
   - name: When may I delete the golden image?
     link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_delete.rst
     description: What is proven, and what is not.
