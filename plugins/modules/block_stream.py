@@ -322,6 +322,7 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
     disks: "*"
     read_ahead: 8
+  become: true
 
 - name: Work for an hour each night
   virtops.qmp.block_stream:

@@ -47,6 +47,8 @@ QUESTIONS = (
     "query-block-jobs",
     "x-debug-query-block-graph",
     "query-block",
+    "query-iothreads",
+    "query-block-exports",
     EVENT,
 )
 MISSING = object()
