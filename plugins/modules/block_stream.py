@@ -203,8 +203,8 @@ options:
     default: true
   read_ahead:
     description:
-      - The most requests of 512 KiB, or of a cluster if that is larger, that may be under way beside each stream, V(0) for
-        none, V(16) at most.
+      - The most requests of 512 KiB, or of a cluster if that is larger, that may be under way beside each stream. V(0)
+        is none, and V(16) the most.
       - Set it to V(8) where the old images are behind a network with a delay. A stream has one request of 512 KiB under
         way at a time, so with a delay of 20 milliseconds it copies 10 to 25 MiB per second, whatever the network can
         carry. With V(8) it is many times as fast. On a link that is full no more are under way than it carries.

@@ -446,7 +446,7 @@ def test_a_libvirt_that_passes_no_descriptor(libvirt: FakeLibvirt, monkeypatch: 
     monkeypatch.delattr(FakeLibvirt, "qemuMonitorCommandWithFiles")
 
     async def work(link: DomainLink) -> None:
-        with pytest.raises(MonitorUnusable, match="before 8.2"):
+        with pytest.raises(MonitorUnusable, match=r"before 8\.2"):
             async with link.read_ahead("top"):
                 raise AssertionError
 
