@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .tasks import Bench
 
-SIZE = 64 * MiB
+SIZE = 192 * MiB
 PLAIN, LINK = "block_stream", "what the link carries"
 DELAYS = (0, 1, 5, 20)
 BANDWIDTH = 40 * MiB
@@ -32,18 +32,18 @@ T = TypeVar("T")
 
 
 def ahead(bench: Bench) -> Iterator[Figure]:
-    """64 MiB of data behind each link; `qemu-img convert` and `nbdcopy` copy the base alone, and no VM has it then."""
+    """Data behind each link; `qemu-img convert` and `nbdcopy` copy the base alone, and no VM has it then."""
     rounds = min(3, bench.rounds)
     for format in ("raw", "qcow2"):
         for delay in DELAYS if format == "raw" else DELAYS[-1:]:
-            title = f"64 MiB of a {format} base over NBD with {delay} ms of delay"
+            title = f"{SIZE // MiB} MiB of a {format} base over NBD with {delay} ms of delay"
             ways = _ways(bench.folder, format, delay / 1000, 0)
             samples = in_turn(ways, rounds)
             missing = {} if shutil.which("nbdcopy") else {"nbdcopy of the base": "not installed"}
             yield Figure(f"ahead-{format}{delay}", title, "MiB/s", PLAIN, _rates(samples), missing)
     samples = _rates(in_turn(_ways(bench.folder, "raw", 0.02, BANDWIDTH), rounds))
     samples = {LINK: [BANDWIDTH / MiB] * rounds, **samples}
-    title = f"64 MiB over NBD with 20 ms of delay, on a link that carries {BANDWIDTH // MiB} MiB/s"
+    title = f"{SIZE // MiB} MiB over NBD with 20 ms of delay, on a link that carries {BANDWIDTH // MiB} MiB/s"
     yield Figure("ahead-link", title, "MiB/s", LINK, samples)
 
 

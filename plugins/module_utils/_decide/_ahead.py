@@ -174,15 +174,17 @@ class Window:
     """How many requests may be under way, found out by how long they take.
 
     A link that is full is no faster with more of them: they wait in its queue, and the guest's own requests behind
-    them. So one more is tried after each round while requests take no longer than at first, and one fewer when more
-    than one of them waits.
+    them. So more are tried after each round while requests take no longer than at first: twice as many until some wait,
+    and then one more. When more than one of them waits, one fewer is tried.
 
-    ``size`` is how many may be now, ``shortest`` the mean of the fastest round in seconds; ``answers``, ``copied`` and
-    ``seconds`` are of the present round, ``seconds`` the sum over those that really copied something.
+    ``size`` is how many may be now, ``shortest`` the mean of the fastest round in seconds, and ``is_new`` whether none
+    has ever waited. ``answers``, ``copied`` and ``seconds`` are of the present round, the last two of those that really
+    copied something.
     """
 
     size: int = 1
     shortest: float | None = None
+    is_new: bool = True
     answers: int = 0
     copied: int = 0
     seconds: float = 0.0
@@ -195,15 +197,16 @@ class Window:
         if now.answers < self.size:
             return now
         if not now.copied:
-            return Window(self.size, self.shortest)
+            return Window(self.size, self.shortest, is_new=self.is_new)
         mean = now.seconds / now.copied
         shortest = mean if self.shortest is None else min(mean, self.shortest)
         waiting = self.size * (1 - shortest / mean)
         if waiting > _MOST_WAITING:
-            return Window(max(1, self.size - 1), shortest)
-        if waiting < _FEW_WAITING:
-            return Window(min(most, self.size + 1), shortest)
-        return Window(self.size, shortest)
+            return Window(max(1, self.size - 1), shortest, is_new=False)
+        if waiting >= _FEW_WAITING:
+            return Window(self.size, shortest, is_new=False)
+        more = self.size * 2 if self.is_new else self.size + 1
+        return Window(min(most, more), shortest, is_new=self.is_new)
 
 
 def _overlap(request: tuple[int, int], begin: int, end: int) -> int:

@@ -84,6 +84,7 @@ def test_the_task_is_killed(far: Callable[..., Far]) -> None:
     disk = far(dense=32 * MiB, delay=SLOW)
     task = begin(disk)
     task.kill()
+    disk.link.delay = 0.003
     assert disk.exports == ["populate-ahead"]
     result = disk.stream()
     assert (result.failed, result["finished"]) == (False, True), result
@@ -111,7 +112,7 @@ def test_the_job_is_cancelled(far: Callable[..., Far]) -> None:
     task = begin(disk)
     disk.vm.command("job-cancel", id=job_of(disk))
     result = task.result()
-    assert (result.failed, "cancelled by somebody else" in result["msg"]) == (True, True), result
+    assert (result.failed, "cancelled by somebody else" in result["msg"]) == (True, True), result["msg"]
     disk.assert_clean()
 
 
@@ -164,9 +165,10 @@ def test_no_space(far: Callable[..., Far], folder: Path) -> None:
                 "disks": ["vda"],
                 "read_ahead": 8,
                 "check_space": False,
+                "on_error": "stop",
             }
             result = product.module("block_stream", **options)
-            assert (result.failed, "no space left" in result["msg"]) == (True, True), result
+            assert (result.failed, "no space left" in result["msg"]) == (True, True), result["msg"]
             assert vm.command("query-block-exports") == []
             small.resize(64 * MiB)
             result = product.module("block_stream", **options)
@@ -231,7 +233,7 @@ def test_local_files(disk: Scene) -> None:
 
 def test_a_task_in_slices(far: Callable[..., Far]) -> None:
     """The action takes the module in slices: each reads ahead, and nothing is left between them or at the end."""
-    disk = far(dense=32 * MiB, delay=0.3)
+    disk = far(dense=24 * MiB, delay=0.2)
     run = product.adhoc(
         "block_stream", monitors=[disk.vm.monitor], disks=["vda"], read_ahead=8, progress=1, check_space=False
     )
