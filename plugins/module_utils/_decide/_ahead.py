@@ -31,6 +31,8 @@ _STEP = 512 * 1024
 _SECONDS_KEPT = 0.5
 # A request that copies nothing, because all is there, takes less.
 _LEAST_SECONDS = 0.0005
+# A round is as many requests as may be under way, but no fewer.
+_LEAST_ANSWERS = 4
 # So many requests may wait in the queue of the link, and with fewer one more is tried.
 _MOST_WAITING, _FEW_WAITING = 1.0, 0.5
 # In the map of the depths 0 is nowhere, 1 the active image itself, 2 the first backing image.
@@ -177,36 +179,33 @@ class Window:
     them. So more are tried after each round while requests take no longer than at first: twice as many until some wait,
     and then one more. When more than one of them waits, one fewer is tried.
 
-    ``size`` is how many may be now, ``shortest`` the mean of the fastest round in seconds, and ``is_new`` whether none
-    has ever waited. ``answers``, ``copied`` and ``seconds`` are of the present round, the last two of those that really
-    copied something.
+    ``size`` is how many may be now, ``shortest`` the usual time of the fastest round in seconds, and ``is_new`` whether
+    none has ever waited. ``answers`` and ``times`` are of the present round; a request that copied nothing has no time.
     """
 
     size: int = 1
     shortest: float | None = None
     is_new: bool = True
     answers: int = 0
-    copied: int = 0
-    seconds: float = 0.0
+    times: tuple[float, ...] = ()
 
     def after(self, seconds: float, most: int) -> Window:
         """The same after a request that took so long; ``most`` is the most that was asked for."""
-        now = replace(self, answers=self.answers + 1)
-        if seconds >= _LEAST_SECONDS:
-            now = replace(now, copied=self.copied + 1, seconds=self.seconds + seconds)
-        if now.answers < self.size:
-            return now
-        if not now.copied:
-            return Window(self.size, self.shortest, is_new=self.is_new)
-        mean = now.seconds / now.copied
-        shortest = mean if self.shortest is None else min(mean, self.shortest)
-        waiting = self.size * (1 - shortest / mean)
+        times = (*self.times, seconds) if seconds >= _LEAST_SECONDS else self.times
+        if self.answers + 1 < max(self.size, _LEAST_ANSWERS):
+            return replace(self, answers=self.answers + 1, times=times)
+        if not times:
+            return Window(self.size, self.shortest, self.is_new)
+        # Not the mean: what the job fetches at this moment is there sooner, and tells nothing of the link.
+        usual = sorted(times)[len(times) // 2]
+        shortest = usual if self.shortest is None else min(usual, self.shortest)
+        waiting = self.size * (1 - shortest / usual)
         if waiting > _MOST_WAITING:
             return Window(max(1, self.size - 1), shortest, is_new=False)
         if waiting >= _FEW_WAITING:
             return Window(self.size, shortest, is_new=False)
         more = self.size * 2 if self.is_new else self.size + 1
-        return Window(min(most, more), shortest, is_new=self.is_new)
+        return Window(min(most, more), shortest, self.is_new)
 
 
 def _overlap(request: tuple[int, int], begin: int, end: int) -> int:
