@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SIZE = 192 * MiB
 PLAIN, LINK = "block_stream", "what the link carries"
-DELAYS = (0, 1, 5, 20)
+DELAYS = (1, 5, 20)
 BANDWIDTH = 40 * MiB
 WATCHED, WATCH_SECONDS = 256 * MiB, 4.0
 T = TypeVar("T")
