@@ -156,6 +156,7 @@ TELLING = (
     "populate_chains/test_foreign.py",
     "released/test_told.py",
     "faults/test_finalize.py",
+    "read_ahead",
     "truth/test_facts.py",
     "truth/test_aborting.py",
     "truth/test_saved.py",

@@ -49,6 +49,8 @@ _NO_LIBVIRT = (
 
 # QEMU keeps sizes and speeds in a signed 64-bit integer.
 _MOST_BYTES = 2**63 - 1
+# QEMU's NBD server works on so many requests of a client at a time.
+_MOST_READ_AHEAD = 16
 
 # Options that are lists of names.
 _LISTS = frozenset({"monitors", "domains", "disks", "vms", "exclude", "images", "search"})
@@ -204,6 +206,7 @@ def request_from(params: Mapping[str, Any]) -> Request:
     for folder in params["images"]:
         check_path("images", folder)
     _check_range("parallel", params["parallel"], least=1, most=_MOST_BYTES)
+    _check_range("read_ahead", params["read_ahead"], least=0, most=_MOST_READ_AHEAD)
     _check_range("progress", params["progress"], least=0, most=_MOST_BYTES)
     return Request(
         state=params["state"],
@@ -215,6 +218,7 @@ def request_from(params: Mapping[str, Any]) -> Request:
         check_space=params["check_space"],
         release=params["release"],
         images=tuple(params["images"]),
+        read_ahead=params["read_ahead"],
         waiting=_waiting_from(params),
     )
 

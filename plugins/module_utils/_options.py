@@ -50,6 +50,7 @@ STREAM_OPTIONS: Spec = {
     "check_space": {"type": "bool", "default": True},
     "release": {"type": "bool", "default": True},
     "images": {"type": "list", "elements": "path"},
+    "read_ahead": {"type": "int", "default": 0},
     "progress": {"type": "int", "default": 10},
     "bound": {"type": "dict"},
 }

@@ -201,6 +201,25 @@ options:
       - Set it to V(false) if something else shall use those nodes later.
     type: bool
     default: true
+  read_ahead:
+    description:
+      - The most requests of 512 KiB, or of a cluster if that is larger, that may be under way beside each stream. V(0)
+        is none, and V(16) the most.
+      - Set it to V(8) where the old images are behind a network with a delay. A stream has one request of 512 KiB under
+        way at a time, so with a delay of 20 milliseconds it copies 10 to 25 MiB per second, whatever the network can
+        carry. With V(8) it is many times as fast. On a link that is full no more are under way than it carries.
+      - The stream stays as it is, and nothing of the proof depends on it. QEMU is told over NBD to copy what the stream
+        will come to, and the stream passes over that. No data leaves QEMU, and nothing is copied that the stream would
+        not copy. O(speed) holds for both together.
+      - A disk for which it is forbidden, or useless, is streamed without it, and a warning says why. That is so if all
+        old images are local files; with QEMU before 5.2; over TCP; if the VM has iothreads and a QEMU before 10.0,
+        which may abort; if another program uses QEMU's NBD server; while another disk of the VM is read ahead; and with
+        O(wait=false) or O(poll_interval). M(virtops.qmp.block_stream_info) tells it for each disk.
+      - A VM whose QEMU is older than 10.0 refuses to migrate, and to be saved, while one of its disks is read ahead. It
+        would abort otherwise.
+      - What a task leaves in QEMU that is killed is removed by the next run on the disk, whatever its options.
+    type: int
+    default: 0
   images:
     description:
       - Folders in which, and below which, the headers of all images are read before an old image is called free;
@@ -239,6 +258,9 @@ seealso:
   - name: Boot now, populate later
     link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_populate.rst
     description: The main story, from making an overlay to running the role.
+  - name: Golden images behind a slow link
+    link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_slow_links.rst
+    description: What read_ahead gains, and where it is not done.
   - name: When may I delete the golden image?
     link: https://example.org/virtops/qmp/blob/main/docs/docsite/rst/guide_delete.rst
     description: What is proven, and what is not.
@@ -293,6 +315,13 @@ EXAMPLES = r"""
     monitors: /run/vms/*.qmp
     disks: "*"
     images: /vms
+  become: true
+
+- name: Populate disks whose golden images are behind a slow link
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    read_ahead: 8
   become: true
 
 - name: Work for an hour each night

@@ -160,6 +160,9 @@ disks:
           format: qcow2
           allocated: 13207024640
       space: {needed: 13207024640, free: 214748364800}
+      read_ahead:
+        possible: false
+        reason: all images that are copied are local files, from which a stream alone is as fast
       job:
         id: populate-vda
         type: stream
@@ -197,6 +200,7 @@ disks:
           format: qcow2
           allocated: 16545694720
       space: {needed: 0, free: 214748364800}
+      read_ahead: {possible: false, reason: no image below the disk is to be copied}
       job: null
   contains:
     label:
@@ -311,6 +315,18 @@ disks:
             - What the file system of the active image has left, or that of its external data file, in bytes.
             - Null where that is no regular file of this host.
           type: int
+    read_ahead:
+      description:
+        - Whether a stream of the whole chain can be read ahead, with the option
+          O(virtops.qmp.block_stream#module:read_ahead) of M(virtops.qmp.block_stream).
+      type: dict
+      contains:
+        possible:
+          description: Whether it can.
+          type: bool
+        reason:
+          description: Why not; null if it can.
+          type: str
     job:
       description:
         - The block job that works on the disk; null if there is none, or if the VM can no longer be asked.

@@ -25,6 +25,7 @@ from lab import lab_folder
 from lab.libvirt import Libvirt, what_is_missing
 from lab.process import run, tool
 
+from .ahead import ahead, latency
 from .connection import connection
 from .copying import durability, throughput
 from .depth import depth
@@ -51,6 +52,8 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "idle": idle,
     "ssh": connection,
     "throughput": throughput,
+    "ahead": ahead,
+    "latency": latency,
     "headers": headers,
     "libvirt": guests,
     "events": events,

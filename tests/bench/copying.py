@@ -6,14 +6,10 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
-import time
-from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lab import NbdServer, Vm, disks, images, product
+from lab import NbdServer, SlowLink, Vm, disks, images, product
 from lab.images import MiB
 from lab.process import run
 
@@ -49,11 +45,10 @@ def throughput(bench: Bench) -> Iterator[Figure]:
         remote = golden(bench.folder, 32 * MiB)
         with (
             NbdServer(remote, bench.folder / "near.nbd", format="qcow2") as server,
-            slowly(server.path, bench.folder / "far.nbd", delay / 1000),
+            SlowLink(bench.folder / "far.nbd", server.path, delay=delay / 1000) as link,
         ):
-            address = f"nbd+unix:///?socket={bench.folder / 'far.nbd'}"
 
-            def over_nbd(stream: Callable[[Vm], float], address: str = address) -> float:
+            def over_nbd(stream: Callable[[Vm], float], address: str = link.address) -> float:
                 top.unlink(missing_ok=True)
                 images.create(top, backing=address, backing_format="raw")
                 return _stream(bench.folder, top, stream)
@@ -122,43 +117,6 @@ def _with_cache(base: Path, act: Callable[[], float], *, is_cold: bool) -> float
         while not is_cold and file.read(4 * MiB):
             pass
     return act()
-
-
-@contextmanager
-def slowly(near: Path, far: Path, delay: float) -> Iterator[None]:
-    """The server at `near`, reached at `far`, with a delay in seconds for each request."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(far))
-    listener.listen(8)
-
-    def pass_on(source: socket.socket, sink: socket.socket, wait: float) -> None:
-        with suppress(OSError):
-            while received := source.recv(4 * MiB):
-                time.sleep(wait)
-                sink.sendall(received)
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                client, _address = listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(str(near))
-                # All of the delay where the requests go: an answer comes in many parts, each of which would wait.
-                for source, sink, wait in ((client, server, delay), (server, client, 0.0)):
-                    threading.Thread(target=pass_on, args=(source, sink, wait), daemon=True).start()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listener.close()
-        far.unlink()
 
 
 def durability(bench: Bench) -> Iterator[Figure]:

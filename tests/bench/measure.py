@@ -8,10 +8,12 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Take one sample of each way in each round; every other round goes backwards, so that none is always first."""
-    samples: dict[str, list[float]] = {way: [] for way in ways}
+    samples: dict[str, list[T]] = {way: [] for way in ways}
     for turn in range(rounds):
         for way in list(ways) if turn % 2 == 0 else reversed(list(ways)):
             samples[way].append(ways[way]())

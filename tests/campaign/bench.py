@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import NbdServer, Vm, disks, images, product, thin
+from lab import NbdServer, SlowLink, Vm, disks, images, product, thin
 from lab.process import run
 
 from .guest import Guest, monitor_words
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .rounds import Round
 
 END_SECONDS = 120
+FAR_SECONDS = 0.005
 DEVICE_SIZE = 64 * images.MiB
 
 
@@ -44,7 +45,8 @@ class Report:
     def line(self) -> str:
         each = self.round
         tried = f"{each.victim} at {each.moment} + {each.delay * 1000:.1f} ms"
-        scene = f"{each.layers} below, {each.style}, {each.base} base, speed {each.speed}"
+        base = f"{each.base}, {each.read_ahead} ahead" if each.base == "nbd" else f"{each.base} base"
+        scene = f"{each.layers} below, {each.style}, {base}, speed {each.speed}"
         judged = f"lost {len(self.lost)}, wrong {len(self.wrong)}"
         line = f"{each.number:5} {tried:42} {scene:48} {self.first:8} {self.writes:5} writes {self.seconds:5.1f} s"
         return "\n".join([f"{line}  {judged}", *(f"        {words}" for words in [*self.lost[:5], *self.wrong])])
@@ -100,7 +102,10 @@ class Bench:
             thin.forget_cache(self.chain.top)
 
     def _serve(self, image: Path) -> str:
-        return self._stack.enter_context(NbdServer(image, self._folder / "base.nbd")).address
+        server = self._stack.enter_context(NbdServer(image, self._folder / "base.nbd"))
+        if not self._is_far:
+            return server.address
+        return self._stack.enter_context(SlowLink(self._folder / "far.nbd", server.path, delay=FAR_SECONDS)).address
 
     def boot(self, *words: str) -> Vm:
         self._boots += 1
@@ -136,10 +141,28 @@ class Bench:
     def second_run(self, vm: Judged) -> None:
         """The same task again: it must succeed, whatever the first one left."""
         # A module whose controller was killed goes on and holds the monitor until its slice is over.
-        arguments = {**self.options(vm), "disks": ["vda"], "speed": "0", "connect_timeout": 60}
+        arguments = {**self.options(vm), **self.ahead, "disks": ["vda"], "speed": "0", "connect_timeout": 60}
         result = product.module("block_stream", timeout=END_SECONDS, **arguments)
+        if left := self._left_of_reading_ahead(vm):
+            self.report.wrong.append(f"after the second run QEMU has {left}")
         if result.failed or not result["finished"]:
             self.report.wrong.append(f"the second run did not finish: {result.get('msg')}")
+
+    @property
+    def ahead(self) -> dict[str, int]:
+        """The option for reading ahead."""
+        return {"read_ahead": self._round.read_ahead} if self._is_far else {}
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether the base is behind a link with a delay, and is read ahead."""
+        return self._round.base == "nbd" and self._round.read_ahead > 0
+
+    def _left_of_reading_ahead(self, vm: Judged) -> list[str]:
+        """What no run may leave in QEMU."""
+        exports = [export["id"] for export in vm.command("query-block-exports")]
+        nodes = [node["name"] for node in vm.command("x-debug-query-block-graph")["nodes"]]
+        return [name for name in (*exports, *nodes) if name.startswith("populate-ahead")]
 
     def judge_after_a_crash(self, when: str) -> None:
         self.forget_cache()

@@ -56,6 +56,7 @@ def round_of(seed: int, number: int) -> Round:
         storage="",
         room=0,
         reruns=0,
+        read_ahead=0,
     )
 
 

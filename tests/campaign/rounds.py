@@ -67,6 +67,7 @@ class Round:
     storage: str
     room: int
     reruns: int
+    read_ahead: int
 
     @classmethod
     def of(cls, seed: int, number: int) -> Round:
@@ -92,6 +93,8 @@ class Round:
             storage=storage,
             room=chance.randrange(4 * images.MiB),
             reruns=chance.randrange(2),
+            # Of those that are saved an old QEMU refuses it.
+            read_ahead=chance.choice([0, 4, 16]) if victim in ("qemu", "module", "controller") else 0,
         )
 
 
@@ -176,9 +179,9 @@ def _kill_in_the_first_run(bench: Bench, vm: Vm, folder: Path) -> bool:
         if name == SAID.get(round.moment):
             moment.set()
 
-    with Proxy(vm.monitor, folder / "proxy.qmp", hear) as proxy:
+    with Proxy(vm.monitor, folder / "proxy.qmp", hear, passes_files=True) as proxy:
         monitor = proxy.path if round.moment in SAID else vm.monitor
-        task = Task(round, {"monitors": [monitor], "disks": ["vda"], "speed": round.speed})
+        task = Task(round, {"monitors": [monitor], **bench.ahead, "disks": ["vda"], "speed": round.speed})
         strike: Callable[[], None] = vm.kill if round.victim == "qemu" else task.kill
         said = None
         if round.moment in SAID:

@@ -25,6 +25,7 @@ from .nbd import NbdServer
 from .process import LabError, kill, lab_folder, open_files, wait_until
 from .proxy import Proxy
 from .scene import Scene
+from .slow import SlowLink
 from .ssh import Sshd
 from .task import Task
 from .vm import Vm
@@ -37,6 +38,7 @@ __all__ = [
     "NbdServer",
     "Proxy",
     "Scene",
+    "SlowLink",
     "Sshd",
     "Task",
     "Vm",

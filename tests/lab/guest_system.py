@@ -132,7 +132,7 @@ def _initramfs(expected: Mapping[str, str]) -> bytes:
     members = {f"modules/{module.name}": module.read_bytes() for module in sorted((KEPT / "modules").iterdir())}
     members |= {"bin/busybox": (KEPT / "busybox").read_bytes(), "init": INIT.read_bytes()}
     members["expected"] = "".join(f"{checksum}  {path}\n" for path, checksum in expected.items()).encode()
-    return _archive(members, ("bin/busybox", "init"), ("bin", "dev", "disk", "modules", "proc"))
+    return _archive(members, ("bin/busybox", "init"), ("bin", "dev", "disk", "modules", "proc", "sys"))
 
 
 class Guest:

@@ -38,7 +38,7 @@ class Write:
         return random.Random(self.seed).randbytes(self.size)
 
 
-def create(
+def create(  # noqa: PLR0913  # each has a default, and a test names the one or two that it is about
     path: Path,
     size: int | None = None,
     *,
@@ -46,9 +46,13 @@ def create(
     backing: str | Path | None = None,
     backing_format: str = "qcow2",
     writes: Iterable[Write] = (),
+    options: str = "",
 ) -> Path:
-    """Create an image; `backing` is written into its header as it is given, relative names included."""
-    command: list[str | Path] = [qemu_img(), "create", "-q", "-f", format]
+    """Create an image; `backing` is written into its header as it is given, relative names included.
+
+    `options` are those of the format, such as `cluster_size=2M`.
+    """
+    command: list[str | Path] = [qemu_img(), "create", "-q", "-f", format, *(["-o", options] if options else [])]
     if backing is not None:
         command += ["-b", backing, "-F", backing_format]
     command.append(path)
@@ -192,10 +196,12 @@ def chain(  # noqa: PLR0913  # each has a default, and a test names the one or t
     serve: Callable[[Path], str] | None = None,
     prefix: str = "",
     seed: int = 1,
+    options: str = "",
 ) -> Chain:
     """A top over `layers` backing images: `top.qcow2`, `mid1.qcow2` …, `base.qcow2` (or `base.raw`).
 
-    `serve` makes the base available to the image above it under another address, over NBD for instance.
+    `serve` makes the base available to the image above it under another address, over NBD for instance. `options` are
+    those of the images above the base.
     """
     model = bytearray(size)
     made: list[Path] = []
@@ -212,7 +218,13 @@ def chain(  # noqa: PLR0913  # each has a default, and a test names the one or t
         elif below and relative:
             backing = below.name
         create(
-            path, size, format=format, backing=backing, backing_format=below.suffix[1:] if below else "", writes=writes
+            path,
+            size,
+            format=format,
+            backing=backing,
+            backing_format=below.suffix[1:] if below else "",
+            writes=writes,
+            options="" if is_base else options,
         )
         for each in writes:
             model[each.offset : each.offset + each.size] = each.content

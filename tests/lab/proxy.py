@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _documents(source: socket.socket) -> Iterator[dict[str, Any]]:
-    """The JSON documents of a stream; a client need not end them with a line feed."""
+def _documents(source: socket.socket, descriptors: list[int]) -> Iterator[dict[str, Any]]:
+    """The JSON documents of a stream; a client need not end them with a line feed. Open files go to `descriptors`."""
     decoder, text = json.JSONDecoder(), ""
     utf8 = codecs.getincrementaldecoder("utf-8")()
-    while chunk := source.recv(1 << 16):
+    while True:
+        chunk, passed, _flags, _address = socket.recv_fds(source, 1 << 16, 4)
+        descriptors += passed
+        if not chunk:
+            return
         text += utf8.decode(chunk)
         while text := text.lstrip():
             try:
@@ -37,10 +42,19 @@ class Proxy:
 
     A name is `command job-finalize`, `return job-finalize`, `error job-finalize`, `event BLOCK_JOB_PENDING` or
     `greeting`. `before` is called with the name before the message is passed on: it may kill either side.
-    The pid that a client sees at its end of the socket is that of the tests.
+    Open files are passed on if that is wanted, and dropped otherwise. The pid that a client sees at its end of the
+    socket is that of the tests.
     """
 
-    def __init__(self, monitor: str, path: Path, before: Callable[[str], None] = lambda _name: None) -> None:
+    def __init__(
+        self,
+        monitor: str,
+        path: Path,
+        before: Callable[[str], None] = lambda _name: None,
+        *,
+        passes_files: bool = False,
+    ) -> None:
+        self._passes_files = passes_files
         self.path = str(path)
         self.said: list[str] = []
         self.messages: list[dict[str, Any]] = []
@@ -69,12 +83,17 @@ class Proxy:
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, name: Callable[[dict[str, Any]], str]) -> None:
         """Message by message until either side is gone, which the other side then learns."""
+        files: list[int] = []
         with contextlib.suppress(OSError):
-            for message in _documents(source):
+            for message in _documents(source, files):
                 said = name(message)
                 self.said.append(said)
                 self.messages.append(message)
                 self._before(said)
+                if self._passes_files and files:
+                    socket.send_fds(sink, [b" "], files)
+                while files:
+                    os.close(files.pop())
                 sink.sendall(json.dumps(message).encode() + b"\r\n")
         for end in (source, sink):
             with contextlib.suppress(OSError):

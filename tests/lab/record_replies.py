@@ -32,6 +32,8 @@ COMMANDS = (
     "query-uuid",
     "query-version",
     "query-chardev",
+    "query-iothreads",
+    "query-block-exports",
     "query-status",
     "query-block",
     "query-block-jobs",

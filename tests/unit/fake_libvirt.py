@@ -187,6 +187,12 @@ class FakeLibvirt:
 
         return self.do(command, execute)  # type: ignore[no-any-return]
 
+    def qemuMonitorCommandWithFiles(
+        self, domain: FakeDomain, line: str, files: list[int], flags: int
+    ) -> tuple[str, list[int]]:
+        (domain.guest.qemu.passed,) = files
+        return self.qemuMonitorCommand(domain, line, flags), []
+
     def qemuMonitorEventRegister(  # libvirt's signature
         self, connection: FakeConnection, domain: FakeDomain, pattern: str, callback: Any, opaque: None, flags: int
     ) -> int:

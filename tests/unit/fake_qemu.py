@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import posixpath
 import re
 import zlib
@@ -48,6 +49,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Pe
 from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Find, OtherRuns
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import find_monitors
+from ansible_collections.virtops.qmp.tests.unit.nbd_server import FakeExport, NbdServer
 
 MIB = 1024 * 1024
 SIZE = 64 * MIB
@@ -130,6 +132,15 @@ class FakeQemu:
         self.migration: dict[str, Any] = {}
         self.alive = True
         self.deaf = False
+        self.iothreads: list[str] = []
+        self.gives_images_away = False  # as QEMU does since 10.0, also while something is read ahead
+        self.exports: dict[str, str] = {}
+        self.stuck: set[str] = set()  # exports that do not end
+        self.descriptors: dict[str, int] = {}
+        self.passed: int | None = None
+        self.nbd: NbdServer | None = None
+        self.ahead = FakeExport([(SIZE, 2)])
+        self.populated: dict[str, Sequence[tuple[int, int]]] = {}
         self.listeners: list[FakeEvents] = []
         self.runs: OtherRuns | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -242,6 +253,78 @@ class FakeQemu:
 
     def _query_version(self, arguments: Any) -> Any:
         return {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
+
+    # Exports
+
+    def _query_iothreads(self, arguments: Any) -> Any:
+        return [{"id": name, "thread-id": 1} for name in self.iothreads]
+
+    def _query_block_exports(self, arguments: Any) -> Any:
+        return [
+            {"id": id, "type": kind, "node-name": "top", "shutting-down": False} for id, kind in self.exports.items()
+        ]
+
+    def _getfd(self, arguments: Any) -> None:
+        self._refuse_unless(self.passed is not None, "No file descriptor supplied via SCM_RIGHTS", "getfd")
+        self.descriptors[arguments["fdname"]] = self.passed or -1
+        self.passed = None
+
+    def _closefd(self, arguments: Any) -> None:
+        self._refuse_unless(arguments["fdname"] in self.descriptors, "File descriptor not found", "closefd")
+        del self.descriptors[arguments["fdname"]]
+
+    def _nbd_server_start(self, arguments: Any) -> None:
+        self._refuse_unless(self.nbd is None, "NBD server already running", "nbd-server-start")
+        assert arguments["addr"]["type"] == "fd"
+        self.nbd = NbdServer(self.descriptors.pop(arguments["addr"]["data"]["str"]))
+
+    def _block_export_add(self, arguments: Any) -> None:
+        assert self.nbd is not None
+        assert arguments["allocation-depth"]
+        self._refuse_unless(
+            self.gives_images_away or "allow-inactive" not in arguments,
+            "Parameter 'allow-inactive' is unexpected",
+            "block-export-add",
+        )
+        id = arguments["id"]
+        self._refuse_unless(id not in self.exports, f"Block export id '{id}' is already in use", "block-export-add")
+        self.exports[id] = "nbd"
+        self.nbd.exports[arguments["name"]] = self.ahead
+        # A stream passes over what was read ahead of it.
+        self.populated[arguments["node-name"]] = self.ahead.copied
+
+    def _add_fd(self, arguments: Any) -> Any:
+        assert self.passed is not None
+        assert os.pread(self.passed, 8, 0x40) == bytes.fromhex("7f10dabe01000100")  # the magic and version of vdi
+        self.descriptors["0"], self.passed = self.passed, None
+        return {"fdset-id": 0, "fd": 12}
+
+    def _remove_fd(self, arguments: Any) -> None:
+        del self.descriptors[str(arguments["fdset-id"])]
+
+    def _blockdev_add(self, arguments: Any) -> None:
+        assert arguments["file"]["filename"] == "/dev/fdset/0"
+        migrates = self.migration.get("status") == "active"
+        self._refuse_unless(
+            not migrates, "disallowing migration blocker (migration/snapshot in progress)", "blockdev-add"
+        )
+        self.nodes[arguments["node-name"]] = Node(arguments["node-name"], arguments["driver"], "/dev/fdset/0")
+
+    def _block_export_del(self, arguments: Any) -> None:
+        id = arguments["id"]
+        self._refuse_unless(id in self.exports, f"Export '{id}' is not found", "block-export-del")
+        if self.nbd is not None:
+            self.nbd.hang_up(id)
+        if id not in self.stuck:
+            asyncio.get_running_loop().call_later(TICK, self.exports.pop, id, None)
+
+    def _nbd_server_stop(self, arguments: Any) -> None:
+        if "nbd" in self.exports.values():
+            self.harm.append("the NBD server was stopped while there were exports")
+        self._refuse_unless(self.nbd is not None, "NBD server not running", "nbd-server-stop")
+        if self.nbd is not None:
+            self.nbd.close()
+        self.nbd = None
 
     def _query_chardev(self, arguments: Any) -> Any:
         return [{"label": "compat_monitor0", "filename": f"unix:{self.address}", "frontend-open": True}]
@@ -417,11 +500,19 @@ class FakeQemu:
         where, reason = self.faults.get(job.top, (SIZE + 1, ""))
         if job.len:
             self.only_in_memory[job.top] = "copied clusters"
+        job.offset = self._behind_populated(job)
         job.offset = min(job.offset + (int(job.speed * TICK) if job.speed else CHUNK), job.len)
         if job.offset >= where and self._fails(job, where, reason):
             return
         if job.offset == job.len:
             self._end(job)
+
+    def _behind_populated(self, job: FakeJob) -> int:
+        offset = job.offset
+        for begin, length in sorted(self.populated.get(job.top, ())):
+            if begin <= offset < begin + length:
+                offset = begin + length
+        return offset
 
     def _fails(self, job: FakeJob, where: int, reason: str) -> bool:
         """An I/O error; whether it is the end of the job, or holds it."""
@@ -549,9 +640,13 @@ class FakeConnection:
         self.runs = qemu.runs
         self.is_open = True
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, descriptor: int | None = None
+    ) -> Any:
         assert self.is_open, f"{command} was sent to a monitor that is closed"
         await asyncio.sleep(0)
+        if descriptor is not None:
+            self._qemu.passed = descriptor
         return self._qemu.serve(command, arguments or {})
 
     @contextlib.contextmanager
@@ -586,6 +681,8 @@ class FakeHost:
         self.unread: list[Unread] = []
         self.searched: list[tuple[str, ...]] = []
         self.free = 1000 * MIB
+        # The devices that are other hosts' file systems; all files of /vms lie on device 1.
+        self.remote: set[int] = set()
         self.open: list[str] = []
         self.most_open = 0
         self.opened: list[str] = []
@@ -678,6 +775,9 @@ class FakeHost:
     async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
         """All is in the top, unless the test says otherwise."""
         return self.maps.pop(0) if self.maps else MapTotals({(0, True): SIZE})
+
+    async def remote_devices(self) -> Collection[int]:
+        return self.remote
 
     async def who_serves(self, address: str) -> str:
         return f"pid 100 owns {address}"

@@ -47,6 +47,8 @@ QUESTIONS = (
     "query-block-jobs",
     "x-debug-query-block-graph",
     "query-block",
+    "query-iothreads",
+    "query-block-exports",
     EVENT,
 )
 MISSING = object()
@@ -195,7 +197,9 @@ class Liar:
         self._honest, self._lying, self._since = honest, lying, since
         self._asked: dict[str, int] = {}
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, descriptor: int | None = None
+    ) -> Any:
         if command not in QUESTIONS:
             return "" if command == "human-monitor-command" else {}
         return self.answer(command)

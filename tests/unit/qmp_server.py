@@ -37,7 +37,7 @@ class Client:
                 received = await self._reader.read(65536)
                 if not received:
                     raise ConnectionError("the client left") from None
-                self._unread += received.decode()
+                self._unread = (self._unread + received.decode()).lstrip()
             else:
                 self._unread = self._unread[end:].lstrip()
                 return dict(message)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Collection, Sequence
 
 from .._model._address import DomainName
 from .._model._disk import Disk, Image
 from .._model._errors import Failure
 from .._model._files import FreeSpace, FreeSpaces
 from .._model._job import Job
+from .._model._serving import Serving
 from .._model._vm import Vm
+from ._ahead import why_not_read_ahead
 from ._fit import why_unfit
 from ._outcome import Outcome
 from ._plan import is_change, space_needed
@@ -26,23 +28,33 @@ from ._verdict import Verdict
 
 @dataclass(frozen=True)
 class Informed:
-    """What block_stream_info found. ``skipped`` are sockets of VMs that are off, and doubles, in words."""
+    """What block_stream_info found. ``skipped`` are sockets of VMs that are off, and doubles, in words.
+
+    ``remote`` are the devices (``st_dev``) that are file systems of other hosts.
+    """
 
     vms: tuple[Vm, ...]
     disks: tuple[tuple[Vm, Disk], ...]
     skipped: tuple[str, ...]
     failures: tuple[Failure, ...]
     free_spaces: FreeSpaces
+    remote: Collection[int] = ()
 
     def to_result(self) -> dict[str, Any]:
         """The result of the module, with ``warnings`` and ``errors``."""
         return {
             "changed": False,
             "vms": list(map(vm_to_result, self.vms)),
-            "disks": [disk_to_result(vm, disk, self.free_spaces) for vm, disk in self.disks],
+            "disks": [self._disk_to_result(vm, disk) for vm, disk in self.disks],
             "warnings": list(self.skipped),
             "errors": list(map(failure_to_result, self.failures)),
         }
+
+    def _disk_to_result(self, vm: Vm, disk: Disk) -> dict[str, Any]:
+        serving = vm.serving or Serving()
+        reason = why_not_read_ahead(vm.identity, serving, disk, len(disk.chain), self.remote)
+        read_ahead = {"possible": reason is None, "reason": reason}
+        return {**disk_to_result(vm, disk, self.free_spaces), "read_ahead": read_ahead}
 
 
 @dataclass(frozen=True)

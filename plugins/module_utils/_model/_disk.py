@@ -115,10 +115,10 @@ class Disk:
     snapshots of the top, which may need the images below it for as long as they exist; None where it cannot be told.
     ``lost`` says why the VM's next start will not find the file that QEMU writes to now, ``doubt`` why it cannot be
     told whether that file needs others. Both are None where all is well. ``extended_l2``: its clusters have
-    subclusters. ``io_status``: an error has stopped the guest's own requests. ``is_active``: this
-    QEMU may write to it, and not the other end of a migration. ``target`` is what libvirt calls the disk of its guest
-    (``vda``), and ``stale_view`` an image that libvirt still takes for the disk's backing image though QEMU does not:
-    libvirt would make a later copy depend on it.
+    subclusters. ``cluster_size`` is theirs in bytes, 0 where the format has none. ``io_status``: an error has stopped
+    the guest's own requests. ``is_active``: this QEMU may write to it, and not the other end of a migration.
+    ``target`` is what libvirt calls the disk of its guest (``vda``), and ``stale_view`` an image that libvirt still
+    takes for the disk's backing image though QEMU does not: libvirt would make a later copy depend on it.
     """
 
     device: str
@@ -132,6 +132,7 @@ class Disk:
     lost: str | None = None
     doubt: str | None = None
     extended_l2: bool = False
+    cluster_size: int = 0
     io_status: str = "ok"
     is_active: bool = True
     target: str = ""
@@ -164,6 +165,7 @@ class Disk:
             # Told since QEMU 10.0.
             is_active="active" not in inserted or inserted.flag("active"),
             extended_l2=_has_subclusters(image),
+            cluster_size=image.optional_size("cluster-size") or 0,
         )
 
     @property

@@ -20,6 +20,7 @@
     |   +-- DiskGone        the disk was unplugged, or its medium ejected
     |   +-- JobHangs        its storage does not answer: it does not end, or cannot be written out
     |   +-- WriteBackFailed  what was written did not reach the storage
+    +-- ReadAheadFailed     a stream cannot be read ahead of, or no longer; it goes on without
     +-- ImageRefused        the rights of an image stay as they are: it is not the file that is meant
     |   +-- ImageInUse      somebody has it open
     |   +-- UseUnknown      whether somebody has it open cannot be told
@@ -104,6 +105,10 @@ class JobHangs(StreamFailed):
 
 class WriteBackFailed(StreamFailed):
     """The kernel took what was written and could not bring it to the storage, or it is not known whether it could."""
+
+
+class ReadAheadFailed(QmpError):
+    """A stream cannot be read ahead of, or no longer."""
 
 
 class ImageRefused(QmpError):

@@ -36,6 +36,7 @@ LAYERS = 512
 NODES = 32768
 EDGES = 2 * NODES
 FDSETS = 1024
+IOTHREADS = EXPORTS = 1024
 SNAPSHOTS = 65536  # QEMU's own limit for the internal snapshots of a qcow2 image
 
 # QEMU's strings are those of C, and are sent as UTF-8: neither a NUL nor half a surrogate pair can be in one.

@@ -94,7 +94,8 @@ class Request:
     """What was asked for, of every selected disk. ``speed`` None leaves a limit as it is; 0 is no limit.
     ``total_speed`` is that of all streams together.
 
-    ``images`` are the folders whose images may still name what is released.
+    ``images`` are the folders whose images may still name what is released. ``read_ahead`` is how many requests may be
+    under way beside a stream; 0 is none.
     """
 
     state: State = "populated"
@@ -106,6 +107,7 @@ class Request:
     check_space: bool = True
     release: bool = True
     images: tuple[str, ...] = ()
+    read_ahead: int = 0
     waiting: Waiting = field(default_factory=Waiting)
 
 

@@ -27,6 +27,7 @@ from ._images import Search
 from ._job import Job, JobEvent, Stream
 from ._map import Layer, MapTotals, NoMap
 from ._peer import Peer
+from ._serving import Serving
 from ._vm import Identity, Migration, Sight
 
 
@@ -47,9 +48,12 @@ class Connection(Protocol):
     peer: Peer | None
     runs: OtherRuns | None
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, descriptor: int | None = None
+    ) -> Any:
         """Send a command and return what QEMU returns.
 
+        :param descriptor: an open file that goes with it, to a QEMU of this host.
         :raise CommandRefused: QEMU answered with an error.
         :raise MonitorLost: the connection ended.
         :raise MonitorSilent: no answer in time.
@@ -87,6 +91,22 @@ class Pull(Protocol):
 
         :param base: the image that stays as the backing image.
         :raise CommandRefused: libvirt does not do it, or its stream failed.
+        """
+
+
+class Ahead(Protocol):
+    """An image of a VM, of which QEMU copies by itself what it is told to; many requests may be under way."""
+
+    async def copy(self, offset: int, length: int) -> None:
+        """Have QEMU copy a range into the image, as far as it is not there.
+
+        :raise ReadAheadFailed: it could not, or nothing can be told to it any more.
+        """
+
+    async def depths(self, offset: int, length: int) -> Sequence[tuple[int, int]]:
+        """Lengths and depths of what lies in a range, or in the first part of it: 1 is the image itself, 0 is nowhere.
+
+        :raise ReadAheadFailed: as above.
         """
 
 
@@ -151,6 +171,21 @@ class Link(Protocol):
     async def delete_node(self, node: str) -> None:
         """Close a block node that nothing uses."""
 
+    async def serving(self) -> Serving:
+        """What QEMU serves to others, and whether it has iothreads."""
+
+    def read_ahead(self, node: str) -> AsyncContextManager[Ahead]:
+        """Let a format node be read ahead of its stream. At the end QEMU serves nothing of it any more.
+
+        :raise ReadAheadFailed: it cannot be.
+        """
+
+    async def end_stale_export(self) -> None:
+        """Have QEMU end what a task has left behind that read ahead, unless this link uses it.
+
+        :raise ReadAheadFailed: it does not end.
+        """
+
 
 class Held(Protocol):
     """The files of an image, open since before a stream began."""
@@ -205,6 +240,9 @@ class Host(Protocol):
         :param base_depth: the place of the image that stays as the backing image; None where none does.
         :raise HostSilent: the storage does not answer.
         """
+
+    async def remote_devices(self) -> Collection[int]:
+        """The file systems that are other hosts', each by its device number (``st_dev``)."""
 
     async def who_serves(self, address: str) -> str:
         """The process that owns a monitor's socket and the client that it serves, in words; may be empty."""

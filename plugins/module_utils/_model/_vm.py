@@ -17,6 +17,7 @@ from ._graph import Graph
 from ._job import Job
 from ._peer import Peer
 from ._reader import CHARDEVS, DISKS, EDGES, FDSETS, JOBS, Members, items_of, unfit
+from ._serving import Serving
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
 
@@ -82,6 +83,7 @@ class Sight:
     """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them.
 
     ``fdsets`` are the file descriptors of each set that was passed to QEMU, by its id, where an image uses one.
+    ``serving`` is what QEMU serves to others; only the first look asks for it.
     """
 
     status: str
@@ -89,6 +91,7 @@ class Sight:
     jobs: tuple[Job, ...]
     graph: Graph
     fdsets: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    serving: Serving | None = None
 
     @property
     def uses_fdsets(self) -> bool:
@@ -113,6 +116,7 @@ class Vm:
     """The VM, its disks and its block jobs; its images are bound to files.
 
     ``meanings``: what is behind the names that the user gave, as this VM's QEMU and as this host finds them.
+    ``serving`` is as in ``Sight``.
     """
 
     identity: Identity
@@ -121,6 +125,7 @@ class Vm:
     jobs: tuple[Job, ...]
     graph: Graph
     meanings: Mapping[str, Named] = field(default_factory=dict)
+    serving: Serving | None = None
 
     def meaning(self, name: str) -> Named:
         """What is behind a name that the user gave; nothing, where it is no file name."""

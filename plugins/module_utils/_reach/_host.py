@@ -24,7 +24,7 @@ from ._header import read_header
 from ._images import search
 from ._lease import try_leases
 from ._map import read_map, user_of
-from ._mounts import read_text
+from ._mounts import read_mounts, read_text
 from ._runs import NAME_OF_OURS
 from ._threads import away
 from ._users import find_users
@@ -90,6 +90,13 @@ class LinuxHost:
         except OSError:
             return NoMap("QEMU has ended")
         return await read_map(pid, layers, base_depth=base_depth, user=user, seconds=_MAP_SECONDS)
+
+    async def remote_devices(self) -> Collection[int]:
+        """The file systems that are other hosts', by their device numbers; none where that cannot be told."""
+        try:
+            return await away(_remote_devices, seconds=_ANSWER_SECONDS, what="/proc")
+        except HostSilent:
+            return ()
 
     async def who_serves(self, address: str) -> str:
         """The processes at both ends of a UNIX socket, as ``ss`` (package iproute2) tells them."""
@@ -179,6 +186,10 @@ def _room_at(file: int | str) -> FreeSpace | None:
         return None
     free = os.statvfs(file)
     return FreeSpace(status.st_dev, free.f_bavail * free.f_frsize)
+
+
+def _remote_devices() -> set[int]:
+    return {mount.device for mount in read_mounts() if mount.is_remote}
 
 
 def _expand(pattern: str) -> Sequence[str] | None:

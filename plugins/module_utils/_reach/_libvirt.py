@@ -464,12 +464,25 @@ class Guest:
         for end in self._ends.values():
             end.cancel()
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, descriptor: int | None = None
+    ) -> Any:
         """Send one command to QEMU."""
         seconds = REPLY_SECONDS.get(command, USUAL_REPLY_SECONDS)
         line = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
+        if descriptor is not None:
+            return _read_reply(await self._execute_with(line, descriptor, seconds), command)
         text = await self._ask(libvirt_qemu.qemuMonitorCommand, line, 0, seconds=seconds)
         return _read_reply(text, command)
+
+    async def _execute_with(self, line: str, descriptor: int, seconds: float) -> str:
+        """libvirt can pass a descriptor on since 8.2."""
+        try:
+            send = libvirt_qemu.qemuMonitorCommandWithFiles
+        except AttributeError as error:
+            raise MonitorUnusable("no file descriptor can be passed to QEMU by a libvirt before 8.2") from error
+        text, _files = await self._ask(send, line, [descriptor], 0, seconds=seconds)
+        return str(text)
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[DomainEvents]:

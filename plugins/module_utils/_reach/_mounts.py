@@ -6,18 +6,31 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Iterator, Sequence
 
+# File systems behind a network. What a name does not tell counts as local, such as most of FUSE.
+_REMOTE = re.compile(r"nfs4?|cifs|smb3|ceph|afs|9p|lustre|gpfs|beegfs|fuse\.(glusterfs|sshfs|ceph|s3fs|mfs)")
+
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo. ``layers`` are the folders that an overlay is made of, the upper one first."""
+    """One line of mountinfo. ``layers`` are the folders that an overlay is made of, the upper one first.
+
+    ``device`` is the ``st_dev`` of its files.
+    """
 
     point: str
     file_system: str
     layers: Sequence[str] = ()
+    device: int = 0
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its files are another host's."""
+        return _REMOTE.fullmatch(self.file_system) is not None
 
 
 def read_mounts() -> Iterator[Mount]:
@@ -48,7 +61,8 @@ def _read_mount(line: str) -> Mount:
     layers: Sequence[str] = ()
     if kind == "overlay":
         layers = _layers(options)
-    return Mount(words[4], kind, layers)
+    major, _colon, minor = words[2].partition(":")
+    return Mount(words[4], kind, layers, os.makedev(int(major), int(minor)))
 
 
 def unescape(word: str) -> str:

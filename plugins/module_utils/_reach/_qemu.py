@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import Any, AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, Sequence
 
 from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
 from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
 from .._model._peer import Owner
-from .._model._reader import text_of
-from .._model._seams import Connection, Pull, RawEvents
+from .._model._reader import Members, text_of
+from .._model._seams import Ahead, Connection, Pull, RawEvents
+from .._model._serving import EXPORT, LOCK, Serving, read_exports, read_iothreads
 from .._model._vm import (
     Identity,
     Migration,
@@ -41,12 +42,15 @@ from .._model._vm import (
     read_uuid,
     read_version,
 )
+from ._ahead import Exporter
 from ._qmp import open_connection
 
 # What QEMU knows of a VM, and qemu-storage-daemon does not.
 _OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
 # A name that no node can have.
 _NO_NODE = "/no such node/"
+# What our open socket is called until QEMU's NBD server takes it.
+_SOCKET = EXPORT
 # What QEMU says of a snapshot whose flush failed: before 10.0, and since.
 _FLUSH_FAILED = ("An IO error has occurred", "Write to node")
 
@@ -73,6 +77,7 @@ class QemuLink:
         self.address = connection.address
         self.peer = connection.peer
         self.runs = connection.runs
+        self._exporter = Exporter(self)
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ class QemuLink:
         uuid = read_uuid(await self._ask("query-uuid"))
         version = read_version(await self._ask("query-version"))
         chardevs = read_chardevs(await self._ask("query-chardev"))
-        sight = await self.look()
+        sight = replace(await self.look(), serving=await self.serving())
         managed = is_libvirts(chardevs, sight.disks)
         return Identity(self.address, name, uuid, version, self.peer, managed), sight
 
@@ -122,6 +127,14 @@ class QemuLink:
     async def migration(self) -> Migration:
         """The last migration. QEMU keeps its total time until the next one begins."""
         return read_migration(await self._ask("query-migrate"))
+
+    async def serving(self) -> Serving:
+        """What QEMU serves to others, and whether it has iothreads. Before 5.2 it has no exports."""
+        has_iothreads = read_iothreads(await self._ask("query-iothreads"))
+        try:
+            return Serving(has_iothreads, read_exports(await self._ask("query-block-exports")))
+        except CommandRefused:
+            return Serving(has_iothreads)
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QemuEvents]:
@@ -216,6 +229,72 @@ class QemuLink:
     async def delete_node(self, node: str) -> None:
         """Close a block node that nothing uses."""
         await self._tell("blockdev-del", {"node-name": node})
+
+    # -- Reading ahead -------------------------------------------------------------------------------------------------
+
+    def read_ahead(self, node: str) -> AsyncContextManager[Ahead]:
+        """Let a format node be read ahead of its stream."""
+        return self._exporter.export(node)
+
+    async def end_stale_export(self) -> None:
+        """Have QEMU end what a task has left behind that read ahead, unless this link uses it."""
+        await self._exporter.end_stale()
+
+    async def start_server(self, listener: int) -> None:
+        """Start QEMU's NBD server on an open socket. QEMU refuses if it has one."""
+        await self._connection.execute("getfd", {"fdname": _SOCKET}, listener)
+        try:
+            await self._tell("nbd-server-start", {"addr": {"type": "fd", "data": {"str": _SOCKET}}})
+        except CommandRefused:
+            with contextlib.suppress(CommandRefused):  # QEMU has taken it before it refused
+                await self._tell("closefd", {"fdname": _SOCKET})
+            raise
+
+    async def add_export(self, node: str) -> bool:
+        """Let a node be read over NBD, and be asked where its data lies.
+
+        Before 10.0 QEMU dies if it is to copy something when it gives an image away, as it does at the end of a
+        migration. Since then it ends what is under way before, and copies nothing afterwards.
+
+        :return: whether this QEMU can give the image away meanwhile.
+        """
+        values = {"type": "nbd", "id": EXPORT, "name": EXPORT, "node-name": node, "allocation-depth": True}
+        try:
+            await self._tell("block-export-add", {**values, "allow-inactive": True})
+        except CommandRefused as error:
+            if "allow-inactive" not in error.reason:
+                raise
+            await self._tell("block-export-add", values)
+            return False
+        return True
+
+    async def forbid_migration(self, image: int) -> None:
+        """Have QEMU refuse to migrate, and to save its state, while it has a node of a format that cannot be migrated.
+
+        QEMU refuses the node while a migration is under way.
+
+        :param image: an empty image of the format vdi, open for reading.
+        """
+        reply = await self._connection.execute("add-fd", {"opaque": LOCK}, image)
+        fdset = Members(reply, "add-fd").size("fdset-id")
+        file = {"driver": "file", "filename": f"/dev/fdset/{fdset}", "read-only": True, "locking": "off"}
+        try:
+            await self._tell("blockdev-add", {"driver": "vdi", "node-name": LOCK, "read-only": True, "file": file})
+        finally:
+            await self._tell("remove-fd", {"fdset-id": fdset})  # the node keeps it open
+
+    async def allow_migration(self) -> None:
+        """Let QEMU migrate again."""
+        with contextlib.suppress(CommandRefused):  # it was never forbidden
+            await self._tell("blockdev-del", {"node-name": LOCK})
+
+    async def delete_export(self) -> None:
+        """Hang up on the client of our export. It goes when what that has asked for is done."""
+        await self._tell("block-export-del", {"id": EXPORT, "mode": "hard"})
+
+    async def stop_server(self) -> None:
+        """Stop QEMU's NBD server."""
+        await self._tell("nbd-server-stop", {})
 
     async def _tell(self, command: str, arguments: Mapping[str, Any]) -> None:
         await self._connection.execute(command, arguments)

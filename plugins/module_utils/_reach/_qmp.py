@@ -173,8 +173,12 @@ class QmpConnection:
         self.peer = peer
         self.runs = runs
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, descriptor: int | None = None
+    ) -> Any:
         """Send one command."""
+        if descriptor is not None:
+            self._send_descriptor(descriptor)
         seconds = REPLY_SECONDS.get(command, USUAL_REPLY_SECONDS)
         try:
             return await asyncio.wait_for(
@@ -188,6 +192,13 @@ class QmpConnection:
             raise self._client.ended(f" at {command}") from error
         except QMPError as error:
             raise MonitorUnusable(f"the answer to {command} is neither a result nor an error of QEMU") from error
+
+    def _send_descriptor(self, descriptor: int) -> None:
+        """QEMU keeps it for the next command that takes one."""
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (OSError, QMPError) as error:
+            raise MonitorUnusable(f"no file descriptor can be passed to QEMU: {error}") from error
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QmpEvents]:

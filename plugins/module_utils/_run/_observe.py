@@ -131,6 +131,7 @@ async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[
         jobs=sight.jobs,
         graph=sight.graph,
         meanings={name: survey.names[name] for name in names if name in survey.names},
+        serving=sight.serving,
     )
 
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import Awaitable, Callable, Mapping, cast
+from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
 
+from .._decide._ahead import course_for, why_nobody_reads_ahead, why_not_read_ahead
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
 from .._decide._copied import layers_of, left_below
 from .._decide._endings import (
@@ -60,6 +61,7 @@ from .._model._errors import (
     JobHangs,
     MonitorUnusable,
     QmpError,
+    ReadAheadFailed,
     StreamFailed,
     WriteBackFailed,
 )
@@ -67,10 +69,12 @@ from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
 from .._model._map import MapTotals, NoMap
 from .._model._request import Request, Waiting
 from .._model._seams import Held, Host, Link, Pull
+from .._model._serving import LOCK
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 from ._budget import Budget
 from ._observe import explain, identify, look
+from ._read_ahead import reading_ahead
 from ._watch import JobWatch
 
 # Every step leads on; a peer that keeps leading us in circles is no QEMU.
@@ -247,11 +251,21 @@ class _Visit:
         self._see(vm)
         if is_first:
             self._now = replace(self._now, before=self._now.disk, left=())
+        await self._end_stale_export(vm)
         top = self._now.disk.top
         files = [top.bound] if top.data is None else [top.bound, top.data]
         self._held = await self._host.hold(vm.identity.pid, files, top.path)
         if self._held is not None:
             self._listeners.callback(self._held.close)
+
+    async def _end_stale_export(self, vm: Vm) -> None:
+        """End what a task has left in QEMU that read ahead and was killed: one client at a time is at a monitor."""
+        has_export = vm.serving is not None and vm.serving.has_ours
+        if has_export or LOCK in vm.graph.below:
+            try:
+                await self._link.end_stale_export()
+            except ReadAheadFailed as error:
+                self._note(str(error))
 
     async def _look(self) -> None:
         self._see(await look(self._link, self._now.vm.identity, self._host, self._names))
@@ -571,7 +585,8 @@ class _Visit:
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
         writing = asyncio.ensure_future(self._keep_written_out())
         try:
-            end = await watch.wait(waiting, deadline)
+            async with self._reading_ahead(job_id):
+                end = await watch.wait(waiting, deadline)
         finally:
             writing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -590,6 +605,28 @@ class _Visit:
     def _give_way(self) -> After:
         self._now = replace(self._now.left_alone(), gives_way=True, gave_way=True)
         return After.GIVE_WAY
+
+    @contextlib.asynccontextmanager
+    async def _reading_ahead(self, job_id: str) -> AsyncIterator[None]:
+        """Read ahead of a job, if that was asked for, and nothing forbids it."""
+        now, most = self._now, self._request.read_ahead
+        if not most or now.proof is not None:
+            yield
+            return
+        reason = why_nobody_reads_ahead(self._request.waiting)
+        if reason is None:
+            serving, remote = await self._link.serving(), await self._host.remote_devices()
+            reason = why_not_read_ahead(now.vm.identity, serving, now.disk, now.base_index, remote)
+        if reason is not None:
+            self._tell_of_read_ahead(reason)
+            yield
+            return
+        course = course_for(now.disk, now.base_index, self._request.waiting)
+        async with reading_ahead(self._link, self._top, job_id, course, most, self._tell_of_read_ahead):
+            yield
+
+    def _tell_of_read_ahead(self, reason: str) -> None:
+        self._note(f"nothing is read ahead of the stream, which goes on without it: {reason}")
 
     async def _keep_written_out(self) -> None:
         """Have what is copied written out while the stream goes on, so that little is left to wait for at its end.

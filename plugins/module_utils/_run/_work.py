@@ -49,6 +49,7 @@ async def inform(find: Find, selection: Selection, open_link: OpenLink, host: Ho
         skipped=(*sighting.skipped, *selected.warnings),
         failures=failures,
         free_spaces=await _free_spaces(disks, host),
+        remote=await host.remote_devices(),
     )
 
 

@@ -719,6 +719,7 @@ DEFAULTS: dict[str, Any] = {
     "check_space": True,
     "release": True,
     "images": [],
+    "read_ahead": 0,
     "progress": 10,
     "poll_interval": 0,
 }
@@ -758,6 +759,8 @@ def test_request_from(options: dict[str, Any], asked: Request) -> None:
         pytest.param({"images": ["vms"]}, "images has 'vms', which is not absolute", id="images"),
         pytest.param({"parallel": 0}, "parallel is 0; it must be from 1", id="parallel"),
         pytest.param({"progress": -1}, "progress is -1", id="progress"),
+        pytest.param({"read_ahead": -1}, "read_ahead is -1; it must be from 0 to 16", id="read_ahead"),
+        pytest.param({"read_ahead": 17}, "read_ahead is 17", id="more than QEMU works on"),
         pytest.param({"poll_interval": -1}, "poll_interval is -1", id="poll_interval"),
         pytest.param({"increment": "0"}, "increment is 0", id="an increment of nothing"),
         pytest.param({"increment": "x"}, "increment is 'x', which is no size", id="an increment that is no size"),

@@ -111,7 +111,9 @@ def test_pure_rooms_do_nothing(path: Path) -> None:
         pytest.param("libvirt_qemu", {"_reach/_libvirt.py"}, id="libvirt's way to QEMU"),
         pytest.param("subprocess", set(), id="no subprocess"),
         pytest.param(
-            "socket", {"_reach/_qmp.py", "_reach/_peer.py", "_reach/_runs.py", "_reach/_sockets.py"}, id="socket"
+            "socket",
+            {"_reach/_qmp.py", "_reach/_peer.py", "_reach/_runs.py", "_reach/_sockets.py", "_reach/_ahead.py"},
+            id="socket",
         ),
     ],
 )
@@ -120,10 +122,11 @@ def test_one_file_knows_a_library(library: str, importers: set[str]) -> None:
     assert {name for name, path in UTILS.items() if library in libraries(path)} == importers
 
 
-def test_one_decision_hangs_on_a_version() -> None:
+def test_two_decisions_hang_on_a_version() -> None:
     """QEMU's version is read and reported. Only what aborts an old QEMU, and cannot be asked for, needs it."""
     knowing = {name for name, path in UTILS.items() if re.search("qemu_version|query-version", path.read_text())}
-    assert knowing == {"_reach/_qemu.py", "_model/_vm.py", "_decide/_report.py", "_decide/_fit.py"}
+    deciding = {"_decide/_fit.py", "_decide/_ahead.py"}
+    assert knowing == {"_reach/_qemu.py", "_model/_vm.py", "_decide/_report.py", *deciding}
 
 
 @pytest.mark.parametrize("path", each("modules"), ids=named)

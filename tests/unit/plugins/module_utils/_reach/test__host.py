@@ -31,6 +31,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._images import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._mounts import Mount
 from ansible_collections.virtops.qmp.tests.unit.builders import qcow2
 
 # Recorded: pid 812 made the socket and serves pid 931; pid 940 waits in the queue.
@@ -229,10 +230,19 @@ def test_storage_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPa
     assert asyncio.run(HOST.leases([file])) == {file: Lease(Granted.UNKNOWN, why="the storage does not answer")}
     assert asyncio.run(HOST.users([file])) == {}
     assert asyncio.run(HOST.free_space(None, Bound())) is None
+    assert asyncio.run(HOST.remote_devices()) == ()
     unread = (Unread("/v", "the storage does not answer"),)
     assert asyncio.run(HOST.search([file], ["/v"])) == Search(("/v",), {file: Asked()}, unread, 1)
     with pytest.raises(HostSilent):
         asyncio.run(HOST.survey(None, [], {}))
+
+
+def test_remote_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file systems of other hosts are told from those of this one by their kinds."""
+    kinds = ["ext4", "nfs4", "nfs", "cifs", "fuse.glusterfs", "fuse.unknown", "overlay", "nfsd", "ceph"]
+    mounts = [Mount("/", kind, device=number) for number, kind in enumerate(kinds)]
+    monkeypatch.setattr(_host, "read_mounts", lambda: mounts)
+    assert asyncio.run(HOST.remote_devices()) == {1, 2, 3, 4, 8}
 
 
 def test_who_names_a_file(folder: Path) -> None:

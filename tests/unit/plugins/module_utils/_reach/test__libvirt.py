@@ -430,6 +430,29 @@ def test_qemu_ends_before_the_turn(libvirt: FakeLibvirt, processes: Processes) -
 # -- What QEMU says ----------------------------------------------------------------------------------------------------
 
 
+def test_a_descriptor_goes_with_a_command(libvirt: FakeLibvirt) -> None:
+    """libvirt passes an open file on, so its guests are read ahead like all others."""
+
+    async def work(link: DomainLink) -> None:
+        async with link.read_ahead("top") as ahead:
+            await ahead.copy(0, 2**20)
+
+    at_guest(libvirt, work)
+    assert libvirt.guests[0].qemu.ahead.copied == [(0, 2**20)]
+
+
+def test_a_libvirt_that_passes_no_descriptor(libvirt: FakeLibvirt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before libvirt 8.2 none can be, which is told."""
+    monkeypatch.delattr(FakeLibvirt, "qemuMonitorCommandWithFiles")
+
+    async def work(link: DomainLink) -> None:
+        with pytest.raises(MonitorUnusable, match=r"before 8\.2"):
+            async with link.read_ahead("top"):
+                raise AssertionError
+
+    at_guest(libvirt, work)
+
+
 def test_what_qemu_refuses(libvirt: FakeLibvirt) -> None:
     """QEMU's own error is told as over a monitor."""
     with pytest.raises(CommandRefused, match=r"QEMU refused job-cancel: Job not found"):

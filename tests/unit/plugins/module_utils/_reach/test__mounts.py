@@ -30,11 +30,11 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_mounts(proc: dict[str, str]) -> None:
     """Every mount is read: its point, its type, and of an overlay the folders that it shows, the upper one first."""
     assert list(read_mounts()) == [
-        Mount("/", "ext4"),
-        Mount("/vms", "nfs4"),
-        Mount("/with blank", "fuse.sshfs"),
-        Mount("/merged", "overlay", ["/up", "/a b", "/b"]),
-        Mount("/new-way", "overlay", ["/a", "/b", "/c"]),
+        Mount("/", "ext4", device=os.makedev(8, 1)),
+        Mount("/vms", "nfs4", device=os.makedev(0, 44)),
+        Mount("/with blank", "fuse.sshfs", device=os.makedev(0, 46)),
+        Mount("/merged", "overlay", ["/up", "/a b", "/b"], os.makedev(0, 50)),
+        Mount("/new-way", "overlay", ["/a", "/b", "/c"], os.makedev(0, 51)),
     ]
 
 

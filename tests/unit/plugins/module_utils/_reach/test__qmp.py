@@ -165,6 +165,27 @@ def test_what_qemu_refuses_is_an_error_with_its_reason(folder: Path) -> None:
     assert meet(talk, use, folder / "qmp") == "still here"
 
 
+def test_a_descriptor_goes_with_a_command(folder: Path) -> None:
+    """An open file is passed on a UNIX socket, and the session goes on as usual."""
+
+    async def use(monitor: QmpConnection) -> Any:
+        with (folder / "file").open("w") as file:
+            return await monitor.execute("getfd", {"fdname": "it"}, file.fileno())
+
+    assert meet(polite, use, folder / "qmp") == {"execute": "getfd", "arguments": {"fdname": "it"}}
+
+
+def test_no_descriptor_over_tcp() -> None:
+    """Where no open file can be passed the command is not sent."""
+
+    async def use(monitor: QmpConnection) -> Any:
+        with pytest.raises(MonitorUnusable, match="no file descriptor can be passed"):
+            await monitor.execute("getfd", {"fdname": "it"}, 0)
+        return await monitor.execute("query-status")
+
+    assert meet(polite, use) == {"execute": "query-status"}
+
+
 # -- No session --------------------------------------------------------------------------------------------------------
 
 

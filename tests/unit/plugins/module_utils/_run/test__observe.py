@@ -67,7 +67,7 @@ def test_only_questions_are_asked() -> None:
     seen(FakeHost(qemu), qemu.address)
     assert qemu.acts == []
     assert "query-named-block-nodes" not in qemu.commands
-    assert len(qemu.commands) == len(set(qemu.commands)) == 8
+    assert len(qemu.commands) == len(set(qemu.commands)) == 10
 
 
 def test_a_glob_that_finds_nothing_is_told() -> None:

@@ -184,3 +184,20 @@ def test_storage_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) 
 
     seconds, free = clock.run(look())
     assert (round(seconds), free) == (30, [2**40] * 5)
+
+
+def test_whether_a_stream_can_be_read_ahead_of() -> None:
+    """It is told of each disk, with the reason why not."""
+    near, far = vm_called("vm0", 100), vm_called("vm1", 101)
+    far.iothreads = ["io0"]
+    host = FakeHost(near, far)
+    host.remote = {1}
+
+    async def look() -> list[Any]:
+        informed = await inform(host.finds(list(host.qemus)), Selection(None), host.open_link, host)
+        return [disk["read_ahead"] for disk in informed.to_result()["disks"]]
+
+    first, second = clock.run(look())
+    assert first == {"possible": True, "reason": None}
+    assert second["possible"] is False
+    assert "iothreads" in second["reason"]

@@ -1,0 +1,213 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reading ahead of a stream: whether it may be done, of what, and how fast. Nothing here does I/O or knows a clock.
+
+A stream has one request of 512 KiB in flight, so behind a link with a delay it is slow whatever the link can carry.
+Reading ahead has QEMU copy what the stream will come to, several requests at a time, by the same copy-on-read that the
+stream itself uses. The stream then finds it copied, and passes over it. So reading ahead may fail at any moment: it
+proves nothing, and nothing depends on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Collection, Iterable, Iterator, Sequence
+
+from .._model._disk import Disk, Image, is_local
+from .._model._job import Job
+from .._model._request import Waiting
+from .._model._serving import Serving
+from .._model._vm import Identity
+
+# `block-export-add` came with 5.2.
+_FIRST_VERSION = (5, 2)
+# 7.2 aborts when the client of an export leaves and there are iothreads, and 5.2 when the VM is stopped. 10.0 does not.
+_FIRST_VERSION_WITH_IOTHREADS = (10, 0)
+# Larger requests cost the guest latency, and smaller ones speed. Within a cluster they wait for each other.
+_STEP = 512 * 1024
+# What was not used of a limit is kept for so long, and no longer.
+_SECONDS_KEPT = 0.5
+# A request that copies nothing, because all is there, takes less.
+_LEAST_SECONDS = 0.0005
+# A round is as many requests as may be under way, but no fewer.
+_LEAST_ANSWERS = 4
+# So many requests may wait in the queue of the link, and with fewer one more is tried.
+_MOST_WAITING, _FEW_WAITING = 1.0, 0.5
+# In the map of the depths 0 is nowhere, 1 the active image itself, 2 the first backing image.
+_FIRST_DEPTH = 2
+
+
+def why_not_read_ahead(
+    vm: Identity, serving: Serving, disk: Disk, base_index: int, remote: Collection[int]
+) -> str | None:
+    """Why a stream into a disk must do without reading ahead, or gains nothing by it; None where it may have it.
+
+    :param remote: the devices (``st_dev``) that are file systems of other hosts.
+    """
+    read = disk.chain[1:base_index]
+    if not read:
+        return "no image below the disk is to be copied"
+    if vm.version < _FIRST_VERSION:
+        return f"QEMU {vm.qemu_version} is too old for it, which 5.2 is not"
+    if vm.peer is None and not vm.is_domain:
+        return "it needs a monitor on a UNIX socket: no file descriptor can be passed over TCP"
+    if serving.has_iothreads and vm.version < _FIRST_VERSION_WITH_IOTHREADS:
+        return f"the VM has iothreads, and QEMU {vm.qemu_version} may abort when an export ends then. 10.0 does not"
+    if serving.has_foreign_server:
+        return "QEMU's NBD server is used by somebody else, and there is only one"
+    if all(_is_near(image, remote) for image in read):
+        return "all images that are copied are local files, from which a stream alone is as fast"
+    return None
+
+
+def _is_near(image: Image, remote: Collection[int]) -> bool:
+    """Whether an image is a file of this very host. A block device may be anywhere."""
+    inode = image.bound.inode
+    if inode is None:
+        return is_local(image.path)
+    return inode.kind != "block" and inode.id.device not in remote
+
+
+def why_nobody_reads_ahead(waiting: Waiting) -> str | None:
+    """Why a task cannot read ahead, whatever the disk, if so: it lasts as long as somebody stays at the monitor."""
+    if not waiting.wait:
+        return "nobody waits for the stream (wait is false)"
+    if waiting.poll_interval:
+        return "the monitor is left to others between two looks (poll_interval)"
+    return None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What to read ahead of a stream, in bytes of the disk.
+
+    ``end`` is where the stream goes to at most, and ``step`` the size of a request. What lies in the images from depth
+    2 to ``last_depth`` is read. Where ``needs_map`` is false that is all of it but what the active image has, and QEMU
+    passes over that by itself.
+    """
+
+    end: int
+    step: int
+    last_depth: int
+    needs_map: bool
+
+
+def course_for(disk: Disk, base_index: int, waiting: Waiting) -> Course:
+    """What to read ahead of a stream into ``disk``: never more than the stream itself would copy."""
+    lowest = disk.chain[-1]
+    # Of a raw image QEMU takes all for data, holes too, and so does the stream.
+    is_all_data = base_index == len(disk.chain) and lowest.format == "raw"
+    end = disk.virtual_size
+    if is_all_data:
+        # Behind it the stream finds nothing, and reading ahead would fill the active image with zeros.
+        end = min(end, lowest.virtual_size)
+    if waiting.mark is not None:
+        end = min(end, waiting.mark)
+    return Course(end, max(_STEP, disk.cluster_size), base_index, needs_map=not is_all_data)
+
+
+def requests(extents: Iterable[tuple[int, int]], position: int, course: Course) -> Iterator[tuple[int, int]]:
+    """Cut what is to be read into requests, each an offset and a length, that end where steps end.
+
+    :param extents: lengths and depths, one behind the other from ``position`` on.
+    """
+    begin = position
+    for length, depth in extents:
+        if not _FIRST_DEPTH <= depth <= course.last_depth:
+            yield from _cut(begin, position, course.step)
+            begin = position + length
+        position += length
+    yield from _cut(begin, position, course.step)
+
+
+def within(extents: Iterable[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """The same extents up to so many bytes, whatever QEMU says."""
+    kept: list[tuple[int, int]] = []
+    for size, depth in extents:
+        kept.append((min(size, length), depth))
+        length -= kept[-1][0]
+    return kept
+
+
+def _cut(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
+    while begin < end:
+        boundary = min(end, begin - begin % step + step)
+        yield begin, boundary - begin
+        begin = boundary
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What may be read ahead now, beside a job with a speed limit, so that both together keep it.
+
+    ``left`` is in bytes, ``at`` the time of the last look in seconds, ``offset`` the job's at that time.
+    """
+
+    left: float
+    at: float
+    offset: int
+
+    def at_look(self, job: Job, now: float, read: Sequence[tuple[int, int]], step: int) -> Allowance:
+        """The same after another look at the job.
+
+        What the job has passed over and was not read ahead it may have copied itself, but never faster than its limit.
+
+        :param read: the requests that were made, each an offset and a length, and of which none is behind ``offset``.
+        """
+        gained = job.speed * (now - self.at)
+        passed = job.offset - self.offset - sum(_overlap(each, self.offset, job.offset) for each in read)
+        copied = min(gained, max(0, passed))
+        most = max(step, job.speed * _SECONDS_KEPT)
+        return Allowance(min(most, self.left + gained - copied), now, job.offset)
+
+    def covers(self, job: Job, length: int) -> bool:
+        """Whether a request may be made; without a limit it always may."""
+        return not job.speed or self.left >= length
+
+    def less(self, length: int) -> Allowance:
+        """The same after a request."""
+        return replace(self, left=self.left - length)
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many requests may be under way, found out by how long they take.
+
+    A link that is full is no faster with more of them: they wait in its queue, and the guest's own requests behind
+    them. So more are tried after each round while requests take no longer than at first: twice as many until some wait,
+    and then one more. When more than one of them waits, one fewer is tried.
+
+    ``size`` is how many may be now, ``shortest`` the usual time of the fastest round in seconds, and ``is_new`` whether
+    none has ever waited. ``answers`` and ``times`` are of the present round; a request that copied nothing has no time.
+    """
+
+    size: int = 1
+    shortest: float | None = None
+    is_new: bool = True
+    answers: int = 0
+    times: tuple[float, ...] = ()
+
+    def after(self, seconds: float, most: int) -> Window:
+        """The same after a request that took so long; ``most`` is the most that was asked for."""
+        times = (*self.times, seconds) if seconds >= _LEAST_SECONDS else self.times
+        if self.answers + 1 < max(self.size, _LEAST_ANSWERS):
+            return replace(self, answers=self.answers + 1, times=times)
+        if not times:
+            return Window(self.size, self.shortest, self.is_new)
+        # Not the mean: what the job fetches at this moment is there sooner, and tells nothing of the link.
+        usual = sorted(times)[len(times) // 2]
+        shortest = usual if self.shortest is None else min(usual, self.shortest)
+        waiting = self.size * (1 - shortest / usual)
+        if waiting > _MOST_WAITING:
+            return Window(max(1, self.size - 1), shortest, is_new=False)
+        if waiting >= _FEW_WAITING:
+            return Window(self.size, shortest, is_new=False)
+        more = self.size * 2 if self.is_new else self.size + 1
+        return Window(min(most, more), shortest, self.is_new)
+
+
+def _overlap(request: tuple[int, int], begin: int, end: int) -> int:
+    offset, length = request
+    return max(0, min(offset + length, end) - max(offset, begin))

@@ -1,0 +1,161 @@
+# Copyright (c) 2026, the virtops.qmp authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Read ahead of one stream while it runs: have QEMU copy what the stream will come to, several requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import AsyncIterator, Callable, Sequence
+
+from .._decide._ahead import Allowance, Course, Window, requests, within
+from .._model._errors import QmpError
+from .._model._job import Job
+from .._model._seams import Ahead, Link
+
+# How often the job is looked at: it may be held, or get another limit, or overtake what is read ahead of it.
+_LOOK_SECONDS = 0.2
+# So much of the map is asked for at a time.
+_MAP_BYTES = 2**27
+
+Tell = Callable[[str], None]
+
+
+@contextlib.asynccontextmanager
+async def reading_ahead(
+    link: Link, node: str, job_id: str, course: Course, most: int, tell: Tell
+) -> AsyncIterator[None]:
+    """Read ahead of a job as long as the context lasts; nothing of it is left in QEMU then.
+
+    :param most: how many requests may be under way at a time.
+    :param tell: takes the reason, in words, why nothing is read ahead, or no longer; it is no error of the stream.
+    """
+    exported = contextlib.AsyncExitStack()
+    try:
+        try:
+            ahead = await exported.enter_async_context(link.read_ahead(node))
+        except QmpError as error:
+            tell(str(error))
+            yield
+            return
+        reading = asyncio.ensure_future(_Reading(link, job_id, ahead, course, most).run())
+        try:
+            yield
+        finally:
+            await _stop(reading, tell)
+    finally:
+        await _end(exported, tell)
+
+
+async def _stop(reading: asyncio.Future[None], tell: Tell) -> None:
+    reading.cancel()
+    try:
+        await reading
+    except asyncio.CancelledError:
+        pass
+    except QmpError as error:
+        tell(str(error))
+
+
+async def _end(exported: contextlib.AsyncExitStack, tell: Tell) -> None:
+    try:
+        await exported.aclose()
+    except QmpError as error:
+        tell(str(error))
+
+
+class _Reading:
+    """The requests on their way, in the order of the disk."""
+
+    def __init__(self, link: Link, job_id: str, ahead: Ahead, course: Course, most: int):
+        self._link = link
+        self._job_id = job_id
+        self._ahead = ahead
+        self._course = course
+        self._most = most
+        self._under_way: set[asyncio.Future[None]] = set()
+        # What was asked for and is not yet behind the job.
+        self._read: list[tuple[int, int]] = []
+        self._job: Job | None = None
+        self._look_at = 0.0
+        self._allowance = Allowance(0.0, 0.0, 0)
+        self._window = Window()
+
+    async def run(self) -> None:
+        """Go on until the end of the course, or of the job.
+
+        :raise QmpError: it does not work, or no longer.
+        """
+        try:
+            await self._look()
+            position = 0 if self._job is None else self._job.offset
+            while self._job is not None and position < self._course.end:
+                position = await self._read_from(position)
+            while self._under_way:
+                await self._reap(None)
+        finally:
+            for request in self._under_way:
+                request.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _read_from(self, position: int) -> int:
+        """Read a part of the course, and return where the next one begins."""
+        length = min(self._course.end - position, _MAP_BYTES)
+        extents: Sequence[tuple[int, int]] = [(length, self._course.last_depth)]
+        if self._course.needs_map:
+            extents = within(await self._ahead.depths(position, length), length)
+        for offset, size in requests(extents, position, self._course):
+            job = await self._turn(size)
+            if job is None:
+                break
+            # What the job has passed meanwhile is copied.
+            if offset + size > job.offset:
+                self._send(offset, size)
+        return position + sum(size for size, _depth in extents)
+
+    async def _turn(self, size: int) -> Job | None:
+        """Wait until one more request may be made; None when the job copies no more."""
+        loop = asyncio.get_running_loop()
+        while self._job is not None:
+            if loop.time() >= self._look_at:
+                await self._look()
+            elif len(self._under_way) >= self._window.size:
+                await self._reap(self._look_at - loop.time())
+            elif self._job.paused or not self._allowance.covers(self._job, size):
+                await asyncio.sleep(self._look_at - loop.time())
+            else:
+                return self._job
+        return None
+
+    async def _look(self) -> None:
+        """See where the job is now; None where it copies nothing any more."""
+        now = asyncio.get_running_loop().time()
+        job = next((job for job in await self._link.jobs() if job.id == self._job_id), None)
+        if job is None or job.status not in ("running", "paused"):
+            self._job = None
+            return
+        if self._job is None:
+            self._allowance = Allowance(0.0, now, job.offset)
+        self._allowance = self._allowance.at_look(job, now, self._read, self._course.step)
+        self._read = [(offset, size) for offset, size in self._read if offset + size > job.offset]
+        self._job, self._look_at = job, now + _LOOK_SECONDS
+
+    def _send(self, offset: int, size: int) -> None:
+        self._under_way.add(asyncio.ensure_future(self._copy(offset, size)))
+        self._read.append((offset, size))
+        self._allowance = self._allowance.less(size)
+
+    async def _copy(self, offset: int, size: int) -> None:
+        began = asyncio.get_running_loop().time()
+        await self._ahead.copy(offset, size)
+        self._window = self._window.after(asyncio.get_running_loop().time() - began, self._most)
+
+    async def _reap(self, seconds: float | None) -> None:
+        """Wait until a request is done, at most so long."""
+        done, self._under_way = await asyncio.wait(
+            self._under_way, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for request in done:
+            request.result()
