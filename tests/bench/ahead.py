@@ -82,7 +82,7 @@ def _load(folder: Path, accel: str, most: int | None, address: str) -> dict[str,
         if most is not None:
             options = {"monitors": [guest.vm.monitor], "disks": ["vda"], "read_ahead": most, "check_space": False}
             task = product.Running("block_stream", options)
-            wait_until(lambda: guest.vm.jobs(), "the stream has begun")
+            wait_until(guest.vm.jobs, "the stream has begun")
         before, began = _times(guest.vm), time.monotonic()
         while time.monotonic() - began < WATCH_SECONDS and (task is None or guest.vm.jobs()):
             time.sleep(0.05)

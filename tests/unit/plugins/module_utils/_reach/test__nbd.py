@@ -7,8 +7,8 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Awaitable, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import ReadAheadFailed
