@@ -43,7 +43,8 @@ def ahead(bench: Bench) -> Iterator[Figure]:
             yield Figure(f"ahead-{format}{delay}", title, "MiB/s", PLAIN, _rates(samples), missing)
     samples = _rates(in_turn(_ways(bench.folder, "raw", 0.02, BANDWIDTH), rounds))
     samples = {LINK: [BANDWIDTH / MiB] * rounds, **samples}
-    title = f"{SIZE // MiB} MiB over NBD with 20 ms of delay, on a link that carries {BANDWIDTH // MiB} MiB/s for each client"
+    link = f"a link that carries {BANDWIDTH // MiB} MiB/s for each client"
+    title = f"{SIZE // MiB} MiB over NBD with 20 ms of delay, on {link}"
     yield Figure("ahead-link", title, "MiB/s", LINK, samples)
 
 
