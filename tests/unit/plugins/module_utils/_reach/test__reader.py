@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pty
 import socket
@@ -70,17 +71,34 @@ def test_the_work_ends_with_its_reader(connection: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("connection", [a_pipe, a_socket, a_terminal])
-def test_the_work_ends_by_itself(connection: Callable[[], Any]) -> None:
+def test_the_work_ends_by_itself(connection: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its result is returned, and nothing is left behind that waits."""
     descriptor, close = connection()
-    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    pipe, made = os.pipe, []
 
+    def remembered() -> tuple[int, int]:
+        ends = pipe()
+        made.append(os.fstat(ends[0]).st_ino)
+        return ends
+
+    monkeypatch.setattr(os, "pipe", remembered)
     assert run(descriptor, turn()) == {"a": 1}
     close()
     for thread in threading.enumerate():
         if thread.name == "reader":
             thread.join(30)
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (before[0], before[1] - 2)
+    assert "reader" not in [thread.name for thread in threading.enumerate()]
+    assert made
+    assert {f"pipe:[{inode}]" for inode in made}.isdisjoint(open_here())
+
+
+def open_here() -> list[str]:
+    """What this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
 
 
 def test_what_is_typed_is_no_end() -> None:
