@@ -13,13 +13,13 @@ version_added: 1.0.0
 description:
   - Populates thin overlays from their backing chains with QEMU's C(block-stream) job, while the guests work, so that
     the images below are no longer needed.
-  - Two options are required, O(monitors) and O(disks).
+  - O(disks) is required, and one of O(monitors) and O(domains), which name the VMs.
   - V(populated) is said only where it is proven. What cannot be read, seen or asked is unknown (null), and that is
     neither populated nor free. QEMU's own "completed" is no proof, a VM that is killed seconds after it can read zeros.
   - A disk is populated in this order. The stream copies everything and stops at V(pending), the link to the old images
     still there. QEMU flushes the image. The map of the chain (C(qemu-img map)) shows that nothing is left in the old
-    images. The job is finalized, which removes the link. Chain and header are read again, and the image is flushed once
-    more. At last QEMU is asked again over a new connection.
+    images. The job is finalized, which removes the link; with O(domains) libvirt's own pull does. Chain and header are
+    read again, and the image is flushed once more. At last QEMU is asked again over a new connection.
   - A flush is one whose failure is known. Beside a job QEMU does not tell if its flush fails, so the module holds the
     image's files open from before the stream, and has the kernel write them out (fsync) before and after QEMU's flush.
     Without a job QEMU is told to take a snapshot onto a node that does not exist, which flushes, tells if that fails,
@@ -247,10 +247,10 @@ options:
         O(vms), O(disks) and O(exclude).
       - The task uses it for its own later looks, so that they work on the same disks of the same QEMUs and on no
         others. You need not set it.
-      - A dictionary. Each key is the monitor of a VM, each value has C(pid) and C(started) of its QEMU as in
-        RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If another process serves the
-        monitor, that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its
-        C(name) is what its process is called where it has an old image open.
+      - A dictionary. Each key is the monitor or the domain of a VM, each value has C(pid) and C(started) of its QEMU as
+        in RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If it is another process by now,
+        that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its C(name) is
+        what its process is called where it has an old image open.
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info

@@ -12,7 +12,7 @@ short_description: Show disks, backing chains and streams of running VMs
 version_added: 1.0.0
 description:
   - Asks the QEMU behind each monitor for its disks, their backing chains and their block jobs.
-  - One option is required, O(monitors).
+  - One of O(monitors) and O(domains) is required, which name the VMs.
   - It changes nothing, and holds a monitor for some milliseconds only.
   - A job with the status V(pending) has copied everything and waits to be finished.
     Run M(virtops.qmp.block_stream) again to finish it.
