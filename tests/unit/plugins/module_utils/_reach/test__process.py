@@ -134,6 +134,16 @@ def test_the_turn_on_a_process_that_has_ended(child: subprocess.Popen[bytes]) ->
         assert turn.holder() == "nobody knows which"
 
 
+def test_the_holder_among_others(processes: Processes) -> None:
+    """Of all locks of the host it is the one on this very file that tells."""
+    status = (processes.add(7) / "environ").stat()
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    others = [f"1: POSIX  ADVISORY  WRITE 8 {place} 0 EOF", "2: FLOCK  ADVISORY  WRITE 8 00:00:1 0 EOF"]
+    lines = [*others, f"3: FLOCK  ADVISORY  WRITE 7 {place} 0 EOF", ""]
+    (processes.folder / "locks").write_text("\n".join(lines))
+    assert "(pid 7)" in Turn(7).holder()
+
+
 def test_a_turn_that_nobody_has(child: subprocess.Popen[bytes]) -> None:
     """Whoever had it may have left in the meantime."""
     with Turn(child.pid) as turn:
