@@ -132,8 +132,20 @@ ROWS = [
     Row("base is the node of the top", disk("vdb", base="node-b"), ("vdb", "active image", "b-mid1.qcow2")),
     # VMs
     Row("incoming migration", disk("vda"), ("vda", "incoming migration", "after the migration"), vm="incoming"),
-    Row("libvirt by its monitor", disk("vda"), ("vda", "libvirt", "virsh blockpull"), vm="by_monitor", told=("vda",)),
-    Row("libvirt by its nodes", disk("vda"), ("vda", "libvirt", "virsh blockpull"), vm="by_nodes", told=("vda",)),
+    Row(
+        "libvirt by its monitor",
+        disk("vda"),
+        ("vda", "libvirt", "Name the VM in `domains`"),
+        vm="by_monitor",
+        told=("vda",),
+    ),
+    Row(
+        "libvirt by its nodes",
+        disk("vda"),
+        ("vda", "libvirt", "Name the VM in `domains`"),
+        vm="by_nodes",
+        told=("vda",),
+    ),
     Row("libvirt's stream to abort", disk("vda", state="aborted"), ("vda", "libvirt"), vm="by_nodes"),
     # Choices, sizes and numbers
     Row("unknown state", disk("vda", state="done"), ("state", "done", "populated", "paused", "aborted")),
@@ -179,8 +191,8 @@ ROWS = [
     Row("port that nobody serves", {**disk("vda"), "monitors": ["127.0.0.1:1"]}, ("127.0.0.1:1", "refused")),
     Row("port beyond the last", {**disk("vda"), "monitors": ["127.0.0.1:70000"]}, ("127.0.0.1:70000", "65535")),
     Row("no host of this name", {**disk("vda"), "monitors": ["nosuch.invalid:4444"]}, ("nosuch.invalid:4444",)),
-    Row("no monitors", {**disk("vda"), "monitors": []}, ("monitors is empty", "glob")),
-    Row("no path", {**disk("vda"), "monitors": [""]}, ("monitors is empty", "glob")),
+    Row("no monitors", {**disk("vda"), "monitors": []}, ("neither monitors nor domains", "glob")),
+    Row("no path", {**disk("vda"), "monitors": [""]}, ("neither monitors nor domains", "glob")),
 ]
 
 

@@ -171,6 +171,8 @@ def vm_of(path: Path, **changed: Any) -> dict[str, Any]:
         "query-chardev": [],
         "query-status": {"status": "running", "running": True},
         "query-block-jobs": [],
+        "query-iothreads": [],
+        "query-block-exports": [],
         "x-debug-query-block-graph": {"nodes": [], "edges": []},
         "query-block": [{"device": "", "qdev": "/machine/peripheral/vda/virtio-backend", "inserted": inserted}],
         "human-monitor-command": "",

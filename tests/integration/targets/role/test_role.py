@@ -168,7 +168,7 @@ def test_excluded_disks_of_namesakes(folder: Path, boot: Callable[..., Vm], styl
         pytest.param({"populate_disks": ["vda", "vdc"]}, "vdc", id="disk"),
         pytest.param({"populate_disks": ["vda", "cd0"]}, "cd0", id="empty drive"),
         pytest.param({"populate_disks": [""]}, "disks is empty", id="no disk"),
-        pytest.param({"populate_monitors": []}, "monitors is empty", id="no monitor"),
+        pytest.param({"populate_monitors": []}, "neither monitors nor domains", id="no monitor"),
         pytest.param({"populate_speed": "fast"}, "speed is 'fast'", id="an option"),
         pytest.param({"populate_base": "/no/such.qcow2"}, "/no/such.qcow2", id="base"),
     ],
