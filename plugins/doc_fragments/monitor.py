@@ -93,7 +93,7 @@ requirements:
   - qemu.qmp 0.0.3 or newer for the Python that runs the module, for O(monitors); the role
     P(virtops.qmp.qemu_qmp#role) installs it
   - libvirt's own bindings (C(python3-libvirt) of the distribution) for the Python that runs the module, for
-    O(domains); tested with libvirt 7.0 to 11.3; 5.10 or newer, which describes its disks to QEMU by C(-blockdev)
+    O(domains); tested with libvirt 7.0 to 12.8; 5.10 or newer, which describes its disks to QEMU by C(-blockdev)
   - QEMU 4.0 or newer behind the monitors; tested with 5.2 to 11.1
 notes:
   - O(monitors), O(domains), O(disks), O(vms) and O(exclude) take a string, too, with commas between the names; blanks
