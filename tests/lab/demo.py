@@ -28,7 +28,7 @@ from lab.images import KiB, MiB  # noqa: E402
 from lab.process import run  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SIZE = 512 * MiB
 BLOCK = 64 * KiB
@@ -240,7 +240,8 @@ def play(folder: Path) -> None:
         must(" changed=0 " in recap, "the second run changed something")
 
 
-def main() -> int:
+def show_to_the_end(play: Callable[[Path], None]) -> int:
+    """Play a story in a folder of its own, and say how it ended; the exit code."""
     began = time.monotonic()
     try:
         with lab_folder() as folder:
@@ -253,4 +254,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show_to_the_end(play))

@@ -9,16 +9,13 @@ anything. What virsh's guest has lost is shown, for newer QEMUs may lose less.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lab import LabError, images, lab_folder  # noqa: E402
-from lab.demo import BLOCK, NotSo, checksums, command, heading, make_golden, must, run_playbook, say  # noqa: E402
+from lab import images  # noqa: E402
+from lab.demo import BLOCK, NotSo, checksums, command, heading, make_golden, must, run_playbook, say, show_to_the_end  # noqa: E402
 from lab.libvirt import Guest, Libvirt, distribution_python, what_is_missing  # noqa: E402
 from lab.process import run  # noqa: E402
 
@@ -50,6 +47,7 @@ def lost(top: Path, model: dict[int, bytes]) -> int:
 
 
 def play(folder: Path) -> None:
+    folder.chmod(0o755)  # libvirt's guests belong to somebody else
     golden = folder / "golden.qcow2"
     heading("1. Two guests of libvirt stand on one golden image")
     model = make_golden(golden)
@@ -87,20 +85,11 @@ def play(folder: Path) -> None:
 
 
 def main() -> int:
-    began = time.monotonic()
     missing = what_is_missing()
     if missing is not None:
         print(f"The demo needs libvirt: {missing}", file=sys.stderr)
         return 1
-    try:
-        with lab_folder() as folder:
-            os.chmod(folder, 0o755)  # libvirt's guests belong to somebody else
-            play(folder)
-    except (LabError, NotSo, OSError, AssertionError, subprocess.TimeoutExpired) as error:
-        print(f"\nThe demo failed: {error}", file=sys.stderr)
-        return 1
-    say(f"\nAll is as it should be, after {time.monotonic() - began:.0f} seconds. What was made for it is removed.")
-    return 0
+    return show_to_the_end(play)
 
 
 if __name__ == "__main__":
