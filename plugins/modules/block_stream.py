@@ -867,7 +867,8 @@ errors:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import populate, run
+from ..module_utils._module import run
+from ..module_utils._module_stream import populate
 from ..module_utils._options import STREAM_OPTIONS
 
 

@@ -367,7 +367,8 @@ disks:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import inform, run
+from ..module_utils._module import run
+from ..module_utils._module_info import inform
 from ..module_utils._options import INFO_OPTIONS
 
 

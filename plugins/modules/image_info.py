@@ -268,7 +268,8 @@ errors:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import inform_of_images, run
+from ..module_utils._module import run
+from ..module_utils._module_images import inform_of_images
 from ..module_utils._options import IMAGES_OPTIONS
 
 

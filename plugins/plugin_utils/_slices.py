@@ -17,9 +17,9 @@ from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_int
 
-from ..module_utils._decide._plan import weightier
+from ..module_utils._decide._actions import weightier
+from ..module_utils._decide._failures import failure_to_result, in_one_message
 from ..module_utils._decide._released import each_once, unanswered, weigh
-from ..module_utils._decide._report import failure_to_result, in_one_message
 from ..module_utils._model._address import DomainName
 from ..module_utils._model._errors import Failure, StreamFailed, WrongRequest
 

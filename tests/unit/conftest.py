@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils import _module
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _libvirt, _peer, _process
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest, Processes
@@ -66,7 +65,7 @@ def libvirt(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibvi
     own = FakeLibvirt(guest)
     for name in ("libvirt", "libvirt_qemu"):
         monkeypatch.setattr(_libvirt, name, own, raising=False)
-    monkeypatch.setattr(_module, "LIBVIRT_IMPORT_ERROR", None)
+    monkeypatch.setattr(_libvirt, "LIBVIRT_IMPORT_ERROR", None)
     # A thread that hangs here hangs for ever.
     monkeypatch.setattr(clock, "_REAL_SECONDS", 0.2)
     yield own

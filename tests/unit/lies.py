@@ -28,7 +28,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._request import
 from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import OtherRuns
 from ansible_collections.virtops.qmp.plugins.module_utils._model._text import presentable
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
-from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _inform, _populate
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import REPLIES, asking, recorded
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeHost, FakeQemu, in_vms, inode_of, named
@@ -276,9 +276,9 @@ def run(honest: Mapping[str, Any], lying: Mapping[str, Any], since: int) -> Told
 
     async def work() -> tuple[Any, Any]:
         host = LiarsHost(Liar(honest, lying, since), good)
-        seen = await _work.inform(host.finds(monitors), Selection(None), host.open_link, host)
+        seen = await _inform.inform(host.finds(monitors), Selection(None), host.open_link, host)
         host = LiarsHost(Liar(honest, lying, since), good)
-        done = await _work.populate(
+        done = await _populate.populate(
             host.finds(monitors), Selection(("*",)), request, host.open_link, host, is_check=False
         )
         return presentable(seen.to_result()), presentable(done.to_result())

@@ -14,7 +14,8 @@ from .._model._job import Job
 from .._model._request import Request
 from .._model._target import Target
 from .._model._vm import Vm
-from ._plan import ACTIONS, Step, is_done, weightier
+from ._actions import weightier
+from ._plan import ACTIONS, Step, is_done
 
 
 @dataclass(frozen=True)

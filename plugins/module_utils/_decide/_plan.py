@@ -231,17 +231,6 @@ ACTIONS: Mapping[Step, str] = {
     Step.PAUSE: "paused",
     Step.CANCEL: "stopped",
 }
-_WEIGHTS = ("none", "joined", "retuned", "resumed", "paused", "started", "stopped")
-
-
-def weightier(one: str, other: str) -> str:
-    """The action that says more about what happened to a disk: a stream that was joined, then stopped, was stopped."""
-    return max(one, other, key=_WEIGHTS.index)
-
-
-def is_change(action: str) -> bool:
-    """Whether an action by itself changed something."""
-    return action not in ("none", "joined")
 
 
 def requested_chain(disk: Disk, base_index: int) -> tuple[Image, ...]:

@@ -31,6 +31,13 @@ class Selection:
     vms: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
+    def names(self, base: str | None) -> list[str]:
+        """What the user gave, ``base`` as well, that may be a file name."""
+        names = [*(self.disks or ()), *self.exclude]
+        if base:
+            names.append(base)
+        return names
+
 
 @dataclass(frozen=True)
 class BoundVm:

@@ -21,7 +21,6 @@ from .._model._images import Asked, Search, Unread
 from .._model._map import Layer, MapTotals, NoMap
 from ._descriptors import reopen, survey
 from ._header import read_header
-from ._images import search
 from ._lease import try_leases
 from ._map import read_map, user_of
 from ._mounts import read_mounts, read_text
@@ -128,6 +127,9 @@ class LinuxHost:
 
     async def search(self, files: Collection[KnownFile], folders: Sequence[str]) -> Search:
         """Read the headers of all images in the folders."""
+        # Loaded here, and only here: most tasks do without.
+        from ._images import search
+
         what = "the storage of the images"
         # It ends by itself, unless the storage hangs.
         seconds = _SEARCH_SECONDS + _ANSWER_SECONDS

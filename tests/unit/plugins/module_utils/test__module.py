@@ -22,12 +22,12 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import read_start
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
-from ansible_collections.virtops.qmp.plugins.module_utils._module import request_from, to_bytes
-from ansible_collections.virtops.qmp.plugins.module_utils._reach import _peer
+from ansible_collections.virtops.qmp.plugins.module_utils._module_stream import request_from, to_bytes
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _libvirt, _peer
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads
-from ansible_collections.virtops.qmp.plugins.module_utils._run import _work
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _populate
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking, qcow2
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest
@@ -420,7 +420,7 @@ def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monk
     async def judge_all(outcomes: Sequence[Outcome], *_rest: Any) -> list[list[Verdict]]:
         return [[note, note] for _each in outcomes]
 
-    monkeypatch.setattr(_work, "judge_all", judge_all)
+    monkeypatch.setattr(_populate, "judge_all", judge_all)
     found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
     assert found["warnings"].count("look at VM web02, too") == 1
 
@@ -439,7 +439,7 @@ def test_without_the_library(module: RunModule, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("name", ["block_stream", "block_stream_info"])
 def test_without_the_bindings(module: RunModule, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Without libvirt's bindings the module says what is missing and where it is found; qemu.qmp is not needed."""
-    monkeypatch.setattr(_module, "LIBVIRT_IMPORT_ERROR", "ImportError: no libvirt")
+    monkeypatch.setattr(_libvirt, "LIBVIRT_IMPORT_ERROR", "ImportError: no libvirt")
     monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "ImportError: no qemu.qmp")
     found = module(name, domains=["*"], disks=["vda"])
     assert found["failed"]
@@ -449,7 +449,7 @@ def test_without_the_bindings(module: RunModule, monkeypatch: pytest.MonkeyPatch
 
 def test_images_need_no_library(lab: Lab, module: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a VM neither library is needed."""
-    monkeypatch.setattr(_module, "LIBVIRT_IMPORT_ERROR", "ImportError: no libvirt")
+    monkeypatch.setattr(_libvirt, "LIBVIRT_IMPORT_ERROR", "ImportError: no libvirt")
     monkeypatch.setattr(_module, "QEMU_QMP_IMPORT_ERROR", "ImportError: no qemu.qmp")
     assert not module("image_info", paths=["/vms/base.qcow2"]).get("failed")
 

@@ -11,7 +11,8 @@ from typing import Any, Callable  # noqa: UP035  # Python 3.8
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._libvirt import Domains
-from ansible_collections.virtops.qmp.plugins.module_utils._run._work import inform, populate
+from ansible_collections.virtops.qmp.plugins.module_utils._run._inform import inform
+from ansible_collections.virtops.qmp.plugins.module_utils._run._populate import populate
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest, LibvirtError

@@ -2,63 +2,29 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What each module does, from the monitors to what is known in the end."""
+"""What block_stream does, from the monitors to what is known in the end."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
-from typing import Collection, Iterable, Mapping, Sequence
+from typing import Collection, Mapping, Sequence
 
 from .._decide._fit import leave_out_unfit
 from .._decide._forecast import plan
 from .._decide._outcome import Outcome, not_begun, untouched
-from .._decide._report import Informed, Populated
+from .._decide._report_work import Populated
 from .._decide._schedule import leave_out_crowded
 from .._decide._second_look import confirm, is_claim
-from .._decide._select import Selected, select, select_bound
+from .._decide._select import select, select_bound
 from .._decide._verdict import labels_of
-from .._model._disk import Disk
 from .._model._errors import Failure, WrongRequest
-from .._model._files import FreeSpace, FreeSpaces
 from .._model._request import BoundVms, Request, Selection
 from .._model._seams import Find, Host, OpenLink
 from .._model._target import Target
-from .._model._vm import Vm
 from ._fleet import reconcile_all
 from ._observe import Sighting, observe, visit_all
 from ._release import judge_all
-
-# So many file systems are asked at a time: each that hangs keeps a thread.
-_SPACES_AT_ONCE = 32
-
-
-async def inform(find: Find, selection: Selection, open_link: OpenLink, host: Host) -> Informed:
-    """Show the VMs behind monitors and their disks, those that are selected."""
-    sighting = await observe(find, open_link, host, _names_in(selection, None))
-    failures, selected = sighting.failures, Selected(sighting.vms, (), ())
-    if sighting.vms or not failures:
-        try:
-            selected = select(sighting.vms, selection, None)
-        except WrongRequest as error:
-            failures = (*failures, *Failure.each_of(error))
-    disks = tuple((target.vm, target.disk) for target in selected.targets)
-    return Informed(
-        vms=selected.vms,
-        disks=disks,
-        skipped=(*sighting.skipped, *selected.warnings),
-        failures=failures,
-        free_spaces=await _free_spaces(disks, host),
-        remote=await host.remote_devices(),
-    )
-
-
-def _names_in(selection: Selection, base: str | None) -> list[str]:
-    """What the user gave that may be a file name."""
-    names = [*(selection.disks or ()), *selection.exclude]
-    if base:
-        names.append(base)
-    return names
+from ._space import free_spaces
 
 
 async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out of this process
@@ -78,7 +44,7 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     """
     if bound is not None:
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
-    sighting = await observe(find, open_link, host, _names_in(selection, request.base))
+    sighting = await observe(find, open_link, host, selection.names(request.base))
     if sighting.failures and not sighting.vms:
         return await _judged(
             sighting, [], sighting.failures, host, request
@@ -92,7 +58,7 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
         targets = fit
         crowded: Mapping[tuple[str, str], str] = {}
         if request.state == "populated" and request.check_space:
-            fit, crowded = leave_out_crowded(fit, await _free_spaces([(each.vm, each.disk) for each in fit], host))
+            fit, crowded = leave_out_crowded(fit, await free_spaces([(each.vm, each.disk) for each in fit], host))
     except WrongRequest as error:
         failures = (*sighting.failures, *Failure.each_of(error))
         return await _judged(sighting, [untouched(target, request) for target in targets], failures, host, request)
@@ -178,18 +144,5 @@ async def _judged(  # what is known by now, and who knows more
         verdicts=tuple(map(tuple, verdicts)),
         skipped=sighting.skipped,
         failures=tuple(failures),
-        free_spaces=await _free_spaces([(outcome.vm, outcome.disk) for outcome in outcomes], host),
+        free_spaces=await free_spaces([(outcome.vm, outcome.disk) for outcome in outcomes], host),
     )
-
-
-async def _free_spaces(vms_and_disks: Iterable[tuple[Vm, Disk]], host: Host) -> FreeSpaces:
-    """The file systems that the active images write to, by VM and disk; one that hangs is waited for beside others."""
-    turnstile = asyncio.Semaphore(_SPACES_AT_ONCE)
-
-    async def ask(vm: Vm, disk: Disk) -> FreeSpace | None:
-        async with turnstile:
-            return await host.free_space(vm.identity.pid, disk.top.written)
-
-    full = [(vm, disk) for vm, disk in vms_and_disks if disk.chain]
-    answers = await asyncio.gather(*(ask(vm, disk) for vm, disk in full))
-    return {(vm.identity.monitor, disk.key): answer for (vm, disk), answer in zip(full, answers)}

@@ -14,7 +14,8 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import BoundVm, Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
-from ansible_collections.virtops.qmp.plugins.module_utils._run._work import inform, populate
+from ansible_collections.virtops.qmp.plugins.module_utils._run._inform import inform
+from ansible_collections.virtops.qmp.plugins.module_utils._run._populate import populate
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeHost, FakeQemu
