@@ -312,6 +312,7 @@ NEEDED = {
     "extensions/eda/schemas/stream.json",
     "meta/extensions.yml",
     "meta/runtime.yml",
+    "plugins/callback/fleet.py",
     "plugins/modules/block_stream.py",
     "plugins/modules/block_stream_info.py",
     "plugins/modules/image_access.py",

@@ -27,7 +27,10 @@ from ..plugin_utils._slices import (
     still_watched,
     without_empty,
 )
-from ..plugin_utils._table import plan, summary
+from ..plugin_utils._table import brief, plan, summary
+
+# In a play of more hosts, each has a line in place of a table, unless -v is given.
+_MOST_TABLES = 10
 
 
 class ActionModule(ActionBase):
@@ -92,11 +95,17 @@ class ActionModule(ActionBase):
             return result
         in_lines = plan if self._task.check_mode else summary
         lines = in_lines(result, shows_all=self._display.verbosity > 0)
-        if len(lines) == 1:
-            self._print([f"{_host(task_vars)}: {lines[0]}"])
-        elif lines:
-            self._print([f"{_host(task_vars)}:", *lines])
+        shown = brief(result) if self._is_one_of_many(task_vars) else lines
+        if len(shown) == 1:
+            self._print([f"{_host(task_vars)}: {shown[0]}"])
+        elif shown:
+            self._print([f"{_host(task_vars)}:", *shown])
         return {**result, "summary": lines}
+
+    def _is_one_of_many(self, task_vars: Mapping[str, Any]) -> bool:
+        """Whether the play has so many hosts that each gets a line; check mode is read before anything is done."""
+        hosts = task_vars.get("ansible_play_hosts_all", ())
+        return len(hosts) > _MOST_TABLES and not self._display.verbosity and not self._task.check_mode
 
     def _print(self, lines: Sequence[str]) -> None:
         """Print lines that stay together, whoever else prints."""

@@ -9,7 +9,7 @@ What is not known, or did not take place, is ``-``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ._units import size
@@ -34,6 +34,21 @@ def plan(result: Mapping[str, Any], *, shows_all: bool = False) -> list[str]:
     return _table(_PLAN, _plan_row, _plan_total, result, shows_all=shows_all)
 
 
+def brief(result: Mapping[str, Any]) -> list[str]:
+    """What was done, in one line, for a play of so many hosts that nobody reads a table of each."""
+    disks, released = result["disks"], result["released"]
+    if not disks:
+        return []
+    grown = [each for each in map(_grown, disks) if each is not None]
+    words = [f"{_finished(disks)} of {_count(disks)} finished"]
+    failed = sum(disk["error"] is not None for disk in disks)
+    words += [f"{failed} failed"] if failed else []
+    words += [f"grew by {_growth(sum(grown))}"] if grown else []
+    free = sum(image["free"] is True for image in released)
+    words += [f"{free} of {counted(len(released), 'old image')} free"] if released else []
+    return [", ".join(words)]
+
+
 def _table(
     head: Sequence[str],
     row: Callable[[Disk], Sequence[str]],
@@ -49,7 +64,7 @@ def _table(
         (shown if shows_all or _has_news(disk) else hidden).append(disk)
     lines: list[str] = []
     if shown:
-        lines = _aligned([head, *map(row, shown), total(disks)])
+        lines = aligned([head, *map(row, shown), total(disks)], _NUMBERS)
     if hidden:
         lines.append(_in_one_line(hidden, is_all=not shown))
     return [*lines, *map(_image_line, result["released"])]
@@ -69,29 +84,34 @@ def _in_one_line(disks: Sequence[Disk], *, is_all: bool) -> str:
 
 
 def _count(disks: Sequence[Disk]) -> str:
-    return "1 disk" if len(disks) == 1 else f"{len(disks)} disks"
+    return counted(len(disks), "disk")
+
+
+def counted(count: int, what: str) -> str:
+    """``1 disk``, ``2 disks``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _finished(disks: Sequence[Disk]) -> int:
     return sum(disk["finished"] for disk in disks)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], numbers: Collection[str]) -> list[str]:
+    """Rows with their columns below each other, the titles first.
+
+    :param numbers: the titles of columns that end below each other, rather than begin.
+    """
     head = rows[0]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
     for row in rows:
-        cells = map(_padded, row, widths, head)
+        cells = [
+            cell.rjust(width) if title in numbers else cell.ljust(width)
+            for cell, width, title in zip(row, widths, head, strict=True)
+        ]
         # What comes last needs no blanks behind it.
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def _padded(cell: str, width: int, title: str) -> str:
-    # Numbers one below the other, by their ends.
-    if title in _NUMBERS:
-        return cell.rjust(width)
-    return cell.ljust(width)
 
 
 def _row(disk: Disk) -> tuple[str, ...]:

@@ -27,6 +27,9 @@ _LOCAL = frozenset(
     }
 )
 
+# A golden image may be open in hundreds of VMs. The pids of all are in the result beside these words.
+_MOST_NAMES = 5
+
 _NOBODY_FOUND = (
     "it is still open somewhere: the kernel says so, and neither the processes in /proc nor the loop devices and swap "
     "files tell where (another container, an export, a descriptor on its way through a socket)"
@@ -223,7 +226,10 @@ def _names(users: Users | None, labels: Mapping[int, str]) -> list[str]:
     for pid, process in sorted(users.processes.items()):
         name = f"VM {labels[pid]}" if pid in labels else process
         names.append(f"{name} (pid {pid})")
-    return [*names, *users.kernel]
+    names += users.kernel
+    if len(names) > _MOST_NAMES:
+        return [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
+    return names
 
 
 def labels_of(vms: Sequence[Vm], known: Mapping[int, str] | None = None) -> Mapping[int, str]:

@@ -97,6 +97,24 @@ def test_a_short_stream_is_one_run() -> None:
     assert (len(action.calls), action.lines) == (1, ["\n".join(["hv1:", *SUMMARY])])
 
 
+@pytest.mark.parametrize(
+    ("hosts", "verbosity", "check_mode", "is_brief"),
+    [
+        pytest.param(10, 0, False, False, id="few hosts"),
+        pytest.param(11, 0, False, True, id="many"),
+        pytest.param(11, 1, False, False, id="many, and -v"),
+        pytest.param(11, 0, True, False, id="many, and check mode"),
+    ],
+)
+def test_one_of_many_hosts_has_a_line(hosts: int, verbosity: int, check_mode: bool, is_brief: bool) -> None:
+    """A thousand tables are read by nobody; the result has the table all the same."""
+    action = FakeAction(DONE, check_mode=check_mode)
+    action._display.verbosity = verbosity
+    result = action.run(task_vars={**TASK_VARS, "ansible_play_hosts_all": [f"hv{place}" for place in range(hosts)]})
+    assert (action.lines == ["hv1: 1 of 1 disk finished, grew by 10.0 GiB"]) is is_brief
+    assert len(result["summary"]) > 1
+
+
 def test_a_long_stream_is_watched() -> None:
     """Between two slices a line goes to stderr; the result is that of all slices together."""
     action = FakeAction(told(disk(10)), told(disk(20, action="joined")), DONE)

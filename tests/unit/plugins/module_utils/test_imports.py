@@ -158,7 +158,7 @@ def test_what_touches_files_needs_no_qemu() -> None:
     assert len(seen) > 5
 
 
-@pytest.mark.parametrize("path", each("action"), ids=named)
+@pytest.mark.parametrize("path", each("action", "callback"), ids=named)
 def test_actions_know_plugin_utils_only(path: Path) -> None:
     """What runs on the controller shares nothing with what runs on the target."""
     ours = {name for name in imports(path) if name.startswith(".")}
@@ -175,7 +175,7 @@ def test_plugin_utils_are_pure(path: Path) -> None:
     assert all(name.startswith(tuple(f"..module_utils.{room}." for room in PURE)) for name in theirs)
 
 
-@pytest.mark.parametrize("path", each("action", "module_utils", "modules", "plugin_utils"), ids=named)
+@pytest.mark.parametrize("path", each("action", "callback", "module_utils", "modules", "plugin_utils"), ids=named)
 def test_nobody_sends_what_kills_qemu(path: Path) -> None:
     """query-named-block-nodes kills QEMU 7.2 while a stream is concluded: no string of the code is that command."""
     strings = [

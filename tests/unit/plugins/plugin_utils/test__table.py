@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.plugin_utils._table import plan, summary
+from ansible_collections.virtops.qmp.plugins.plugin_utils._table import brief, plan, summary
 
 MIB = 1024 * 1024
 
@@ -165,3 +165,27 @@ def test_figures(members: dict[str, Any], grew_by: str, time: str, rate: str) ->
 def test_all_that_a_disk_gave_up() -> None:
     """Its images are told in one cell."""
     assert cell("RELEASED", released=[image(True, "/a"), image(False, "/b")]) == "/a, /b"
+
+
+@pytest.mark.parametrize(
+    ("disks", "released", "line"),
+    [
+        pytest.param([], [], [], id="no disk"),
+        pytest.param([IDLE, IDLE], [], ["2 of 2 disks finished"], id="nothing to do"),
+        pytest.param(
+            [{}, {"grew_by": 40 * MIB}],
+            [image(True), image(None, "/other")],
+            ["2 of 2 disks finished, grew by 360 MiB, 1 of 2 old images free"],
+            id="all done",
+        ),
+        pytest.param(
+            [{}, {"finished": False, "error": "why", "grew_by": -MIB}, {**IDLE, "finished": False, "populated": False}],
+            [image(True)],
+            ["1 of 3 disks finished, 1 failed, grew by 319 MiB, 1 of 1 old image free"],
+            id="one failed, one is left",
+        ),
+    ],
+)
+def test_in_brief(disks: list[dict[str, Any]], released: list[dict[str, Any]], line: list[str]) -> None:
+    """One line, without what there is none of."""
+    assert brief({"disks": [disk(**members) for members in disks], "released": released}) == line
