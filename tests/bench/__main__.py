@@ -31,6 +31,7 @@ from .copying import durability, throughput
 from .depth import depth
 from .document import PAGE, write_tables
 from .events import events
+from .fleet import fleet
 from .guests import guests
 from .headers import headers
 from .measure import Figure
@@ -48,6 +49,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "durability": durability,
     "disks": many_disks,
     "vms": many_vms,
+    "fleet": fleet,
     "depth": depth,
     "idle": idle,
     "ssh": connection,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +21,8 @@ from .._model._vm import Vm
 VmDisk = Tuple[Vm, Disk]
 # The monitor of the VM, and the key of the disk.
 _Id = Tuple[str, str]
+# What makes a pattern of a name, to fnmatch.
+_WILDCARDS = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,44 @@ class Selected:
     warnings: tuple[str, ...]
 
 
+class _Calls:
+    """Which disks each name means; in ``disks`` a name is taken literally. Made once, for fleets have many of both."""
+
+    def __init__(self, disks: Sequence[VmDisk], names: Sequence[str]):
+        self._ids: dict[str, list[_Id]] = {}
+        for vm, disk in disks:
+            for name in _calls(vm, disk, names):
+                self._ids.setdefault(name, []).append(_id(vm, disk))
+
+    def ids(self, name: str) -> Sequence[_Id]:
+        """The disks of this name."""
+        return self._ids.get(name, ())
+
+
+class _Patterns:
+    """Names and patterns of VMs or disks. A name is looked up; only patterns are tried one by one."""
+
+    def __init__(self, names: Sequence[str]):
+        self._given = names
+        self._names = frozenset(names)
+        self._patterns = [name for name in names if _WILDCARDS.search(name)]
+
+    def fit_vm(self, vm: Vm) -> bool:
+        """Whether one of them means this VM."""
+        # What a VM is called in results means it, also where that is the monitor of one without a name; a pattern does
+        # not.
+        return vm.identity.label in self._names or self._fit(_names_of(vm))
+
+    def fit_disk(self, vm: Vm, disk: Disk) -> bool:
+        """Whether one of them means this disk."""
+        return not self._names.isdisjoint(_calls(vm, disk, self._given)) or self._fit(disk.names)
+
+    def _fit(self, own: Sequence[str]) -> bool:
+        if not self._names.isdisjoint(own):
+            return True
+        return any(fnmatchcase(name, pattern) for name in own for pattern in self._patterns)
+
+
 def select(vms: Sequence[Vm], selection: Selection, base: str | None) -> Selected:
     """Find the disks that are meant.
 
@@ -39,47 +80,59 @@ def select(vms: Sequence[Vm], selection: Selection, base: str | None) -> Selecte
     """
     meant = _meant(vms, selection)
     warnings = _names_that_fit_nothing(vms, selection)
-    open_disks = _not_excluded(_disks_of(meant), selection.exclude)
+    excluded = _Patterns(selection.exclude)
+    open_disks = [(vm, disk) for vm, disk in _disks_of(meant) if not excluded.fit_disk(vm, disk)]
     if selection.disks is not None and not _run_elsewhere(meant, vms, selection):
         open_disks, unfit = _named(vms, open_disks, selection.disks)
         warnings += unfit
     targets = []
+    # The star names nothing outright: what it brings along may be left out.
+    outright = [name for name in selection.disks or () if name != EVERY_DISK]
     for vm, disk in open_disks:
-        is_named = _is_named_outright(vm, disk, selection)
+        is_named = not frozenset(outright).isdisjoint(_calls(vm, disk, outright))
         targets.append(Target(vm, disk, base_index_of(vm, disk, base), is_named=is_named))
     return Selected(tuple(meant), tuple(targets), tuple(warnings))
+
+
+def _meant(vms: Sequence[Vm], selection: Selection) -> list[Vm]:
+    """The VMs that are meant: all of them where none is named, and never one that is excluded."""
+    wanted, excluded = _Patterns(selection.vms), _Patterns(selection.exclude)
+    meant = []
+    for vm in vms:
+        is_in = not selection.vms or wanted.fit_vm(vm)
+        if is_in and not excluded.fit_vm(vm):
+            meant.append(vm)
+    return meant
 
 
 def _names_that_fit_nothing(vms: Sequence[Vm], selection: Selection) -> list[str]:
     """Warn of them, no more: one play serves many hosts, and not every VM runs on each."""
     warnings: list[str] = []
+    disks = _disks_of(vms) if selection.exclude else []
+    names = {name for vm in vms for name in (vm.identity.label, *_names_of(vm))}
     for name in selection.vms:
-        if not _fits_any_vm(vms, name):
+        if name not in names and not _is_pattern_of(name, vms, ()):
             warnings.append(f"vms: {name!r} fits no VM that answered")
+    for vm, disk in disks:
+        names.update(_calls(vm, disk, selection.exclude))
     for name in selection.exclude:
-        if not _fits_any_vm(vms, name) and not _fits_any_disk(vms, name):
+        if name not in names and not _is_pattern_of(name, vms, disks):
             warnings.append(f"exclude: {name!r} fits no disk and no VM that answered")
     return warnings
 
 
-def _not_excluded(disks: Sequence[VmDisk], exclude: Sequence[str]) -> list[VmDisk]:
-    left = []
-    for vm, disk in disks:
-        if not any(_fits_disk(vm, disk, name) for name in exclude):
-            left.append((vm, disk))
-    return left
+def _is_pattern_of(name: str, vms: Sequence[Vm], disks: Sequence[VmDisk]) -> bool:
+    """Whether a pattern fits one of these; what is no pattern fits nothing."""
+    if not _WILDCARDS.search(name):
+        return False
+    pattern = _Patterns([name])
+    return any(map(pattern.fit_vm, vms)) or any(pattern.fit_disk(vm, disk) for vm, disk in disks)
 
 
 def _run_elsewhere(meant: Sequence[Vm], vms: Sequence[Vm], selection: Selection) -> bool:
     """Whether the VMs that are meant may all run on other hosts: then so do the disks, and their names are right."""
     asked_for_some = bool(vms or selection.vms)
     return asked_for_some and not meant
-
-
-def _is_named_outright(vm: Vm, disk: Disk, selection: Selection) -> bool:
-    # The star names nothing outright: what it brings along may be left out.
-    outright = set(selection.disks or ()) - {EVERY_DISK}
-    return any(_answers_to(vm, disk, name) for name in outright)
 
 
 def _named(
@@ -91,27 +144,43 @@ def _named(
     wanted: set[_Id] = set()
     warnings: list[str] = []
     problems: list[str] = []
+    unknown: list[str] = []
+    calls, of_all = _Calls(open_disks, names), _Calls(_disks_of(vms), names)
     for name in names:
-        own = _ids_of(open_disks, name)
-        wanted.update(own)
-        # The star may mean any number of disks, or none.
         if name == EVERY_DISK:
+            # Here it is no pattern: it passes over what has no data, and may mean none.
+            wanted.update(_id(vm, disk) for vm, disk in open_disks if disk.chain and not disk.read_only)
             continue
+        own = calls.ids(name)
+        wanted.update(own)
         problems += _ambiguities(vms, name, own)
         if own:
             continue
-        if _ids_of(_disks_of(vms), name):
+        if of_all.ids(name):
             warnings.append(f"disks: {name!r} names only disks that vms and exclude leave out")
         else:
-            problems.append(f"{name!r} names no disk of any VM. {describe(vms)}")
-    if problems:
-        raise WrongRequest(*problems)
-    chosen = []
+            unknown.append(f"{name!r} names no disk of any VM")
+    if unknown:
+        # What there is follows once, however many names are wrong.
+        unknown[-1] += f". {describe(vms)}"
+    if problems or unknown:
+        raise WrongRequest(*problems, *unknown)
     # In the order of VMs and disks, not of the names.
-    for vm, disk in open_disks:
-        if _id(vm, disk) in wanted:
-            chosen.append((vm, disk))
-    return chosen, warnings
+    return [(vm, disk) for vm, disk in open_disks if _id(vm, disk) in wanted], warnings
+
+
+def _calls(vm: Vm, disk: Disk, given: Sequence[str]) -> list[str]:
+    """All that means this disk: what it is called, and those of the given file names that lead to its active image."""
+    names = [*disk.names]
+    if disk.chain:
+        top = disk.top
+        names += [name for name in (top.node_name, top.path, top.file) if name]
+    names += [name for name in given if vm.meaning(name).leads_somewhere]
+    return [name for name in dict.fromkeys(names) if disk.answers_to(name, vm.meaning(name))]
+
+
+def _names_of(vm: Vm) -> list[str]:
+    return [name for name in (vm.identity.name, vm.identity.uuid) if name]
 
 
 def _disks_of(vms: Sequence[Vm]) -> list[VmDisk]:
@@ -126,73 +195,17 @@ def _id(vm: Vm, disk: Disk) -> _Id:
     return vm.identity.monitor, disk.key
 
 
-def _ids_of(disks: Sequence[VmDisk], name: str) -> list[_Id]:
-    """The disks that a name in ``disks`` means."""
-    ids = []
-    for vm, disk in disks:
-        if _answers_to(vm, disk, name):
-            ids.append(_id(vm, disk))
-    return ids
-
-
 def _ambiguities(vms: Sequence[Vm], name: str, ids: Sequence[_Id]) -> list[str]:
     """The VMs of which a name means several disks: in several VMs it may, for disks of all VMs have the same names."""
-    counts: Counter[str] = Counter()
-    for monitor, _key in ids:
-        counts[monitor] += 1
+    counts = Counter(monitor for monitor, _key in ids)
+    several = {monitor for monitor, count in counts.items() if count > 1}
+    if not several:
+        return []
     problems = []
-    for vm in vms:
-        count = counts[vm.identity.monitor]
-        if count > 1:
-            words = f"{name!r} names {count} disks; use a name that one has. {describe([vm])}"
-            problems.append(f"{vm.identity.label}: {words}")
+    for vm in [vm for vm in vms if vm.identity.monitor in several]:
+        words = f"{name!r} names {counts[vm.identity.monitor]} disks; use a name that one has. {describe([vm])}"
+        problems.append(f"{vm.identity.label}: {words}")
     return problems
-
-
-def _answers_to(vm: Vm, disk: Disk, name: str) -> bool:
-    """Whether a name in ``disks`` means this disk. There the star is no pattern: it passes over what has no data."""
-    if name == EVERY_DISK:
-        return bool(disk.chain) and not disk.read_only
-    return disk.answers_to(name, vm.meaning(name))
-
-
-def _meant(vms: Sequence[Vm], selection: Selection) -> list[Vm]:
-    """The VMs that are meant: all of them where none is named, and never one that is excluded."""
-    meant = []
-    for vm in vms:
-        is_in = not selection.vms or _fits_one_of(vm, selection.vms)
-        if is_in and not _fits_one_of(vm, selection.exclude):
-            meant.append(vm)
-    return meant
-
-
-def _fits_one_of(vm: Vm, names: Sequence[str]) -> bool:
-    return any(_fits_vm(vm, name) for name in names)
-
-
-def _fits_any_vm(vms: Sequence[Vm], name: str) -> bool:
-    return any(_fits_vm(vm, name) for vm in vms)
-
-
-def _fits_any_disk(vms: Sequence[Vm], name: str) -> bool:
-    return any(_fits_disk(vm, disk, name) for vm, disk in _disks_of(vms))
-
-
-def _fits_vm(vm: Vm, name: str) -> bool:
-    """Whether a name or pattern means this VM."""
-    # What a VM is called in results means it, also where that is the monitor of one without a name; a pattern does not.
-    if name == vm.identity.label:
-        return True
-    return any(own and _fits(own, name) for own in (vm.identity.name, vm.identity.uuid))
-
-
-def _fits_disk(vm: Vm, disk: Disk, name: str) -> bool:
-    """Whether a name or pattern in ``exclude`` means this disk."""
-    return disk.answers_to(name, vm.meaning(name)) or any(_fits(own, name) for own in disk.names)
-
-
-def _fits(own: str, name: str) -> bool:
-    return own == name or fnmatchcase(own, name)
 
 
 def select_bound(

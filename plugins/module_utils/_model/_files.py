@@ -94,6 +94,11 @@ class Named:
     here: str | None = None
     inode_here: Inode | None = None
 
+    @property
+    def leads_somewhere(self) -> bool:
+        """Whether anything is known to be behind the name, for the process or for this host."""
+        return self.inode is not None or self.here is not None or self.inode_here is not None
+
 
 @dataclass(frozen=True)
 class Survey:

@@ -30,7 +30,9 @@ def options() -> dict[str, dict[str, Any]]:
 
 
 def tasks() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
+    found: list[dict[str, Any]] = []
+    for path in (ROLE / "tasks").iterdir():
+        found += yaml.safe_load(path.read_text())
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from ansible.utils.display import Display
 from ansible_collections.virtops.qmp.plugins.callback.fleet import CallbackModule
 
-TOLD = {"errors": [], "disks": [], "released": []}
+TOLD: dict[str, Any] = {"errors": [], "disks": [], "released": []}
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ def disk(label: str = "vda", **members: Any) -> dict[str, Any]:
     return {"monitor": "/vm.qmp", "domain": None, "key": label, **known, **members}
 
 
-FAILED = {"populated": False, "finished": False, "error": "vm: disk vda: no space"}
-OPEN = {"populated": False, "finished": False}
-UNKNOWN = {"populated": None, "finished": False}
+FAILED: dict[str, Any] = {"populated": False, "finished": False, "error": "vm: disk vda: no space"}
+OPEN: dict[str, Any] = {"populated": False, "finished": False}
+UNKNOWN: dict[str, Any] = {"populated": None, "finished": False}
 
 
 def result(*disks: dict[str, Any], errors: tuple[str, ...] = (), released: tuple[Any, ...] = ()) -> dict[str, Any]:
