@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from .ways import (
     playbook,
     raw,
     timed,
+    timeline,
     virsh,
 )
 
@@ -168,6 +170,19 @@ def late(bench: Bench) -> Iterator[Figure]:
         in_turn(words, bench.rounds),
         bench.missing(VIRSH_PLAY, VIRSH),
     )
+    yield _parts(bench, size)
+
+
+def _parts(bench: Bench, size: int) -> Figure:
+    """What the module does from "pending" on, when QEMU has copied everything, to its printed result."""
+    samples: dict[str, list[float]] = {}
+    for _round in range(bench.rounds):
+        with plain_vm(bench.folder, golden(bench.folder, size)) as vm:
+            done = timed(timeline(vm.monitor), environ=environment())
+            must_be_populated(vm.judge)
+        for part, milliseconds in json.loads(done.output.splitlines()[-1]).items():
+            samples.setdefault(part, []).append(milliseconds)
+    return Figure("late-parts", "From pending to the result, 64 MiB to copy", "milliseconds", "the flush", samples)
 
 
 def many_disks(bench: Bench) -> Iterator[Figure]:

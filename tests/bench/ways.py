@@ -104,6 +104,10 @@ def raw(monitor: str) -> list[str]:
     return [sys.executable, str(Path(__file__).with_name("raw_listener.py")), monitor, "vda"]
 
 
+def timeline(monitor: str) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name("timeline.py")), monitor]
+
+
 def play(folder: Path, *tasks: Mapping[str, Any]) -> list[str]:
     """A playbook of these tasks."""
     book = folder / "play.yml"
