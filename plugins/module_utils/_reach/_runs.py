@@ -12,11 +12,11 @@ somebody else's name that looks like ours can do no more harm than that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import socket
-from dataclasses import dataclass
-from typing import Iterator
+from typing import Iterator, Optional, Tuple
 
 from ._sockets import (
     CONNECTED,
@@ -36,6 +36,8 @@ from ._sockets import (
 )
 
 # `ss` and /proc/net/unix show the NUL as @.
+Place = Tuple[Optional[bytes], Optional[bytes]]
+
 NAME_OF_OURS = "\0virtops.qmp/"
 
 _numbers = itertools.count()
@@ -55,16 +57,12 @@ def is_another_run(name: bytes) -> bool:
     return name.startswith(prefix) and not name.startswith(prefix + _this_process.encode() + b"/")
 
 
-@dataclass(frozen=True)
 class RunsAt:
-    """The other runs at the socket of a monitor; see ``_seams.OtherRuns``.
+    """The other runs at the socket of a monitor; see ``_seams.OtherRuns``."""
 
-    ``place`` is what the socket and all connections that it has accepted have in common: its name, and its file.
-    ``listener`` is the inode of the socket itself.
-    """
-
-    place: tuple[bytes | None, bytes | None]
-    listener: int
+    def __init__(self, place: Place):
+        """:param place: what the socket and all connections that it has accepted have in common: its name and file."""
+        self._place = place
 
     def is_waiting(self) -> bool:
         """Whether one waits to be served, or one that gave up is still in the queue, where it keeps others out."""
@@ -76,12 +74,22 @@ class RunsAt:
 
     def _queue(self) -> tuple[int, ...]:
         """The clients that wait, by the inodes of their ends; 0 for one that gave up."""
-        listener = ask(self.listener, SHOW_QUEUE)
+        listener = ask(self._listener, SHOW_QUEUE) if self._listener else None
         return () if listener is None else numbers(listener.get(QUEUE, b""))
+
+    @functools.cached_property
+    def _listener(self) -> int:
+        """The inode of the socket itself; 0 where the kernel does not tell.
+
+        Most visits never ask: found for each, it would have a call for hundreds of VMs list hundreds of sockets for
+        each of them.
+        """
+        listeners = list_sockets(LISTENS, SHOW_NAME | SHOW_VFS)
+        return next((inode for inode, attributes in listeners if _place_of(attributes) == self._place), 0)
 
     def _served(self) -> Iterator[int]:
         for _inode, attributes in list_sockets(CONNECTED, SHOW_NAME | SHOW_VFS | SHOW_PEER):
-            if _place(attributes) == self.place:
+            if _place_of(attributes) == self._place:
                 yield from numbers(attributes.get(PEER, b""))
 
 
@@ -91,14 +99,10 @@ def find_runs(server: int | None) -> RunsAt | None:
     :param server: the inode of the server's end of the connection.
     """
     accepted = ask(server, SHOW_NAME | SHOW_VFS) if server else None
-    if accepted is None:
-        return None
-    place = _place(accepted)
-    listeners = list_sockets(LISTENS, SHOW_NAME | SHOW_VFS)
-    return next((RunsAt(place, inode) for inode, attributes in listeners if _place(attributes) == place), None)
+    return None if accepted is None else RunsAt(_place_of(accepted))
 
 
-def _place(attributes: Attributes) -> tuple[bytes | None, bytes | None]:
+def _place_of(attributes: Attributes) -> Place:
     return attributes.get(NAME), attributes.get(VFS)
 
 

@@ -75,6 +75,19 @@ def test_another_run_is_seen_while_it_waits_and_while_it_is_served(monitor: Moni
     assert (before, waiting, working, after) == ((False, False), (True, True), (False, True), (False, False))
 
 
+def test_the_sockets_of_the_host_are_listed_once(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visit that never asks lists none, or hundreds of VMs would have hundreds listed for each of them."""
+    lists: list[int] = []
+    real = _runs.list_sockets
+    monkeypatch.setattr(_runs, "list_sockets", lambda states, show: lists.append(states) or real(states, show))
+    holder = monitor.client()
+    monitor.accept()
+    runs = seen_by(holder)
+    before = len(lists)
+    answers = [runs.is_waiting() for _time in range(3)]
+    assert (before, answers, len(lists)) == (0, [False] * 3, 1)
+
+
 def test_a_run_that_gave_up_is_in_the_way(monitor: Monitor) -> None:
     """What it has left in the queue keeps others out, until the monitor is free for a moment; nobody is there."""
     holder = monitor.client()
