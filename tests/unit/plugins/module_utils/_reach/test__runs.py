@@ -17,6 +17,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach._runs import (
     find_runs,
     is_another_run,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._sockets import Socket, list_sockets
 
 ANOTHER = "\0virtops.qmp/1-0000/0"
 
@@ -78,8 +79,12 @@ def test_another_run_is_seen_while_it_waits_and_while_it_is_served(monitor: Moni
 def test_the_sockets_of_the_host_are_listed_once(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visit that never asks lists none, or hundreds of VMs would have hundreds listed for each of them."""
     lists: list[int] = []
-    real = _runs.list_sockets
-    monkeypatch.setattr(_runs, "list_sockets", lambda states, show: lists.append(states) or real(states, show))
+
+    def count(states: int, show: int) -> list[Socket]:
+        lists.append(states)
+        return list_sockets(states, show)
+
+    monkeypatch.setattr(_runs, "list_sockets", count)
     holder = monitor.client()
     monitor.accept()
     runs = seen_by(holder)
