@@ -87,7 +87,7 @@ else:
 
         def __init__(self) -> None:
             super().__init__(readbuflen=_MOST_REPLY)
-            self.events.event_filter = lambda event: False  # else it keeps every event for ever
+            self.events.event_filter = lambda _event: False  # else it keeps every event for ever
             self.complaint = ""
 
         async def _do_recv(self) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, untouched
+from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._target import Target
 from ansible_collections.virtops.qmp.tests.unit.builders import asking, disk, job, target
@@ -39,5 +40,6 @@ def test_an_outcome_begins_with_nothing_done() -> None:
 
 def test_what_failed_is_not_finished() -> None:
     """A disk with an error is never finished, whatever its chain looks like."""
-    outcome = untouched(target(disk("top")), asking(), "why")
-    assert (outcome.is_finished, outcome.error) == (False, "why")
+    failure = Failure("StreamFailed", "why")
+    outcome = untouched(target(disk("top")), asking(), failure)
+    assert (outcome.is_finished, outcome.error) == (False, failure)

@@ -19,7 +19,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     QmpError,
     WrongRequest,
 )
-from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Found
+from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Found, Link
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import (
     Sighting,
@@ -104,7 +104,7 @@ def test_a_folder_that_does_not_answer_stops_no_vm() -> None:
     async def expand(pattern: str) -> None:
         raise HostSilent("the folder does not answer")
 
-    host.expand = expand  # type: ignore[method-assign,assignment]
+    host.expand = expand  # type: ignore[method-assign]
     sighting = seen(host, "/nfs/*.qmp", "/vms/vm1.qmp")
     assert labels(sighting) == ["vm1"]
     assert sighting.failures == (Failure("HostSilent", "/nfs/*.qmp: the folder does not answer"),)
@@ -150,7 +150,7 @@ def test_two_monitors_of_one_vm_are_one_vm() -> None:
     host = FakeHost(qemu)
 
     @contextlib.asynccontextmanager
-    async def open_link(address: str) -> AsyncIterator[FakeConnection]:
+    async def open_link(address: str) -> AsyncIterator[Link]:
         monitor = QemuLink(FakeConnection(qemu))
         monitor.address = address
         yield monitor
