@@ -25,7 +25,7 @@ from ._reach._peer import find_owner
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
 from ._reach._reader import NobodyReads, unless_unread
-from ._run._observe import find_monitors
+from ._run._observe import find_domains, find_monitors
 
 _NO_QEMU_QMP = "to speak to QEMU. The role virtops.qmp.qemu_qmp installs it"
 _NO_LIBVIRT = (
@@ -119,10 +119,8 @@ def _way_to_domains(module: AnsibleModule, owner: Owner | None, *, takes_turns: 
         )
     params = module.params
     _libvirt.check_uri(params["uri"])
-    domains = _libvirt.Domains(
-        params["uri"], params["domains"], params["connect_timeout"], owner, takes_turns=takes_turns
-    )
-    return Way(domains.find, domains.open)
+    domains = _libvirt.Domains(params["uri"], params["connect_timeout"], owner, takes_turns=takes_turns)
+    return Way(functools.partial(find_domains, params["domains"], params["uri"], domains.list), domains.open)
 
 
 def _leave_out_empty(params: dict[str, Any]) -> None:

@@ -21,6 +21,15 @@ _JOB = re.compile(rf"[a-z]+-(.+)-{_NODE.pattern}")
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A guest in libvirt's list, running or off."""
+
+    name: str
+    uuid: str
+    is_active: bool
+
+
+@dataclass(frozen=True)
 class DomainDisk:
     """A ``<disk>`` of a running guest.
 

@@ -20,6 +20,7 @@ from typing import (
 )
 
 from ._disk import Disk, Image
+from ._domain import Listed
 from ._errors import Failure
 from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
@@ -275,3 +276,4 @@ class Found:
 
 
 Find = Callable[[], Awaitable[Found]]
+ListDomains = Callable[[], Awaitable[Sequence[Listed]]]

@@ -17,17 +17,15 @@ import functools
 import json
 import threading
 import traceback
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Sequence, cast
 from urllib.parse import urlsplit
 
-from .._model._address import DomainName, may_be_pattern
+from .._model._address import DomainName
 from .._model._disk import Disk, Image, is_local
-from .._model._domain import DomainDisk, as_libvirt_knows, index_of_node, is_behind, read_domain, target_of_job
+from .._model._domain import DomainDisk, Listed, as_libvirt_knows, index_of_node, is_behind, read_domain, target_of_job
 from .._model._errors import (
     CommandRefused,
-    Failure,
     HostSilent,
     MonitorError,
     MonitorLost,
@@ -39,7 +37,7 @@ from .._model._errors import (
 )
 from .._model._job import Job
 from .._model._peer import Owner, Peer
-from .._model._seams import Found, OtherRuns
+from .._model._seams import OtherRuns
 from .._model._vm import Identity, Sight
 from ._process import Turn, find_guest
 from ._qemu import QemuLink
@@ -93,55 +91,28 @@ def check_uri(uri: str) -> None:
 
 
 class Domains:
-    """The guests of one connection to libvirt; its bound methods are a ``Find`` and an ``OpenLink``.
+    """The guests of one connection to libvirt; its bound methods are a ``ListDomains`` and an ``OpenLink``.
 
-    :param patterns: names, UUIDs, and globs of names.
     :param timeout: seconds to wait for libvirt, and for the turn on a guest.
     :param owner: the user who must run a guest's QEMU.
     :param takes_turns: whether to be the only one of this collection at a guest, as on a monitor.
     """
 
-    def __init__(self, uri: str, patterns: Sequence[str], timeout: float, owner: Owner | None, *, takes_turns: bool):
+    def __init__(self, uri: str, timeout: float, owner: Owner | None, *, takes_turns: bool):
         self._uri = uri
-        self._patterns = patterns
         self._timeout = timeout
         self._owner = owner
         self._takes_turns = takes_turns
         self._is_prepared = False
 
-    async def find(self) -> Found:
-        """The guests that are meant. Those that are off are left out where a glob found them, and told.
+    async def list(self) -> Sequence[Listed]:
+        """All guests of the connection, by name.
 
-        :raise WrongRequest: a name may mean two.
+        :raise MonitorError: the leaf says why libvirt does not tell.
         """
-        try:
-            async with self._connected() as connection:
-                states = await self._ask(_states, connection)
-        except QmpError as error:
-            return Found(failures=(Failure.of(error, f"{self._uri}: {error}"),))
-        wanted: dict[str, bool] = {}
-        skipped: list[str] = []
-        off: list[str] = []
-        for pattern in self._patterns:
-            named = [guest for guest in states if pattern == guest.name or pattern.lower() == guest.uuid]
-            if len(named) > 1:
-                raise WrongRequest(
-                    f"{pattern} is the name of one domain and the UUID of another. Name each by its name"
-                )
-            if named or not may_be_pattern(pattern):
-                wanted[DomainName(named[0].name if named else pattern)] = True
-                continue
-            found = [guest for guest in states if fnmatchcase(guest.name, pattern)]
-            for guest in found:
-                if guest.is_active:
-                    wanted.setdefault(DomainName(guest.name), False)
-                elif guest.name not in off:
-                    off.append(guest.name)
-            if not found:
-                skipped.append(f"{pattern} matches no domain")
-        if off:
-            skipped.append(f"these domains are off: {', '.join(off)}")
-        return Found(wanted, tuple(skipped), off=tuple(off))
+        async with self._connected() as connection:
+            listed: Sequence[Listed] = await self._ask(_list, connection)
+        return listed
 
     @contextlib.asynccontextmanager
     async def open(self, address: str) -> AsyncIterator[DomainLink]:
@@ -203,13 +174,6 @@ class Domains:
         return await _ask(function, *arguments, seconds=self._timeout)
 
 
-@dataclass(frozen=True)
-class _State:
-    name: str
-    uuid: str
-    is_active: bool
-
-
 def _known(peer: Peer | None) -> Peer:
     if peer is None:
         raise MonitorUnusable(
@@ -240,17 +204,17 @@ def _open(uri: str) -> Any:
         ) from error
 
 
-def _states(connection: Any) -> list[_State]:
+def _list(connection: Any) -> list[Listed]:
     """All guests. One that goes away meanwhile is none any more."""
-    states: list[_State] = []
+    found: list[Listed] = []
     for domain in connection.listAllDomains(0):
         with contextlib.suppress(libvirt.libvirtError):
-            states.append(_State(domain.name(), domain.UUIDString(), bool(domain.isActive())))
-    return sorted(states, key=_name_of)
+            found.append(Listed(domain.name(), domain.UUIDString(), bool(domain.isActive())))
+    return sorted(found, key=_name_of)
 
 
-def _name_of(state: _State) -> str:
-    return state.name
+def _name_of(guest: Listed) -> str:
+    return guest.name
 
 
 async def _ask(function: Callable[..., Any], *arguments: object, seconds: float) -> Any:

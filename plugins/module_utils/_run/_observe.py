@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
 from .._decide._bind import bind
+from .._decide._domains import meant_domains
 from .._decide._doubles import tell_apart
 from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
 from .._model._address import DomainName, read_address
 from .._model._disk import Disk
 from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
 from .._model._files import Bound
-from .._model._seams import Find, Found, Host, Link, OpenLink
+from .._model._seams import Find, Found, Host, Link, ListDomains, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
 # So many monitors are visited at a time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
@@ -57,6 +58,18 @@ async def find_monitors(patterns: Sequence[str], host: Host) -> Found:
         for address in [str(place)] if found is None else found:
             wanted[address] = wanted.get(address, False) or found is None
     return Found(wanted, tuple(skipped), tuple(failures))
+
+
+async def find_domains(patterns: Sequence[str], uri: str, list_domains: ListDomains) -> Found:
+    """The guests of libvirt that are meant; where libvirt does not list them, that is one failure, of the connection.
+
+    :raise WrongRequest: a name may mean two.
+    """
+    try:
+        guests = await list_domains()
+    except QmpError as error:
+        return Found(failures=(Failure.of(error, f"{uri}: {error}"),))
+    return meant_domains(patterns, guests)
 
 
 async def observe(find: Find, open_link: OpenLink, host: Host, names: Sequence[str] = ()) -> Sighting:

@@ -11,10 +11,12 @@ import sys
 import threading
 from collections.abc import Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._address import DomainName
+from ansible_collections.virtops.qmp.plugins.module_utils._model._domain import Listed
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
     MonitorError,
@@ -30,6 +32,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import F
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _libvirt
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._libvirt import DomainLink, Domains, check_uri
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import find_domains
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import (
     NOT_RUNNING,
@@ -42,8 +45,11 @@ from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import (
 ONE, TWO, THREE = (f"{number}f3a0c1e-5d0c-4c59-9d4e-6c1c6f0e7a51" for number in (1, 2, 3))
 
 
-def domains(*patterns: str, owner: Owner | None = None, takes_turns: bool = True) -> Domains:
-    return Domains("qemu:///system", patterns, 10.0, owner, takes_turns=takes_turns)
+URI = "qemu:///system"
+
+
+def domains(owner: Owner | None = None, takes_turns: bool = True) -> Domains:
+    return Domains(URI, 10.0, owner, takes_turns=takes_turns)
 
 
 def run(libvirt: FakeLibvirt, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -63,7 +69,7 @@ def at_guest(libvirt: FakeLibvirt, work: Callable[[DomainLink], Coroutine[Any, A
     """Do the work with a link to `web01`."""
 
     async def opened() -> Any:
-        async with domains("web01", **options).open("web01") as link:
+        async with domains(**options).open("web01") as link:
             return await work(link)
 
     return run(libvirt, opened)
@@ -137,49 +143,17 @@ def test_uris_that_are_refused(uri: str, words: str) -> None:
 
 
 def find(libvirt: FakeLibvirt, *patterns: str) -> Found:
-    found: Found = run(libvirt, domains(*patterns).find)
+    found: Found = run(libvirt, partial(find_domains, patterns, URI, domains().list))
     assert all(isinstance(name, DomainName) for name in found.wanted)
     assert libvirt.open_connections == 0 or libvirt.hangs
     return found
 
 
-@pytest.mark.parametrize(
-    ("patterns", "wanted", "off", "skipped"),
-    [
-        pytest.param(["*"], {"db[1]": False, "web01": False}, ["web02"], ["domains are off: web02"], id="all that run"),
-        pytest.param(["web*"], {"web01": False}, ["web02"], ["domains are off: web02"], id="a glob"),
-        pytest.param(["web01"], {"web01": True}, [], [], id="a name"),
-        pytest.param(["web02"], {"web02": True}, [], [], id="the name of one that is off"),
-        pytest.param([ONE], {"web01": True}, [], [], id="a UUID"),
-        pytest.param([ONE.upper()], {"web01": True}, [], [], id="a UUID in capitals"),
-        pytest.param(
-            [ONE, "web*", "web01"], {"web01": True}, ["web02"], ["are off: web02"], id="one guest by all names"
-        ),
-        pytest.param(
-            ["w*", "*b02"], {"web01": False}, ["web02"], ["are off: web02"], id="one that is off by two globs"
-        ),
-        pytest.param(["db[1]"], {"db[1]": True}, [], [], id="a name that looks like a glob"),
-        pytest.param(["nosuch"], {"nosuch": True}, [], [], id="a name that nobody has"),
-        pytest.param(["no*"], {}, [], ["no* matches no domain"], id="a glob that nobody fits"),
-        pytest.param(["WEB*"], {}, [], ["WEB* matches no domain"], id="in capitals"),
-    ],
-)
-def test_find(
-    libvirt: FakeLibvirt, patterns: list[str], wanted: dict[str, bool], off: list[str], skipped: list[str]
-) -> None:
-    """Each guest is found once, by name, UUID or glob, and those that are off and were not named are told."""
+def test_all_are_listed(libvirt: FakeLibvirt) -> None:
+    """By name, those that are off as well."""
     libvirt.guests += [Guest("web02", TWO, is_on=False), Guest("db[1]", THREE)]
-    found = find(libvirt, *patterns)
-    assert (found.wanted, found.off, found.failures) == (wanted, tuple(off), ())
-    assert len(found.skipped) == len(skipped)
-    assert all(words in note for words, note in zip(skipped, found.skipped))  # noqa: B905  # Python 3.8
-
-
-def test_a_name_that_is_the_uuid_of_another(libvirt: FakeLibvirt) -> None:
-    """Who names a guest after another one's UUID does not get into its place."""
-    libvirt.guests.append(Guest(ONE, TWO))
-    with pytest.raises(WrongRequest, match=f"{ONE} is the name of one domain and the UUID of another"):
-        find(libvirt, ONE)
+    listed = [Listed("db[1]", THREE, True), Listed("web01", ONE, True), Listed("web02", TWO, False)]
+    assert run(libvirt, domains().list) == listed
 
 
 def test_a_guest_that_goes_away_while_all_are_listed(libvirt: FakeLibvirt) -> None:
@@ -225,9 +199,9 @@ def test_libvirt_is_prepared_once(libvirt: FakeLibvirt) -> None:
     """However many guests are visited, one thread serves their events."""
 
     async def twice() -> None:
-        ours = domains("*")
-        await ours.find()
-        await asyncio.gather(ours.find(), ours.find())
+        ours = domains()
+        await ours.list()
+        await asyncio.gather(ours.list(), ours.list())
 
     run(libvirt, twice)
     assert libvirt.log == [("events",)]
@@ -386,7 +360,7 @@ def test_a_turn_that_comes(libvirt: FakeLibvirt) -> None:
     """It goes on when the other one has left."""
 
     async def work() -> float:
-        ours = domains("web01")
+        ours = domains()
 
         async def hold() -> None:
             async with ours.open("web01"):
@@ -411,7 +385,7 @@ def test_a_guest_that_ends_while_another_run_has_it(libvirt: FakeLibvirt, guest:
         loop.call_later(1, libvirt.stop, guest)
         loop.call_later(2, setattr, guest, "is_on", True)
         loop.call_later(3, other.__exit__, None, None, None)
-        async with domains("web01").open("web01"):
+        async with domains().open("web01"):
             raise AssertionError("it was opened")
 
     other = Turn(100)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._libvirt import Domains
 from ansible_collections.virtops.qmp.plugins.module_utils._run._inform import inform
+from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import find_domains
 from ansible_collections.virtops.qmp.plugins.module_utils._run._populate import populate
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
@@ -39,16 +41,17 @@ def bring(
 ) -> dict[str, Any]:
     """The result of block_stream for disks of all guests, or of block_stream_info; `first` happens before."""
     host = FakeHost(*(guest.qemu for guest in libvirt.guests))
-    ours = Domains("qemu:///system", ["*"], 10.0, None, takes_turns=not looks)
+    ours = Domains("qemu:///system", 10.0, None, takes_turns=not looks)
 
     async def work() -> dict[str, Any]:
         libvirt.serve()
         first()
         selection = Selection(disks or ("*",))
+        find = partial(find_domains, ["*"], "qemu:///system", ours.list)
         if looks:
-            return (await inform(ours.find, selection, ours.open, host)).to_result()
+            return (await inform(find, selection, ours.open, host)).to_result()
         request = asked or asking()
-        return (await populate(ours.find, selection, request, ours.open, host, is_check=False)).to_result()
+        return (await populate(find, selection, request, ours.open, host, is_check=False)).to_result()
 
     result: dict[str, Any] = clock.run(work())
     assert not any(guest.qemu.harm for guest in libvirt.guests)
