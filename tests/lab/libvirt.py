@@ -252,7 +252,7 @@ grep -q ^libvirt-qemu: $tree/etc/passwd ||
     echo libvirt-qemu:x:$user:$user::/nonexistent:/bin/false >>$tree/etc/passwd
 for name in kvm libvirt-qemu; do grep -q ^$name: $tree/etc/group || echo $name:x:$user: >>$tree/etc/group; done
 echo "127.0.0.1 localhost $(uname -n)" >$tree/etc/hosts # libvirt asks for the host's own name, and must not wait for it
-mkdir -p $tree/etc/libvirt
+mkdir -p $tree/etc/libvirt $tree/var/log/libvirt
 printf '%s\\n' 'security_driver = "none"' 'cgroup_controllers = []' >$tree/etc/libvirt/qemu.conf
 printf '%s\\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' >$tree/etc/libvirt/libvirtd.conf
 # In a chroot libvirt cannot make a namespace for a guest.
