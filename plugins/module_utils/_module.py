@@ -13,7 +13,7 @@ from typing import Any, Callable, Coroutine, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from . import _archive  # noqa: F401  # before all others
+from . import _archive  # noqa: F401  # pylint: disable=unused-import  # before all others
 from ._decide._failures import failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
 from ._model._peer import Owner

@@ -15,7 +15,7 @@ from typing import Any, Callable, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
-from . import _archive  # noqa: F401  # before all others
+from . import _archive  # noqa: F401  # pylint: disable=unused-import  # before all others
 from ._decide._failures import failure_to_result
 from ._model._access import AskedImage, WantedRights
 from ._model._errors import Failure, QmpError, RightsNotSet, WrongRequest

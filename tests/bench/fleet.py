@@ -43,7 +43,6 @@ TASK = """
         monitors: "{{ vms }}"
         disks: "*"
 """
-NORMAL: dict[str, str] = {}
 # As the guide advises for a fleet.
 QUIET = {
     "ANSIBLE_CALLBACKS_ENABLED": "virtops.qmp.fleet",
@@ -111,7 +110,7 @@ def _figure(name: str, title: str, unit: str, baseline: str, costs: Mapping[str,
     return Figure(name, title, unit, baseline, {way: [getattr(cost, member)] for way, cost in costs.items()})
 
 
-def _cost(folder: Path, book: str, hosts: int, *, forks: int = 5, environ: Mapping[str, str] = NORMAL) -> Cost:
+def _cost(folder: Path, book: str, hosts: int, *, forks: int = 5, environ: Mapping[str, str] | None = None) -> Cost:
     (folder / "play.yml").write_text(book)
     words = ["-i", "hosts", "-f", str(forks), "-l", f"all[0:{hosts - 1}]", "play.yml"]
     began = time.monotonic()
@@ -119,7 +118,7 @@ def _cost(folder: Path, book: str, hosts: int, *, forks: int = 5, environ: Mappi
         process = subprocess.Popen(
             [sys.executable, "-m", "ansible.cli.playbook", *words],
             cwd=folder,
-            env=environment(**environ),
+            env=environment(**environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
