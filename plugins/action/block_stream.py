@@ -71,7 +71,7 @@ class ActionModule(ActionBase):
         while True:
             left = None if deadline is None else deadline["left"]
             part = next_slice(watch, self._now() - began, left)
-            call = call_arguments(arguments, part, bound, deadline)
+            call = call_arguments(arguments, part, bound, deadline, watched or ())
             told = settle(self._call_module(module_args=call, task_vars=task_vars), watched, part)
             so_far = told if so_far is None else merge(so_far, told)
             watched = still_watched(told)

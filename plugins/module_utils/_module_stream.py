@@ -17,6 +17,7 @@ from ._decide._clock import read_until
 from ._decide._report_work import deadline_to_result
 from ._model._address import DomainName
 from ._model._errors import WrongRequest
+from ._model._latency import Paced
 from ._model._request import EVERY_DISK, BoundVm, BoundVms, Request, Waiting, check_path
 from ._model._seams import Host
 from ._module import Way, check_range, selection_from
@@ -26,6 +27,10 @@ from ._run import _populate
 _MOST_BYTES = 2**63 - 1
 # QEMU's NBD server works on so many requests of a client at a time.
 _MOST_READ_AHEAD = 16
+
+# Below, QEMU's own time to look is no more small; above, it is no latency of a disk.
+_LEAST_LATENCY, _MOST_LATENCY = 100_000, 10_000_000_000
+_MICROSECONDS = {"us": 1, "ms": 1000, "s": 1_000_000}
 
 
 async def populate(module: AnsibleModule, way: Way, host: Host) -> dict[str, Any]:
@@ -83,8 +88,60 @@ def request_from(params: Mapping[str, Any]) -> Request:
         release=params["release"],
         images=tuple(params["images"]),
         read_ahead=params["read_ahead"],
+        guest_latency=_guest_latency_from(params),
+        paced=None if params["paced"] is None else paced_from(params["paced"]),
+        goes_on=params["paced"] is not None and bool(params["paced"].get("goes_on")),
         waiting=_waiting_from(params),
     )
+
+
+def _guest_latency_from(params: Mapping[str, Any]) -> int | None:
+    """In nanoseconds."""
+    if params["guest_latency"] is None:
+        return None
+    nanoseconds = to_nanoseconds("guest_latency", params["guest_latency"])
+    if params["state"] == "populated" and (not params["wait"] or params["poll_interval"]):
+        raise WrongRequest(
+            "guest_latency goes neither with wait=false nor with poll_interval: somebody must stay at the monitor"
+        )
+    return nanoseconds
+
+
+def to_nanoseconds(option: str, text: str) -> int:
+    """Read a time: a number with a unit."""
+    words = re.match(r"(\d+(?:\.\d+)?) ?(us|ms|s)$", text.strip(), re.ASCII)
+    if words is None:
+        raise WrongRequest(f"{option} is {text!r}, which is no time. Write a number with us, ms or s: 5ms, 0.5s")
+    # In whole microseconds, so that every boundary of a histogram is a whole number of nanoseconds.
+    nanoseconds = round(float(words[1]) * _MICROSECONDS[words[2]]) * 1000
+    if not _LEAST_LATENCY <= nanoseconds <= _MOST_LATENCY:
+        raise WrongRequest(f"{option} is {text!r}; it must be from 100us to 10s")
+    return nanoseconds
+
+
+def paced_from(told: Mapping[str, Any]) -> Paced | None:
+    """Read the option ``paced``, which the action gives to the looks of a task; None where it knows of none before.
+
+    :raise WrongRequest: it has another form.
+    """
+    if not told.get("limit"):
+        return None
+    try:
+        return Paced(
+            limit=int(told["limit"]),
+            knee=_int_or_none(told["knee"]),
+            low_for=float(told["low_for"]),
+            doubt=float(told["doubt"]),
+            again_in=float(told["again_in"]),
+            again_after=float(told["again_after"]),
+            lifted=tuple(
+                (str(monitor), str(qdev), str(kind), max(0, int(rung))) for monitor, qdev, kind, rung in told["lifted"]
+            ),
+        )
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise WrongRequest(
+            "paced is invalid; it is disks[].guest_latency.paced of an earlier call, with goes_on beside it"
+        ) from None
 
 
 def _speed_from(params: Mapping[str, Any], option: str) -> int | None:

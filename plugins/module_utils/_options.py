@@ -45,6 +45,7 @@ STREAM_OPTIONS: Spec = {
     "cursor": {"type": "int"},
     "speed": {"type": "str"},
     "total_speed": {"type": "str"},
+    "guest_latency": {"type": "str"},
     "on_error": {"type": "str", "choices": list(get_args(OnError)), "default": "report"},
     "parallel": {"type": "int", "default": 1},
     "check_space": {"type": "bool", "default": True},
@@ -53,6 +54,7 @@ STREAM_OPTIONS: Spec = {
     "read_ahead": {"type": "int", "default": 0},
     "progress": {"type": "int", "default": 10},
     "bound": {"type": "dict"},
+    "paced": {"type": "dict"},
 }
 
 IMAGES_OPTIONS: Spec = {

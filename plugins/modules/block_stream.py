@@ -167,6 +167,29 @@ options:
         away.
       - Set it where O(parallel) is more than 1 and the storage or the network of the hypervisor has a limit.
     type: str
+  guest_latency:
+    description:
+      - The most that the requests of the guests may take, such as V(5ms); a number with V(us), V(ms) or V(s), from
+        V(100us) to V(10s). The streams then take what the guests leave, and no O(speed) need be guessed. When left out,
+        nobody looks at the guests.
+      - While the task waits it reads what QEMU measures of the guests' reads, writes and flushes, several times a
+        second, and sets the speed of the streams. It goes up while 95 of 100 requests of each kind, of each disk of
+        these VMs, are faster than that, and down at once when they are not.
+      - All streams of the call have one limit, as with O(total_speed), because they share a datastore. No stream gets
+        less than V(1M) per second. O(speed) and O(total_speed) stay the most that there is, and O(read_ahead) keeps to
+        it.
+      - A guest may be slower than that by itself. Where the streams are near their least speed and the guest is still
+        too slow, they stand nearly still for some seconds, to see. If they are not to blame, they go on until the guest
+        becomes slower than it was then. That is looked at again, first after a minute.
+      - For the 95th percentile QEMU counts requests in histograms (C(block-latency-histogram-set)), which the task sets
+        and takes away. On a device on which another tool has one it is left alone, and the mean counts for that device.
+      - At the end of the wait, however it ends, each stream that goes on gets the speed back that O(speed) and
+        O(total_speed) name, and no limit where they are left out. That is so, too, when the task gives way to another
+        run at the monitor. A task that is killed leaves the last speed and the histograms; the same task sets both
+        right when it is run again, and O(speed=0) takes the limit away.
+      - Between the looks of a long task the streams keep the last speed.
+      - It needs somebody at the monitor, so it cannot be used with O(wait=false) or O(poll_interval).
+    type: str
   on_error:
     description:
       - What QEMU does when it cannot read a backing image or cannot write the disk's image. For a stream that runs
@@ -251,6 +274,13 @@ options:
         in RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If it is another process by now,
         that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its C(name) is
         what its process is called where it has an old image open.
+    type: dict
+  paced:
+    description:
+      - How fast the streams were at the end of an earlier look of the same task, with O(guest_latency), and whether
+        another look follows. The task uses it for its own looks. You need not set it.
+      - A dictionary, RV(disks[].guest_latency.paced) with C(goes_on) beside it. With V(true) there, the streams keep
+        their speed at the end of the look.
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
@@ -340,6 +370,13 @@ EXAMPLES = r"""
     total_speed: 500M
     until: "06:00"
     on_timeout: stop
+  become: true
+
+- name: Populate every disk, as fast as the guests do not feel it
+  virtops.qmp.block_stream:
+    monitors: /run/vms/*.qmp
+    disks: "*"
+    guest_latency: 5ms
   become: true
 
 - name: Stop populating, and keep what was copied
@@ -457,6 +494,22 @@ disks:
       clock: 81734.2
       order: null
       grew_by: 13207024640
+      guest_latency:
+        target: 5.0
+        now: 3.91
+        measure: p95
+        disk: vda
+        kind: write
+        by_itself: false
+        held_back: 21.4
+        paced:
+          limit: 418381824
+          knee: 471859200
+          low_for: 0.0
+          doubt: 5.0
+          again_in: 60.0
+          again_after: 60.0
+          lifted: []
       released:
         - path: /golden/debian-12.qcow2
           free: false
@@ -522,6 +575,7 @@ disks:
       clock: 81734.2
       order: null
       grew_by: 5368512512
+      guest_latency: null
       released: []
       error: >-
         web01: disk vdb: not populated when wait_timeout was over. The job populate-vdb is running at 13207863296 of
@@ -721,6 +775,64 @@ disks:
         - By how many bytes the active image grew meanwhile, which is what was copied and what the guest wrote to new
           places; null where QEMU does not know it.
       type: int
+    guest_latency:
+      description:
+        - What the guest felt of the stream, with O(guest_latency); null without it, and where no stream was followed.
+      type: dict
+      contains:
+        target:
+          description: The most that its requests may take, in milliseconds.
+          type: float
+        now:
+          description:
+            - What the slowest of its requests took in the last seconds, over all of its disks, in milliseconds. As a
+              percentile it is told up to 64 times the target.
+            - Null where it made none.
+          type: float
+        measure:
+          description: Whether that is V(p95), the 95th percentile, or the V(mean), where another tool has a histogram.
+          type: str
+        disk:
+          description: The disk that these requests were for.
+          type: str
+        kind:
+          description: What they were, V(read), V(write) or V(flush).
+          type: str
+        by_itself:
+          description: Whether the guest is slower than the target although the streams hardly copy.
+          type: bool
+        held_back:
+          description: For how many seconds the stream could have been faster, and was not for the sake of the guests.
+          type: float
+        paced:
+          description:
+            - What the next look of the same task goes on from, in the option O(paced).
+          type: dict
+          contains:
+            limit:
+              description: The limit of all streams together, in bytes per second.
+              type: int
+            knee:
+              description: The limit at which the guests were slowed last, in bytes per second; null if there was none.
+              type: int
+            low_for:
+              description: For how many seconds the streams were near their least speed, with guests that were too slow.
+              type: float
+            doubt:
+              description: After how many such seconds the streams stand nearly still, to see if they are to blame.
+              type: float
+            again_in:
+              description: In how many seconds a guest that is slow by itself is looked at again.
+              type: float
+            again_after:
+              description: How many seconds there are between two such looks.
+              type: float
+            lifted:
+              description:
+                - Guests that are slow by themselves, each by monitor, device, kind of requests, and a place among the
+                  boundaries of the histograms, from which on its requests count as too slow.
+              type: list
+              elements: list
     released:
       description:
         - The images that left the chain, with what is known of who needs them.

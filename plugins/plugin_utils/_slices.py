@@ -102,10 +102,15 @@ def next_slice(watch: Watch, age: float, left: float | None = None) -> Slice:
 
 
 def call_arguments(
-    arguments: Mapping[str, Any], part: Slice, bound: Mapping[str, Any] | None, deadline: Mapping[str, Any] | None
+    arguments: Mapping[str, Any],
+    part: Slice,
+    bound: Mapping[str, Any] | None,
+    deadline: Mapping[str, Any] | None,
+    watched: Sequence[Disk] = (),
 ) -> dict[str, Any]:
     """What the module is called with: the user's options, and after the first slice only the disks still watched.
 
+    :param watched: the disks as the slice before told of them.
     :param deadline: as the first slice has found it: by now the next such time may be that of another day.
     """
     call = {**arguments, "wait_timeout": part.wait_timeout, "on_timeout": part.on_timeout}
@@ -113,7 +118,19 @@ def call_arguments(
         call["bound"] = bound
     if deadline is not None:
         call["until"] = f"@{deadline['at']}"
+    if "guest_latency" in arguments:
+        # What the user is shown of the first call has it, and needs no explanation of its own.
+        call["paced"] = {**_paced(watched), "goes_on": not part.is_last}
     return call
+
+
+def _paced(watched: Sequence[Disk]) -> Mapping[str, Any]:
+    """How fast the streams were at the end of the slice before: all of them know it."""
+    for disk in watched:
+        if disk["guest_latency"] is not None:
+            paced: Mapping[str, Any] = disk["guest_latency"]["paced"]
+            return paced
+    return {}
 
 
 def bind(vms: Sequence[Mapping[str, Any]], watched: Sequence[Disk]) -> dict[str, Any]:
@@ -208,7 +225,7 @@ def _lost(told: Result, watched: Sequence[Disk]) -> list[Disk]:
         if key_of(disk) not in seen and reason is not None:
             # Nothing was done to it that is known, and its job may be there or not.
             unknown: Result = {"job": None, "action": "none", "seconds": 0.0, "grew_by": None, "released": []}
-            unknown["clock"] = None
+            unknown["clock"] = unknown["guest_latency"] = None
             lost.append({**disk, **unknown, "error": reason["msg"], "error_kind": reason["kind"]})
     return lost
 
@@ -309,8 +326,15 @@ def _merge_disk(earlier: Disk, later: Disk) -> Disk:
         "action": weightier(earlier["action"], later["action"]),
         "seconds": seconds,
         "grew_by": _growth(earlier, later, ran_on=ran_on),
+        "guest_latency": _felt(earlier["guest_latency"], later["guest_latency"]),
         "released": _all_released([earlier, later]),
     }
+
+
+def _felt(earlier: Mapping[str, Any] | None, later: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if earlier is None or later is None:
+        return earlier if later is None else later
+    return {**later, "held_back": earlier["held_back"] + later["held_back"]}
 
 
 def _unwatched(earlier: Disk, later: Disk) -> float:

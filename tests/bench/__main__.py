@@ -32,6 +32,7 @@ from .depth import depth
 from .document import PAGE, write_tables
 from .events import events
 from .fleet import fleet
+from .guest import guest
 from .guests import guests
 from .headers import headers
 from .measure import Figure
@@ -40,9 +41,9 @@ from .tasks import Bench, call, late, many_disks, many_vms, whole_task
 from .waiting import idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
-SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
+SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "whole": whole_task,
     "call": call,
     "late": late,
@@ -56,6 +57,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "throughput": throughput,
     "ahead": ahead,
     "latency": latency,
+    "guest": guest,
     "headers": headers,
     "libvirt": guests,
     "events": events,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .measure import Figure
 
 PAGE = "guide_speed.rst"
+# Tables that belong to another page.
+OTHER_PAGES = {"guest": "guide_windows.rst"}
 
 
 def as_rst(figure: Figure) -> str:
@@ -30,15 +32,15 @@ def as_rst(figure: Figure) -> str:
 
 def write_tables(folder: Path, circumstances: str, sections: Mapping[str, Sequence[Figure]]) -> None:
     """Put the tables of these sections into the page in the folder, and leave the others as they are."""
-    page = folder / PAGE
-    text = page.read_text()
     parts = {name: "\n\n".join(map(as_rst, figures)) for name, figures in sections.items()}
     for name, part in {"with": f"{circumstances}.", **parts}.items():
+        page = folder / OTHER_PAGES.get(name, PAGE)
+        text = page.read_text()
         region = re.compile(rf"(^\.\. bench: {name}\n\n).*?(^\.\. bench: end$)", re.DOTALL | re.MULTILINE)
         # A function, for a text would have its backslashes read as references to groups.
         text, count = region.subn(partial(_filled, part), text)
         assert count == 1, f"{page} has no place for {name}"
-    page.write_text(text)
+        page.write_text(text)
 
 
 def _filled(part: str, region: re.Match[str]) -> str:

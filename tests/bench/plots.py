@@ -24,6 +24,7 @@ SHEETS = {
     "guide_speed_late": ("late",),
     "guide_speed_many": ("disks-new", "vms-loop", "vms"),
     "guide_speed_depth": ("depth-query", "depth-info", "depth-stream"),
+    "guide_windows_guest": ("guest-p95", "guest-rate"),
     "guide_speed_copy": ("copy-warm", "copy-cold", "copy-nbd20"),
 }
 _OURS, _OTHERS = "#2a6f97", "#b8b8b8"
@@ -56,7 +57,7 @@ def _draw(figure: Figure, axes: Axes) -> None:
         [middle - min(figure.samples[way]) for way, middle in zip(ways, medians, strict=True)],
         [max(figure.samples[way]) - middle for way, middle in zip(ways, medians, strict=True)],
     ]
-    is_ours = ["block_stream" in way or "populate" in way or "call" in way for way in ways]
+    is_ours = ["block_stream" in way or "populate" in way or "call" in way or "guest_latency" in way for way in ways]
     colours = [_OURS if own or not any(is_ours) else _OTHERS for own in is_ours]
     axes.barh(ways, medians, xerr=spread, color=colours, height=0.6, error_kw={"elinewidth": 1})
     axes.invert_yaxis()

@@ -8,6 +8,7 @@
 #   work     write files and verify, for ever
 #   verify   verify all that /expected lists, and unmount
 #   load     read and write at random places of a disk without a file system, one request at a time, for ever
+#   compete  the same in phases, by guest_load.c, which says how long each request took; its phases follow
 #
 # /expected has lines of md5sum for the files of the disk: first those of golden/, which stay as they are, then those of
 # old/, which are overwritten in turn. What is said: "hello", "ready", "next FILE" before a file is overwritten, "synced
@@ -79,12 +80,18 @@ load() {
     done
 }
 
+compete() {
+    /bin/guest_load /dev/vda "$@"
+}
+
 echo hello
 if [ "$1" != hello ]; then
     for module in /modules/*; do
         insmod "$module"
     done
-    if [ "$1" = load ]; then
+    if [ "$1" = compete ]; then
+        :
+    elif [ "$1" = load ]; then
         mount -t sysfs sysfs /sys
         dd if=/dev/urandom of=/block bs=4k count=1 2>/dev/null
         blockdev --setra 0 /dev/vda
@@ -93,7 +100,7 @@ if [ "$1" != hello ]; then
         cd /disk || echo 'bad disk'
     fi
     echo ready
-    "$1"
+    "$@"
     echo over
 fi
 # The kernel panics if its first program ends.

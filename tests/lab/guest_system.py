@@ -32,6 +32,7 @@ CHECKOUT = next(
 )
 KEPT = CHECKOUT / ".ansible" / "guest_system"
 INIT = Path(__file__).with_name("guest_init.sh")
+LOAD = Path(__file__).with_name("guest_load.c")
 
 KERNEL, BUSYBOX = "linux-image-cloud-amd64", "busybox-static"
 # In the order in which they need each other; what is not there is built into the kernel, as ext4 is.
@@ -127,12 +128,26 @@ def _archive(members: Mapping[str, bytes], programs: tuple[str, ...], folders: t
     return bytes(archive)
 
 
-def _initramfs(expected: Mapping[str, str]) -> bytes:
+def load_program() -> Path:
+    """`guest_load.c`, compiled once."""
+    program = KEPT.parent / "guest_load"
+    if not program.exists() or program.stat().st_mtime < LOAD.stat().st_mtime:
+        if shutil.which("cc") is None:
+            raise Unavailable("the load of the guest is a C program, and there is no cc")
+        _run(KEPT.parent, "cc", "-O2", "-static", "-o", str(program), str(LOAD))
+    return program
+
+
+def _initramfs(expected: Mapping[str, str], load: Path | None) -> bytes:
     """What the guest runs from; `expected` are the checksums of files of its disk."""
     members = {f"modules/{module.name}": module.read_bytes() for module in sorted((KEPT / "modules").iterdir())}
     members |= {"bin/busybox": (KEPT / "busybox").read_bytes(), "init": INIT.read_bytes()}
     members["expected"] = "".join(f"{checksum}  {path}\n" for path, checksum in expected.items()).encode()
-    return _archive(members, ("bin/busybox", "init"), ("bin", "dev", "disk", "modules", "proc", "sys"))
+    if load is not None:
+        members["bin/guest_load"] = load.read_bytes()
+    return _archive(
+        members, ("bin/busybox", "bin/guest_load", "init"), ("bin", "dev", "disk", "modules", "proc", "sys")
+    )
 
 
 class Guest:
@@ -146,11 +161,15 @@ class Guest:
         accel: str,
         name: str = "guest",
         expected: Mapping[str, str] | None = None,
+        load: Path | None = None,
     ) -> None:
-        """`order` is one of those of `guest_init.sh`, `expected` has a checksum for each path."""
+        """`order` is one of those of `guest_init.sh`, `expected` has a checksum for each path.
+
+        `load` is the load program, for the order that needs it.
+        """
         self._console = folder / f"{name}.console"
         initramfs = folder / f"{name}.initramfs"
-        initramfs.write_bytes(_initramfs(expected or {}))
+        initramfs.write_bytes(_initramfs(expected or {}, load))
         words = ["-kernel", str(KEPT / "kernel"), "-initrd", str(initramfs)]
         words += ["-append", f"console=ttyS0 quiet -- {order}", "-serial", f"file:{self._console}"]
         self.vm = Vm(folder, *words, *disk, name=name, running=True, accel=accel, memory=256)

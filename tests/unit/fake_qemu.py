@@ -141,6 +141,11 @@ class FakeQemu:
         self.nbd: NbdServer | None = None
         self.ahead = FakeExport([(SIZE, 2)])
         self.populated: dict[str, Sequence[tuple[int, int]]] = {}
+        # What the guest has waited for each read so far, in nanoseconds, and what it waits between two looks.
+        self.reads: dict[str, list[int]] = {}
+        self.guest: Callable[[FakeQemu], Sequence[int]] = lambda _qemu: ()
+        # The boundaries of a device's histograms, and how many reads there were before.
+        self.histograms: dict[str, tuple[list[int], int]] = {}
         self.listeners: list[FakeEvents] = []
         self.runs: OtherRuns | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -253,6 +258,33 @@ class FakeQemu:
 
     def _query_version(self, arguments: Any) -> Any:
         return {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
+
+    # The guest's requests
+
+    def _query_blockstats(self, arguments: Any) -> Any:
+        devices = [{"qdev": disk["qdev"], "stats": self._stats(disk["qdev"])} for disk in self.disks]
+        return [*devices, {"node-name": "no device uses it", "stats": {}}]
+
+    def _stats(self, qdev: str) -> dict[str, Any]:
+        reads = self.reads.setdefault(qdev, [])
+        reads += self.guest(self)
+        stats: dict[str, Any] = {}
+        for prefix, taken in (("rd", reads), ("wr", []), ("flush", [])):
+            stats[f"{prefix}_operations"], stats[f"{prefix}_total_time_ns"] = len(taken), sum(taken)
+            if qdev in self.histograms:
+                boundaries, since = self.histograms[qdev]
+                bins = [0] * (len(boundaries) + 1)
+                for each in taken[since:]:
+                    bins[sum(each >= boundary for boundary in boundaries)] += 1
+                stats[f"{prefix}_latency_histogram"] = {"boundaries": boundaries, "bins": bins}
+        return stats
+
+    def _block_latency_histogram_set(self, arguments: Any) -> None:
+        is_known = any(disk["qdev"] == arguments["id"] for disk in self.disks)
+        self._refuse_unless(is_known, "Device not found", "block-latency-histogram-set")
+        self.histograms.pop(arguments["id"], None)
+        if "boundaries" in arguments:
+            self.histograms[arguments["id"]] = arguments["boundaries"], len(self.reads[arguments["id"]])
 
     # Exports
 

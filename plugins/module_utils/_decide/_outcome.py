@@ -15,6 +15,7 @@ from .._model._request import Request
 from .._model._target import Target
 from .._model._vm import Vm
 from ._actions import weightier
+from ._felt import Felt
 from ._plan import ACTIONS, Step, is_done
 
 
@@ -34,6 +35,7 @@ class Outcome:
     held open. ``doubt`` is why it cannot be told that all the disk needs was copied, and is on its storage.
     ``gives_way`` is set where the visit was broken off because another run waited for the monitor, ``gave_way`` once
     that has happened in this call.
+    ``felt`` is what the guest felt of the stream; None where nobody looked.
     ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
@@ -60,6 +62,7 @@ class Outcome:
     is_unknown: bool = False
     gives_way: bool = False
     gave_way: bool = False
+    felt: Felt | None = None
 
     def seen(self, vm: Vm, disk: Disk, base_index: int) -> Outcome:
         """The disk as it is now: what it has lost since the work began, and where its job stands."""

@@ -103,7 +103,9 @@ def _towards_populated(disk: Disk, job: Job | None, request: Request, base_index
     # How fast a stream is, and whether it is held, is what the later run's user wants.
     if gave_way:
         return Step.FOLLOW
-    if request.speed is not None and request.speed != job.speed:
+    # What the guests leave changes all the while, and is set while the job is followed.
+    is_paced = request.guest_latency is not None
+    if request.speed is not None and request.speed != job.speed and not is_paced:
         return Step.RETUNE
     if job.paused:
         return Step.RESUME

@@ -12,6 +12,7 @@ from typing import Any, Sequence
 
 from .._model._errors import Failure
 from .._model._files import FreeSpaces
+from .._model._latency import Paced
 from .._model._vm import Vm
 from ._actions import is_change
 from ._failures import address_to_result, failure_to_result
@@ -123,8 +124,40 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         "clock": None if outcome.clock is None else round(outcome.clock, 1),
         "order": outcome.order,
         "grew_by": outcome.grew_by,
+        "guest_latency": _felt_to_result(outcome),
         "released": list(map(_verdict_to_result, verdicts)),
         **_error_to_result(outcome.error),
+    }
+
+
+def _felt_to_result(outcome: Outcome) -> dict[str, Any] | None:
+    """Times of requests are in milliseconds, others in seconds."""
+    felt = outcome.felt
+    if felt is None:
+        return None
+    disk = None if felt.qdev is None else outcome.vm.disk(felt.qdev)
+    return {
+        "target": felt.target / 1e6,
+        "now": None if felt.now is None else round(felt.now / 1e6, 2),
+        "measure": "mean" if felt.is_mean else "p95",
+        # The guest has devices that are no disks of the call, and one may just have been unplugged.
+        "disk": felt.qdev if disk is None else disk.label,
+        "kind": felt.kind,
+        "by_itself": felt.is_by_itself,
+        "held_back": round(felt.held_back, 1),
+        "paced": _paced_to_result(felt.paced),
+    }
+
+
+def _paced_to_result(paced: Paced) -> dict[str, Any]:
+    return {
+        "limit": paced.limit,
+        "knee": paced.knee,
+        "low_for": round(paced.low_for, 2),
+        "doubt": round(paced.doubt, 2),
+        "again_in": round(paced.again_in, 2),
+        "again_after": round(paced.again_after, 2),
+        "lifted": [list(each) for each in paced.lifted],
     }
 
 

@@ -19,14 +19,20 @@ from ._schedule import Turn, turn
 _UNKNOWN = {MonitorLost.__name__, MonitorSilent.__name__}
 
 
-def share(request: Request, streams: int) -> Request:
-    """The same request for one of so many streams: its part of ``total_speed``, and no more than its own ``speed``."""
-    if request.total_speed is None:
-        return request
+def share(request: Request, streams: int, left: int | None = None) -> Request:
+    """The same request for one of so many streams: its part of ``total_speed``, and no more than its own ``speed``.
+
+    :param left: what the guests leave to all streams; None where nobody looks at them.
+    """
+    total = request.total_speed
     # QEMU takes 0 for no limit.
+    if left is not None:
+        total = min(left, total) if total else left
+    if total is None:
+        return request
     part = 0
-    if request.total_speed:
-        part = max(1, request.total_speed // max(1, streams))
+    if total:
+        part = max(1, total // max(1, streams))
     if request.speed:
         part = min(part, request.speed) if part else request.speed
     return replace(request, speed=part)

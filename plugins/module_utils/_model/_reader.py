@@ -37,6 +37,7 @@ NODES = 32768
 EDGES = 2 * NODES
 FDSETS = 1024
 IOTHREADS = EXPORTS = 1024
+BINS = 1024  # of a histogram
 SNAPSHOTS = 65536  # QEMU's own limit for the internal snapshots of a qcow2 image
 
 # QEMU's strings are those of C, and are sent as UTF-8: neither a NUL nor half a surrogate pair can be in one.
@@ -85,6 +86,13 @@ class Members:
         if not 0 <= value <= MOST_BYTES:
             raise self._unfit(name, "is out of range, not a size")
         return value
+
+    def sizes(self, name: str, most: int) -> tuple[int, ...]:
+        """A list of at most so many of them."""
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise self._unfit(name, f"is {_kind(value)}, not a list of at most {most} sizes")
+        return tuple(Members({name: each}, self._command).size(name) for each in value)
 
     def optional_size(self, name: str) -> int | None:
         """The same; None where it is left out."""

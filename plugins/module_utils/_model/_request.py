@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Tuple
 
 from ._errors import WrongRequest
+from ._latency import Paced
 
 EVERY_DISK = "*"
 
@@ -58,6 +59,10 @@ class BoundVm:
 BoundVms = Tuple[BoundVm, ...]
 
 
+# The monitor of a VM, and the key of a disk.
+Key = Tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Waiting:
     """How long a task waits for its streams, and what happens to those that are not done then.
@@ -102,7 +107,9 @@ class Request:
     ``total_speed`` is that of all streams together.
 
     ``images`` are the folders whose images may still name what is released. ``read_ahead`` is how many requests may be
-    under way beside a stream; 0 is none.
+    under way beside a stream; 0 is none. ``guest_latency`` is the most that requests of the guests may take, in
+    nanoseconds; None where the streams do not care. ``goes_on``: another look of the same task follows, which goes on
+    from ``paced``.
     """
 
     state: State = "populated"
@@ -115,6 +122,9 @@ class Request:
     release: bool = True
     images: tuple[str, ...] = ()
     read_ahead: int = 0
+    guest_latency: int | None = None
+    paced: Paced | None = None
+    goes_on: bool = False
     waiting: Waiting = field(default_factory=Waiting)
 
 

@@ -26,6 +26,7 @@ from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
 from ._images import Search
 from ._job import Job, JobEvent, Stream
+from ._latency import GuestDevice
 from ._map import Layer, MapTotals, NoMap
 from ._peer import Peer
 from ._serving import Serving
@@ -145,6 +146,15 @@ class Link(Protocol):
 
     async def set_speed(self, job_id: str, speed: int) -> None:
         """Limit a job to so many bytes per second; 0 is no limit."""
+
+    async def guest_devices(self) -> tuple[GuestDevice, ...]:
+        """The devices of the guest, and how long its requests took so far."""
+
+    async def set_histograms(self, qdev: str, boundaries: Sequence[int]) -> None:
+        """Count how many requests of a device take how long, in nanoseconds; no longer where none are given.
+
+        :raise CommandRefused: it has no such device, or cannot.
+        """
 
     async def pause(self, job_id: str) -> None:
         """Hold a job."""

@@ -23,6 +23,7 @@ from typing import Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, S
 from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
 from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
+from .._model._latency import GuestDevice, read_guest_devices
 from .._model._peer import Owner
 from .._model._reader import Members, text_of
 from .._model._seams import Ahead, Connection, Pull, RawEvents
@@ -170,6 +171,17 @@ class QemuLink:
     async def set_speed(self, job_id: str, speed: int) -> None:
         """Limit a job. The newer ``job-*`` commands have nothing for it."""
         await self._tell("block-job-set-speed", {"device": job_id, "speed": speed})
+
+    async def guest_devices(self) -> tuple[GuestDevice, ...]:
+        """The devices of the guest, and how long its requests took. On a deep chain QEMU takes some milliseconds."""
+        return read_guest_devices(await self._ask("query-blockstats"))
+
+    async def set_histograms(self, qdev: str, boundaries: Sequence[int]) -> None:
+        """Count from now on how many requests take how long. QEMU knows the device by what it calls ``qdev`` only."""
+        arguments: dict[str, Any] = {"id": qdev}
+        if boundaries:
+            arguments["boundaries"] = list(boundaries)
+        await self._tell("block-latency-histogram-set", arguments)
 
     async def pause(self, job_id: str) -> None:
         """Hold a job."""

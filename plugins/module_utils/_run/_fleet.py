@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import AsyncIterator, Sequence
 
+from .._decide._felt import Felt
 from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._schedule import Turn, lanes, turn
 from .._decide._share import copies_on, streams_at_first
@@ -173,7 +174,7 @@ class _Fleet:
             await self._budget.join(target.key)
             outcome = await self._see_through(target)
             clock = asyncio.get_running_loop().time()
-            return replace(outcome, seconds=clock - began, clock=clock)
+            return replace(outcome, seconds=clock - began, clock=clock, felt=self._felt(target))
         finally:
             # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back others.
             if outcome is None or outcome.job is None or outcome.job.paused or outcome.error is not None:
@@ -182,6 +183,9 @@ class _Fleet:
                 # What the time is over for is not hurried up any more.
                 has_time = not self._request.waiting.wait or _until(self._deadline) != 0
                 await self._budget.leave(target.key, is_shared=has_time and not self._slots.is_wanted)
+
+    def _felt(self, target: Target) -> Felt | None:
+        return None if self._budget.pacing is None else self._budget.pacing.felt(target.key)
 
     async def _see_through(self, target: Target) -> Outcome:
         """One long visit to the monitor, unless another run wants it; or short ones, with a ``poll_interval``."""

@@ -74,6 +74,7 @@ from .._model._target import Target, base_index_of
 from .._model._vm import Vm
 from ._budget import Budget
 from ._observe import explain, identify, look
+from ._pacing import Followed, Pacing, paced
 from ._read_ahead import reading_ahead
 from ._watch import JobWatch
 
@@ -577,16 +578,20 @@ class _Visit:
         return self._watches[job_id]
 
     async def _wait(self, job_id: str, speed: int | None) -> After:
+        followed = Followed(self._target.key, self._link, job_id, speed)
+        pacing = self._pacing_of(speed)
         is_late = self._budget.follow(self._target.key, job_id, speed)
-        if is_late and not self._now.gave_way:
+        if pacing is None and self._budget.pacing is not None:
+            self._budget.forget(self._target.key)  # what the guests leave changes all the while, and is not for it
+        if is_late and not self._now.gave_way and pacing is None:
             return After.GO_ON  # the streams were shared anew since its speed was set
         watch, waiting, deadline = self._watch(job_id), self._request.waiting, self._deadline
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
         writing = asyncio.ensure_future(self._keep_written_out())
         try:
-            async with self._reading_ahead(job_id):
-                end = await watch.wait(waiting, deadline)
+            async with paced(pacing, followed), self._reading_ahead(job_id):
+                end = followed.end = await watch.wait(waiting, deadline)
         finally:
             writing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -601,6 +606,15 @@ class _Visit:
         if after is After.FAIL:
             raise failed_wait(end, position, waiting.over)
         return self._give_way() if after is After.GIVE_WAY else after
+
+    def _pacing_of(self, speed: int | None) -> Pacing | None:
+        """What paces a stream for the sake of its guest, if that was asked for; not where a later run has had its say.
+
+        :param speed: its limit now; None where it was started without one.
+        """
+        is_others = self._now.gave_way and (speed or 0) != self._budget.own_speed
+        is_copied = self._now.proof is not None
+        return None if is_others or is_copied else self._budget.pacing
 
     def _give_way(self) -> After:
         self._now = replace(self._now.left_alone(), gives_way=True, gave_way=True)

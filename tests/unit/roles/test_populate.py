@@ -15,7 +15,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._options import ACCESS
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "populate"
 # What the role is for is not left to its user, it populates, and waits; and what the task tells itself is its own.
-NOT_OFFERED = {"state", "wait", "increment", "cursor", "bound"}
+NOT_OFFERED = {"state", "wait", "increment", "cursor", "bound", "paced"}
 HANDED_ON = sorted(set(STREAM_OPTIONS) - NOT_OFFERED)
 # A variable of a role cannot be left out: these are so by their defaults.
 LEFT_OUT: dict[str, Any] = {"vms": [], "exclude": [], "images": []}

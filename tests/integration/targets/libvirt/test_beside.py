@@ -38,6 +38,24 @@ def test_libvirts_own_pull_is_followed(domain: Domain) -> None:
     domain.assert_safe_after_kill()
 
 
+@pytest.mark.parametrize("whose", ["ours", "libvirt's own"])
+def test_a_stream_beside_which_the_guest_is_looked_at(domain: Domain, whose: str) -> None:
+    """QEMU counts the guest's requests meanwhile, and no longer; the stream has the user's speed in the end."""
+    if whose != "ours":
+        domain.pull()
+
+    def counts() -> bool:
+        return any("rd_latency_histogram" in each["stats"] for each in domain.vm.command("query-blockstats"))
+
+    asked = {"guest_latency": "5ms", "speed": "64K", "wait_timeout": 2, "on_timeout": "leave"}
+    task = product.Running("block_stream", {**domain.options, "disks": ["vda"], **asked})
+    wait_until(counts, "QEMU counts the guest's requests")
+    result = task.result()
+    assert (result.failed, [job["speed"] for job in domain.vm.jobs().values()], counts()) == (False, [65536], False)
+    assert result["disks"][0]["guest_latency"]["target"] == 5.0
+    assert_ends(domain)
+
+
 def test_libvirts_own_pull_is_not_paused(domain: Domain) -> None:
     """libvirt could not resume it, so it is refused with the reason, and the job runs on."""
     domain.pull()

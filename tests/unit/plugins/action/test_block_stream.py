@@ -38,6 +38,7 @@ def disk(copied: int, **members: Any) -> dict[str, Any]:
         "clock": float(copied),
         "order": 1,
         "grew_by": 10 * GIB,
+        "guest_latency": None,
         "released": [],
         "error": None,
         "error_kind": None,

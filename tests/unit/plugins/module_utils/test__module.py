@@ -20,6 +20,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome impor
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import WrongRequest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FreeSpace
+from ansible_collections.virtops.qmp.plugins.module_utils._model._latency import Paced
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import read_start
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._module_stream import request_from, to_bytes
@@ -714,6 +715,8 @@ DEFAULTS: dict[str, Any] = {
     "cursor": 0,
     "speed": None,
     "total_speed": None,
+    "guest_latency": None,
+    "paced": None,
     "on_error": "report",
     "parallel": 1,
     "check_space": True,
@@ -722,6 +725,18 @@ DEFAULTS: dict[str, Any] = {
     "read_ahead": 0,
     "progress": 10,
     "poll_interval": 0,
+}
+
+
+# What a look leaves to the next one.
+PACED = {
+    "limit": 9,
+    "knee": None,
+    "low_for": 1.0,
+    "doubt": 5,
+    "again_in": 60.0,
+    "again_after": 60.0,
+    "lifted": [["/m", "vda", "read", 4]],
 }
 
 
@@ -743,6 +758,24 @@ DEFAULTS: dict[str, Any] = {
         pytest.param({"images": ["/vms"]}, asking(images=("/vms",)), id="images"),
         pytest.param({"check_space": False}, asking(check_space=False), id="space"),
         pytest.param({"poll_interval": 60}, asking(poll_interval=60), id="short visits"),
+        pytest.param({"guest_latency": "5ms"}, asking(guest_latency=5_000_000), id="guests in milliseconds"),
+        pytest.param({"guest_latency": " 0.25 s"}, asking(guest_latency=250_000_000), id="guests in seconds"),
+        pytest.param({"guest_latency": "100.4us"}, asking(guest_latency=100_000), id="guests in microseconds"),
+        pytest.param(
+            {"guest_latency": "5ms", "state": "paused", "wait": False},
+            asking(guest_latency=5_000_000, state="paused", wait=False),
+            id="no stream is paced that is paused",
+        ),
+        pytest.param(
+            {"guest_latency": "5ms", "paced": {"goes_on": True}},
+            asking(guest_latency=5_000_000, goes_on=True),
+            id="the first of several looks",
+        ),
+        pytest.param(
+            {"guest_latency": "5ms", "paced": {**PACED, "goes_on": False}},
+            asking(guest_latency=5_000_000, paced=Paced(9, None, 1.0, 5.0, 60.0, 60.0, (("/m", "vda", "read", 4),))),
+            id="the last one",
+        ),
     ],
 )
 def test_request_from(options: dict[str, Any], asked: Request) -> None:
@@ -773,6 +806,15 @@ def test_request_from(options: dict[str, Any], asked: Request) -> None:
         pytest.param({"speed": "-1"}, "speed is", id="less than no speed"),
         pytest.param({"total_speed": "fast"}, "total_speed is 'fast', which is no size", id="total_speed"),
         pytest.param({"until": "noon"}, "until is 'noon', which is no time of day", id="until"),
+        pytest.param({"guest_latency": "5"}, "guest_latency is '5', which is no time", id="a time without a unit"),
+        pytest.param({"guest_latency": "-5ms"}, "guest_latency is '-5ms', which is no time", id="less than no time"),
+        pytest.param({"guest_latency": "99us"}, "guest_latency is '99us'; it must be from 100us", id="too short"),
+        pytest.param({"guest_latency": "10.1s"}, "it must be from 100us to 10s", id="too long"),
+        pytest.param({"guest_latency": "5ms", "wait": False}, "goes neither with wait=false", id="nobody looks"),
+        pytest.param({"guest_latency": "5ms", "poll_interval": 9}, "nor with poll_interval", id="looks now and then"),
+        pytest.param({"paced": {"limit": 1}}, "paced is invalid", id="paced, without the rest"),
+        pytest.param({"paced": {**PACED, "lifted": [[1]]}}, "paced is invalid", id="paced, lifted"),
+        pytest.param({"paced": {**PACED, "doubt": "x"}}, "paced is invalid", id="paced, no number"),
     ],
 )
 def test_request_from_refuses(options: dict[str, Any], words: str) -> None:

@@ -50,6 +50,7 @@ def disk(**members: Any) -> dict[str, Any]:
         "seconds": 0.0,
         "clock": 0.0,
         "grew_by": 0,
+        "guest_latency": None,
         "finished": False,
         "error": None,
         **members,
@@ -390,3 +391,23 @@ def test_what_is_over(members: dict[str, Any], before: Part | None, expected: Pa
 def test_the_line_on_all_disks(totals: list[Total], line: str) -> None:
     """How many are through, how much is copied, and the time that the rest takes at the present pace."""
     assert total_line("hv1", totals) == line
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        pytest.param({}, "guest 4.81 of 5 ms (write, p95)", id="busy"),
+        pytest.param({"now": 1234.5, "measure": "mean"}, "guest 1.23e+03 of 5 ms (write, mean)", id="very slow"),
+        pytest.param({"by_itself": True}, "guest 4.81 of 5 ms (write, p95) by itself", id="slow by itself"),
+        pytest.param({"now": None, "kind": None}, "guest idle, target 5 ms", id="idle"),
+    ],
+)
+def test_a_line_tells_what_the_guest_feels(members: dict[str, Any], words: str) -> None:
+    """It follows that of the stream, and the time for which the stream was held back is that of all slices."""
+    felt = {"target": 5.0, "now": 4.812, "measure": "p95", "kind": "write", "by_itself": False, "held_back": 35.0}
+    progress = Progress("hv1")
+    lines: list[str] = []
+    for clock in (0.0, 60.0):
+        watched = [disk(clock=clock, guest_latency={**felt, **members})]
+        lines = progress.lines(watched, watched)
+    assert lines[1:] == [f"hv1 web01 vda  {words}  held back 0:01:10"]

@@ -48,6 +48,7 @@ def disk(name: str = "vda", vm: str = "web01", **members: Any) -> dict[str, Any]
         "seconds": 10.5,
         "clock": 100.0,
         "grew_by": 100,
+        "guest_latency": None,
         "released": [],
         "error": None,
         "error_kind": None,
@@ -161,6 +162,43 @@ def test_the_end_by_the_clock_stays_what_it_was() -> None:
     """When it has come, the next such time would be tomorrow: later slices get the very time that the first found."""
     call = call_arguments({"until": "06:00"}, ON, {}, {"at": 1764345600, "left": 0.0})
     assert call["until"] == "@1764345600"
+
+
+def felt(held_back: float, limit: int) -> dict[str, Any]:
+    """What the module tells of a guest, as far as it matters here."""
+    return {"now": 4.8, "held_back": held_back, "paced": {"limit": limit}}
+
+
+@pytest.mark.parametrize(
+    ("watched", "part", "paced"),
+    [
+        pytest.param([], ON, {"goes_on": True}, id="the first slice"),
+        pytest.param([disk(), disk(guest_latency=felt(1.0, 7))], ON, {"limit": 7, "goes_on": True}, id="a later one"),
+        pytest.param([disk(guest_latency=felt(1.0, 7))], LAST, {"limit": 7, "goes_on": False}, id="the last one"),
+        pytest.param([disk()], LAST, {"goes_on": False}, id="no stream was followed yet"),
+    ],
+)
+def test_a_slice_goes_on_at_the_pace_of_the_one_before(
+    watched: Sequence[dict[str, Any]], part: Slice, paced: dict[str, Any]
+) -> None:
+    """Each knows how fast the streams were, and whether another one follows."""
+    assert call_arguments({"guest_latency": "5ms"}, part, None, None, watched)["paced"] == paced
+    assert "paced" not in call_arguments({}, part, None, None, watched)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "expected"),
+    [
+        pytest.param(felt(1.5, 7), felt(2.0, 8), felt(3.5, 8), id="both"),
+        pytest.param(None, felt(2.0, 8), felt(2.0, 8), id="it had not begun"),
+        pytest.param(felt(1.5, 7), None, felt(1.5, 7), id="it was through"),
+        pytest.param(None, None, None, id="neither"),
+    ],
+)
+def test_what_a_guest_felt_over_all_slices(earlier: Any, later: Any, expected: Any) -> None:
+    """The time adds up, and of the rest the last slice tells."""
+    first, second = told(disk(guest_latency=earlier)), told(disk(guest_latency=later))
+    assert merge(first, second)["disks"][0]["guest_latency"] == expected
 
 
 def test_later_slices_are_bound() -> None:

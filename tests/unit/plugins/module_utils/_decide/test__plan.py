@@ -109,6 +109,12 @@ def test_next_step_with_a_speed(speed: int | None, running: Job | None, step: St
     assert next_step(disk(), running, asking(speed=speed), 2) is step
 
 
+def test_next_step_with_a_pace() -> None:
+    """A stream that is paced is followed at whatever speed, for that is set while it is followed."""
+    asked = asking(speed=7, guest_latency=5_000_000)
+    assert next_step(disk(), job(speed=8), asked, 2) is Step.FOLLOW
+
+
 @pytest.mark.parametrize(
     ("running", "step"),
     [

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._felt import Felt
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, untouched
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._report_work import (
     Populated,
@@ -16,6 +17,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._report_work i
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import Verdict
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import Failure
+from ansible_collections.virtops.qmp.plugins.module_utils._model._latency import Paced
 from ansible_collections.virtops.qmp.tests.unit.builders import asking, disk, target
 
 
@@ -113,3 +115,40 @@ def test_diff(members: dict[str, Any], after: list[str]) -> None:
 def test_has_changed(members: dict[str, Any], changed: bool) -> None:
     """A disk has changed if something was done to it, or its chain is another."""
     assert has_changed(outcome(**members)) is changed
+
+
+def test_what_a_guest_felt() -> None:
+    """Latencies are told in milliseconds, and the disk by the name that people use."""
+    felt = Felt(5_000_000, 7.04, 4_812_345.0, "/machine/peripheral/vda/virtio-backend", "write")
+    felt = replace(felt, paced=Paced(9, None, 1.0, 5.0, 60.0, 60.0, (("/m", "vda", "read", 4),)))
+    told = outcome_to_result(replace(untouched(target(), asking()), felt=felt), {}, ())["guest_latency"]
+    paced = told.pop("paced")
+    assert told == {
+        "target": 5.0,
+        "now": 4.81,
+        "measure": "p95",
+        "disk": "vda",
+        "kind": "write",
+        "by_itself": False,
+        "held_back": 7.0,
+    }
+    assert paced == {
+        "limit": 9,
+        "knee": None,
+        "low_for": 1.0,
+        "doubt": 5.0,
+        "again_in": 60.0,
+        "again_after": 60.0,
+        "lifted": [["/m", "vda", "read", 4]],
+    }
+
+
+def test_what_an_idle_guest_felt() -> None:
+    """Nothing; and a device that is no disk any more has no other name."""
+    outcome = untouched(target(), asking())
+    told = outcome_to_result(replace(outcome, felt=Felt(5_000_000, 0.0)), {}, ())["guest_latency"]
+    assert (told["now"], told["disk"], told["kind"]) == (None, None, None)
+    gone = Felt(5_000_000, 0.0, 1e6, "gone", "read", is_mean=True)
+    told = outcome_to_result(replace(outcome, felt=gone), {}, ())["guest_latency"]
+    assert (told["disk"], told["measure"]) == ("gone", "mean")
+    assert outcome_to_result(outcome, {}, ())["guest_latency"] is None

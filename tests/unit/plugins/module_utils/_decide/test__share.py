@@ -36,6 +36,22 @@ def test_share(total: int | None, speed: int | None, streams: int, part: int | N
     assert share(asking(total_speed=total, speed=speed), streams).speed == part
 
 
+@pytest.mark.parametrize(
+    ("total", "speed", "left", "part"),
+    [
+        pytest.param(None, None, 100, 50, id="what the guests leave is shared"),
+        pytest.param(None, 0, 100, 50, id="no limit of its own"),
+        pytest.param(None, 30, 100, 30, id="its own limit is lower"),
+        pytest.param(60, None, 100, 30, id="the limit of all is lower"),
+        pytest.param(200, None, 100, 50, id="the limit of all is higher"),
+        pytest.param(0, None, 100, 50, id="no limit of all"),
+    ],
+)
+def test_share_what_the_guests_leave(total: int | None, speed: int | None, left: int, part: int) -> None:
+    """It is the least of the three that counts."""
+    assert share(asking(total_speed=total, speed=speed), 2, left).speed == part
+
+
 WAITS, RUNS, HOLDS, DONE = target(), target(running=job()), target(running=HELD), target(disk("alone"))
 
 

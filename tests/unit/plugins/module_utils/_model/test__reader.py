@@ -40,6 +40,8 @@ def read(kind: str, value: Any, *arguments: Any) -> Any:
         pytest.param("size", 0, (), 0, id="nothing"),
         pytest.param("size", MOST_BYTES, (), MOST_BYTES, id="the largest size"),
         pytest.param("optional_size", 7, (), 7, id="a size that is there"),
+        pytest.param("sizes", [], (2,), (), id="an empty list of sizes"),
+        pytest.param("sizes", [0, 7], (2,), (0, 7), id="the longest list of sizes"),
         pytest.param("flag", True, (), True, id="true"),
         pytest.param("flag", False, (), False, id="false"),
         pytest.param("members", {}, (), "members", id="an object"),
