@@ -44,6 +44,11 @@ def slowed_above(limit: int) -> Callable[[FakeQemu], Sequence[int]]:
     return taken
 
 
+def slow_every_other_second(_qemu: FakeQemu) -> list[int]:
+    """A guest beside which the limit changes all the while."""
+    return [20 * MS if int(asyncio.get_running_loop().time()) % 2 else MS] * 20
+
+
 def vm(number: int = 0, disks: int = 1, guest: Callable[[FakeQemu], Sequence[int]] | None = None) -> FakeQemu:
     qemu = FakeQemu(f"vm{number}", 100 + number)
     for letter in "ab"[:disks]:
@@ -318,8 +323,7 @@ def test_another_run_comes(speed: int | None, paced: bool) -> None:
 
 def test_a_stream_with_the_speed_of_another_run_is_left_alone() -> None:
     """Also when the guests beside it change what they leave."""
-    now = lambda: int(asyncio.get_running_loop().time())  # noqa: E731
-    qemus = [vm(0), vm(1, guest=lambda _qemu: [20 * MS if now() % 2 else MS] * 20)]
+    qemus = [vm(0), vm(1, guest=slow_every_other_second)]
     qemus[0].runs = Waits(qemus[0], 5)
     stream(*qemus, asked=yielding(parallel=2, wait_timeout=12, on_timeout="leave", speed=4 * MIB))
     assert [job.speed for qemu in qemus for job in qemu.jobs.values()] == [5, 4 * MIB]
@@ -327,8 +331,7 @@ def test_a_stream_with_the_speed_of_another_run_is_left_alone() -> None:
 
 def test_a_stream_that_is_left_to_another_run_is_left_alone() -> None:
     """Its monitor is not opened for the sake of others, though their limit changes all the while."""
-    now = lambda: int(asyncio.get_running_loop().time())  # noqa: E731
-    qemus = [vm(0), vm(1, guest=lambda _qemu: [20 * MS if now() % 2 else MS] * 20)]
+    qemus = [vm(0), vm(1, guest=slow_every_other_second)]
     qemus[0].runs = other = Waits(qemus[0], None)
     stream(*qemus, asked=yielding(parallel=2, wait_timeout=12, on_timeout="leave", speed=4 * MIB))
     assert other.found == [4 * MIB]
