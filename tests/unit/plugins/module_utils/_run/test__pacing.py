@@ -175,7 +175,7 @@ def test_a_stream_that_the_next_look_goes_on_with() -> None:
     """It keeps its speed, and QEMU goes on to count; the next look goes on from there, and not from the guess."""
     qemu = vm()
     (outcome,) = stream(qemu, asked=yielding(wait_timeout=3, on_timeout="leave", goes_on=True))
-    (job,) = qemu.jobs.values()
+    job = qemu.jobs["populate-vda"]
     assert 0 < job.speed < 9 * MIB
     assert VDA in qemu.histograms
     assert outcome.felt is not None
@@ -196,7 +196,10 @@ def test_a_stream_that_the_next_look_goes_on_with() -> None:
 def test_a_stream_that_a_killed_task_left() -> None:
     """The same task joins it, goes on from the speed that it has, and frees it at the end."""
     qemu = vm()
-    join = lambda: qemu.stream("vm0-topa", "populate-vda", speed=3 * MIB, auto_finalize=False)  # noqa: E731
+
+    def join() -> None:
+        qemu.stream("vm0-topa", "populate-vda", speed=3 * MIB, auto_finalize=False)
+
     (outcome,) = stream(qemu, asked=yielding(wait_timeout=1, on_timeout="leave"), first=join)
     assert (outcome.action, [job.speed for job in qemu.jobs.values()]) == ("joined", [0])
     assert 3 * MIB < speeds(qemu)[0] < 4 * MIB
@@ -315,7 +318,7 @@ def test_another_run_comes(speed: int | None, paced: bool) -> None:
     qemu.runs = other = Waits(qemu, speed)
     stream(qemu, asked=yielding(wait_timeout=12, on_timeout="leave", speed=4 * MIB))
     assert other.found == [4 * MIB]
-    (job,) = qemu.jobs.values()
+    job = qemu.jobs["populate-vda"]
     assert job.speed == (5 if speed else 4 * MIB)
     back = len(qemu.commands) - qemu.commands[::-1].index("query-version")
     assert ("block-job-set-speed" in qemu.commands[back:]) is paced
