@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
+SHARES = (50, 95, 99)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,21 @@ class Figure:
             for way, own in self.samples.items()
         ]
         return [header, *found, *((way, "not run", reason, "") for way, reason in self.missing.items())]
+
+
+@dataclass(frozen=True)
+class Waits(Figure):
+    """How long each of many requests took: half of them no longer than the first number, and so on."""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The header and a row for each way, as text."""
+        header = (self.unit, *(f"{share} %" for share in SHARES))
+        return [header, *((way, *map(number, self.shares(way))) for way in self.samples)]
+
+    def shares(self, way: str) -> list[float]:
+        """What so many of a hundred requests do not exceed."""
+        waits = sorted(self.samples[way])
+        return [waits[len(waits) * share // 100] for share in SHARES]
 
 
 def number(value: float) -> str:

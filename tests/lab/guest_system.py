@@ -32,6 +32,7 @@ CHECKOUT = next(
 )
 KEPT = CHECKOUT / ".ansible" / "guest_system"
 INIT = Path(__file__).with_name("guest_init.sh")
+LOAD = Path(__file__).with_name("guest_load.c")
 
 KERNEL, BUSYBOX = "linux-image-cloud-amd64", "busybox-static"
 # In the order in which they need each other; what is not there is built into the kernel, as ext4 is.
@@ -127,12 +128,23 @@ def _archive(members: Mapping[str, bytes], programs: tuple[str, ...], folders: t
     return bytes(archive)
 
 
-def _initramfs(expected: Mapping[str, str]) -> bytes:
+def _load() -> bytes:
+    """The program for the order `load`, which needs nothing else of a system."""
+    if shutil.which("gcc") is None:
+        raise Unavailable("the guest's load is compiled by gcc, which is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        _run(Path(folder), "gcc", "-O2", "-static", "-o", "load", str(LOAD))
+        return Path(folder, "load").read_bytes()
+
+
+def _initramfs(expected: Mapping[str, str], order: str) -> bytes:
     """What the guest runs from; `expected` are the checksums of files of its disk."""
     members = {f"modules/{module.name}": module.read_bytes() for module in sorted((KEPT / "modules").iterdir())}
     members |= {"bin/busybox": (KEPT / "busybox").read_bytes(), "init": INIT.read_bytes()}
     members["expected"] = "".join(f"{checksum}  {path}\n" for path, checksum in expected.items()).encode()
-    return _archive(members, ("bin/busybox", "init"), ("bin", "dev", "disk", "modules", "proc", "sys"))
+    if order == "load":
+        members["bin/load"] = _load()
+    return _archive(members, ("bin/busybox", "bin/load", "init"), ("bin", "dev", "disk", "modules", "proc", "sys"))
 
 
 class Guest:
@@ -150,7 +162,7 @@ class Guest:
         """`order` is one of those of `guest_init.sh`, `expected` has a checksum for each path."""
         self._console = folder / f"{name}.console"
         initramfs = folder / f"{name}.initramfs"
-        initramfs.write_bytes(_initramfs(expected or {}))
+        initramfs.write_bytes(_initramfs(expected or {}, order))
         words = ["-kernel", str(KEPT / "kernel"), "-initrd", str(initramfs)]
         words += ["-append", f"console=ttyS0 quiet -- {order}", "-serial", f"file:{self._console}"]
         self.vm = Vm(folder, *words, *disk, name=name, running=True, accel=accel, memory=256)
@@ -179,6 +191,15 @@ class Guest:
 
     def wait_for(self, line: str, timeout: float = BOOT_SECONDS) -> None:
         self.wait_until(lambda: line in self.said, f"the guest says {line}", timeout)
+
+    def waits(self, since: int = 0) -> dict[str, list[float]]:
+        """The milliseconds that each read and each write took, by the guest's clock, from a line of what it said on."""
+        found: dict[str, list[float]] = {"read": [], "write": []}
+        for line in self.said[since:]:
+            match line.split():
+                case ["read" | "write" as kind, microseconds] if microseconds.isdigit():
+                    found[kind].append(int(microseconds) / 1000)
+        return found
 
     @property
     def rounds(self) -> int:
