@@ -70,6 +70,8 @@ def stream(
     return outcome, took
 
 
+# While it is found out what the stream can do by itself nothing is read ahead: in that time it comes to about here.
+BEGIN = 4 * STEP
 RAW = Course(SIZE, STEP, last_depth=3, needs_map=False)
 
 
@@ -98,7 +100,7 @@ def test_a_raw_base_needs_no_map() -> None:
     qemu = vm()
     qemu.ahead.depths = []
     assert read_beside(qemu, nothing) == []
-    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
+    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(BEGIN, SIZE, STEP)]
 
 
 def test_a_job_that_is_no_more() -> None:
@@ -146,7 +148,7 @@ def test_a_stream_is_read_ahead_of() -> None:
     outcome, took = stream(qemu)
     assert (outcome.error, outcome.is_finished, outcome.notes) == (None, True, ())
     assert took < PLAIN / 4
-    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
+    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(BEGIN, SIZE, STEP)]
     assert (qemu.ahead.most, of_exports(qemu)) == (8, LOCKED)
     acts = qemu.acts
     assert acts.index("nbd-server-stop") < acts.index("human-monitor-command") < acts.index("job-finalize")
@@ -203,13 +205,13 @@ def test_nobody_stays(waiting: dict[str, Any]) -> None:
 def test_only_what_lies_between_top_and_base() -> None:
     """With a base nothing of it is copied, and nothing that the disk has, and nothing where nothing is."""
     qemu = vm()
-    qemu.ahead.depths = [(MIB, 1), (MIB, 2), (MIB, 3), (MIB, 2), (SIZE - 5 * MIB, 0), (MIB, 2)]
+    begin = SIZE // 2
+    qemu.ahead.depths = [(begin, 2), (MIB, 1), (MIB, 2), (MIB, 3), (MIB, 2), (begin - 5 * MIB, 0), (MIB, 2)]
     outcome, _took = stream(qemu, asking(read_ahead=8, base="/vms/base.qcow2"))
     assert outcome.is_finished
-    read = [MIB, 3 * MIB, SIZE - MIB]
-    asked = {offset for offset, _length in qemu.ahead.asked}
-    assert asked <= {begin + half for begin in read for half in (0, STEP)}
-    assert MIB in asked
+    read = [begin + MIB, begin + 3 * MIB, SIZE - MIB]
+    asked = {offset for offset, _length in qemu.ahead.asked if offset >= begin}
+    assert asked == {place + half for place in read for half in (0, STEP)}
 
 
 def test_an_increment_is_not_exceeded() -> None:
