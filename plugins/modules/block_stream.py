@@ -207,7 +207,8 @@ options:
         is none, and V(16) the most.
       - Set it to V(8) where the old images are behind a network with a delay. A stream has one request of 512 KiB under
         way at a time, so with a delay of 20 milliseconds it copies 10 to 25 MiB per second, whatever the network can
-        carry. With V(8) it is many times as fast. On a link that is full no more are under way than it carries.
+        carry. With V(8) it is many times as fast. More are tried only as long as they make it faster, and none is under
+        way on a link that the stream fills by itself.
       - The stream stays as it is, and nothing of the proof depends on it. QEMU is told over NBD to copy what the stream
         will come to, and the stream passes over that. No data leaves QEMU, and nothing is copied that the stream would
         not copy. O(speed) holds for both together.
@@ -250,7 +251,7 @@ options:
       - A dictionary. Each key is the monitor or the domain of a VM, each value has C(pid) and C(started) of its QEMU as
         in RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If it is another process by now,
         that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its C(name) is
-        what its process is called where it has an old image open.
+        what its process is called where it has an old image open. C(ahead) has RV(disks[].ahead) by the key.
     type: dict
 seealso:
   - module: virtops.qmp.block_stream_info
@@ -457,6 +458,7 @@ disks:
       clock: 81734.2
       order: null
       grew_by: 13207024640
+      ahead: null
       released:
         - path: /golden/debian-12.qcow2
           free: false
@@ -522,6 +524,7 @@ disks:
       clock: 81734.2
       order: null
       grew_by: 5368512512
+      ahead: null
       released: []
       error: >-
         web01: disk vdb: not populated when wait_timeout was over. The job populate-vdb is running at 13207863296 of
@@ -720,6 +723,11 @@ disks:
       description:
         - By how many bytes the active image grew meanwhile, which is what was copied and what the guest wrote to new
           places; null where QEMU does not know it.
+      type: int
+    ahead:
+      description:
+        - How many requests at a time were found worth it to read ahead of the stream, of the O(read_ahead) that were
+          allowed; V(0) on a link that the stream fills by itself, and null where that was not found out.
       type: int
     released:
       description:

@@ -184,14 +184,16 @@ class Window:
     What was found is kept for a while, and for longer each time that the same is found. After it the next smaller
     number is where the search begins: a link that others need is left to them, and one that has become free is used.
 
-    ``size`` is how many may be under way now, and ``settled`` how many were found; ``smaller`` is what ``size`` is
-    tried against, and ``smaller_rate`` what that copied each second, None where nothing is tried. ``since`` and
-    ``copied`` are where it is measured from: not before ``old_steps`` more, which were under way with another size.
-    ``until`` is when what was found is no longer kept, None during a search, and ``pause`` how long that is.
+    ``most`` is how many were asked for, ``size`` how many may be under way now, and ``settled`` how many were found,
+    None at first. ``smaller`` is what ``size`` is tried against, and ``smaller_rate`` what that copied each second,
+    None where nothing is tried. ``since`` and ``copied`` are where it is measured from: not before ``old_steps`` more,
+    which were under way with another size. ``until`` is when what was found is no longer kept, None during a search,
+    and ``pause`` how long that is.
     """
 
+    most: int
     size: int = 0
-    settled: int = 0
+    settled: int | None = None
     smaller: int = 0
     smaller_rate: float | None = None
     since: float | None = None
@@ -201,18 +203,20 @@ class Window:
     until: float | None = None
 
     @classmethod
-    def known(cls, size: int, now: float) -> Window:
-        """One of which an earlier task has found the size."""
-        return cls(size, settled=size, pause=_PAUSE_IF_KNOWN, until=now + _PAUSE_IF_KNOWN)
+    def beginning(cls, known: int | None, most: int, now: float) -> Window:
+        """The first one; ``known`` is what an earlier look at the same stream has found, if any has."""
+        if known is None:
+            return cls(most)
+        size = max(0, min(known, most))
+        return cls(most, size, settled=size, pause=_PAUSE_IF_KNOWN, until=now + _PAUSE_IF_KNOWN)
 
-    def after(self, now: float, copied: float, most: int) -> Window:
+    def after(self, now: float, copied: float) -> Window:
         """The same at a later time.
 
         :param copied: how much the stream and what is read ahead of it have copied together, in steps.
-        :param most: the most requests that were asked for.
         """
         if self.until is not None:
-            smaller = self.settled // 2 if self.settled > _FIRST_SIZE else 0
+            smaller = self.size // 2 if self.size > _FIRST_SIZE else 0
             return self if now < self.until else self._try(smaller, None, copied)
         if self.since is None:
             is_old = copied - self.copied < self.old_steps
@@ -225,9 +229,9 @@ class Window:
             return self.anew(now, copied)
         if self.smaller_rate is not None and rate < self.smaller_rate * _LEAST_GAIN:
             return self._settle(self.smaller, now)
-        if self.size >= most:
+        if self.size >= self.most:
             return self._settle(self.size, now)
-        return self._try(min(most, max(_FIRST_SIZE, self.size * 2)), rate, copied)
+        return self._try(min(self.most, max(_FIRST_SIZE, self.size * 2)), rate, copied)
 
     def anew(self, now: float, copied: float) -> Window:
         """The same where nothing can be said of the time until now."""
@@ -235,6 +239,7 @@ class Window:
 
     def _try(self, size: int, smaller_rate: float | None, copied: float) -> Window:
         return Window(
+            self.most,
             size,
             settled=self.settled,
             smaller=self.size,
@@ -246,7 +251,7 @@ class Window:
 
     def _settle(self, size: int, now: float) -> Window:
         pause = min(_LONGEST_PAUSE, self.pause * 2) if size == self.settled else _FIRST_PAUSE
-        return Window(size, settled=size, pause=pause, until=now + pause)
+        return Window(self.most, size, settled=size, pause=pause, until=now + pause)
 
 
 def _overlap(request: tuple[int, int], begin: int, end: int) -> int:

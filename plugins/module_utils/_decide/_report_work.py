@@ -123,6 +123,7 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         "clock": None if outcome.clock is None else round(outcome.clock, 1),
         "order": outcome.order,
         "grew_by": outcome.grew_by,
+        "ahead": outcome.ahead,
         "released": list(map(_verdict_to_result, verdicts)),
         **_error_to_result(outcome.error),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from typing import AsyncIterator, Callable, Sequence
+from typing import AsyncIterator, Callable, Optional, Sequence
 
 from .._decide._ahead import Allowance, Course, Window, requests, within
 from .._model._errors import QmpError
@@ -22,16 +22,18 @@ _LOOK_SECONDS = 0.2
 _MAP_BYTES = 2**27
 
 Tell = Callable[[str], None]
+Found = Callable[[], Optional[int]]
 
 
 @contextlib.asynccontextmanager
 async def reading_ahead(
-    link: Link, node: str, job_id: str, course: Course, most: int, tell: Tell
-) -> AsyncIterator[None]:
+    link: Link, node: str, job_id: str, course: Course, window: Window, tell: Tell
+) -> AsyncIterator[Found]:
     """Read ahead of a job as long as the context lasts; nothing of it is left in QEMU then.
 
-    :param most: how many requests may be under way at a time.
+    :param window: how many requests may be under way at first.
     :param tell: takes the reason, in words, why nothing is read ahead, or no longer; it is no error of the stream.
+    :return: what tells how many requests at a time were found worth it; None where that is not known.
     """
     exported = contextlib.AsyncExitStack()
     try:
@@ -39,13 +41,14 @@ async def reading_ahead(
             ahead = await exported.enter_async_context(link.read_ahead(node))
         except QmpError as error:
             tell(str(error))
-            yield
+            yield lambda: window.settled
             return
-        reading = asyncio.ensure_future(_Reading(link, job_id, ahead, course, most).run())
+        reading = _Reading(link, job_id, ahead, course, window)
+        running = asyncio.ensure_future(reading.run())
         try:
-            yield
+            yield lambda: reading.settled
         finally:
-            await _stop(reading, tell)
+            await _stop(running, tell)
     finally:
         await _end(exported, tell)
 
@@ -70,12 +73,11 @@ async def _end(exported: contextlib.AsyncExitStack, tell: Tell) -> None:
 class _Reading:
     """The requests on their way, in the order of the disk."""
 
-    def __init__(self, link: Link, job_id: str, ahead: Ahead, course: Course, most: int):
+    def __init__(self, link: Link, job_id: str, ahead: Ahead, course: Course, window: Window):
         self._link = link
         self._job_id = job_id
         self._ahead = ahead
         self._course = course
-        self._most = most
         # Up to here it is known what is to be read, and this of it was neither asked for nor passed by the job.
         self._position = 0
         self._left: collections.deque[tuple[int, int]] = collections.deque()
@@ -87,7 +89,12 @@ class _Reading:
         self._job: Job | None = None
         self._look_at = 0.0
         self._allowance = Allowance(0.0, 0.0, 0)
-        self._window = Window()
+        self._window = window
+
+    @property
+    def settled(self) -> int | None:
+        """How many requests at a time were found worth it."""
+        return self._window.settled
 
     async def run(self) -> None:
         """Go on until the end of the course, or of the job.
@@ -153,7 +160,7 @@ class _Reading:
         if self._job is not None and self._job.paused:
             self._window = self._window.anew(now, steps)
         else:
-            self._window = self._window.after(now, steps, self._most)
+            self._window = self._window.after(now, steps)
 
     def _send(self, offset: int, size: int) -> None:
         self._under_way.add(asyncio.ensure_future(self._copy(offset, size)))

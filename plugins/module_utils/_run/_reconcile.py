@@ -18,7 +18,7 @@ import contextlib
 from dataclasses import replace
 from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
 
-from .._decide._ahead import course_for, why_nobody_reads_ahead, why_not_read_ahead
+from .._decide._ahead import Window, course_for, why_nobody_reads_ahead, why_not_read_ahead
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
 from .._decide._copied import layers_of, left_below
 from .._decide._endings import (
@@ -622,8 +622,12 @@ class _Visit:
             yield
             return
         course = course_for(now.disk, now.base_index, self._request.waiting)
-        async with reading_ahead(self._link, self._top, job_id, course, most, self._tell_of_read_ahead):
-            yield
+        window = Window.beginning(now.ahead, most, asyncio.get_running_loop().time())
+        async with reading_ahead(self._link, self._top, job_id, course, window, self._tell_of_read_ahead) as found:
+            try:
+                yield
+            finally:
+                self._now = replace(self._now, ahead=found())
 
     def _tell_of_read_ahead(self, reason: str) -> None:
         self._note(f"nothing is read ahead of the stream, which goes on without it: {reason}")

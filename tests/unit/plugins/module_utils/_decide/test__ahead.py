@@ -219,14 +219,14 @@ class SimulatedLink:
     def rate(self, size: int) -> float:
         return min(self.carries, max(self.plain, size) / self.delay)
 
-    def run(self, window: Window, seconds: float, most: int) -> Window:
+    def run(self, window: Window, seconds: float) -> Window:
         """So many seconds later, with a look at the window each 20 ms."""
         self.used = {}
         for _look in range(round(seconds / 0.02)):
             self.used[window.size] = self.used.get(window.size, 0.0) + 0.02
             self.now += 0.02
             self.copied += self.rate(window.size) * 0.02
-            window = window.after(self.now, self.copied, most)
+            window = window.after(self.now, self.copied)
         return window
 
     def share(self, *sizes: int) -> float:
@@ -251,9 +251,9 @@ class SimulatedLink:
 )
 def test_window(link: SimulatedLink, most: int, expected: int) -> None:
     """It is as large as is worth it, nearly all of the time; a link that is full is left to the guest."""
-    window = link.run(Window(), 20.0, most)
+    window = link.run(Window(most), 20.0)
     assert window.settled == expected
-    window = link.run(window, 100.0, most)
+    window = link.run(window, 100.0)
     assert window.settled == expected
     assert link.share(expected) > 0.95
     assert max(link.used) <= most
@@ -262,39 +262,45 @@ def test_window(link: SimulatedLink, most: int, expected: int) -> None:
 def test_window_gives_way() -> None:
     """A link that others fill is left to them after a while, and used again when it is free."""
     link = SimulatedLink(0.02)
-    window = link.run(Window(), 30.0, 8)
+    window = link.run(Window(8), 30.0)
     link.carries = 20
-    window = link.run(window, 60.0, 8)
+    window = link.run(window, 60.0)
     assert window.settled == 0
     link.carries = 10000
-    window = link.run(window, 70.0, 8)
+    window = link.run(window, 70.0)
     assert window.settled == 8
 
 
 def test_window_is_not_deceived() -> None:
     """What is there already is passed over in no time, and tells nothing of the link."""
     link = SimulatedLink(0.02, plain=1000)
-    window = link.run(Window(), 3.0, 8)
+    window = link.run(Window(8), 3.0)
     assert window.size == 0
     link.plain = 0.35
-    link.run(window, 3.0, 8)
+    link.run(window, 3.0)
     assert link.share(8) > 0.5
 
 
 def test_window_that_is_known() -> None:
     """What an earlier task has found is not looked for anew, but doubted after a while."""
     link = SimulatedLink(0.02)
-    window = link.run(Window.known(8, link.now), 7.0, 8)
+    window = link.run(Window.beginning(8, 8, link.now), 7.0)
     assert link.share(8) == 1.0
     link.carries = 20
-    window = link.run(window, 60.0, 8)
+    window = link.run(window, 60.0)
     assert window.settled == 0
+
+
+@pytest.mark.parametrize(("known", "size"), [(None, 0), (0, 0), (4, 4), (99, 8), (-1, 0)])
+def test_beginning(known: int | None, size: int) -> None:
+    """Whatever is said to be known, no more requests are under way than were asked for."""
+    assert Window.beginning(known, 8, 5.0).size == size
 
 
 def test_window_of_a_job_that_stands_still() -> None:
     """A time in which nobody was to copy is not counted."""
     link = SimulatedLink(0.02)
-    window = link.run(Window(), 0.1, 8)
+    window = link.run(Window(8), 0.1)
     link.now += 30.0
-    window = link.run(window.anew(link.now, link.copied), 1.5, 8)
+    window = link.run(window.anew(link.now, link.copied), 1.5)
     assert window.size == 8

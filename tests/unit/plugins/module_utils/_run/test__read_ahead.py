@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._decide._ahead import Course
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._ahead import Course, Window
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._serving import LOCK
@@ -42,6 +42,7 @@ def stream(
     seconds: float | None = None,
     during: Callable[[], object] | None = None,
     remote: int = 1,
+    ahead: int | None = None,
 ) -> tuple[Outcome, float]:
     """Populate the disk, with something that happens after a second; the outcome, and how long it took."""
     asked = asked or asking(read_ahead=8)
@@ -51,7 +52,7 @@ def stream(
         host.remote = {remote}
         async with host.open_link(qemu.address) as link:
             seen = await identify(link, host)
-            target = Target(seen, seen.disks[0], base_index_of(seen, seen.disks[0], asked.base))
+            target = Target(seen, seen.disks[0], base_index_of(seen, seen.disks[0], asked.base), ahead=ahead)
             loop = asyncio.get_running_loop()
             if during is not None:
                 loop.call_later(1.0, during)
@@ -86,7 +87,7 @@ def read_beside(qemu: FakeQemu, during: Callable[[], object]) -> list[str]:
     async def work() -> None:
         async with FakeHost(qemu).open_link(qemu.address) as link:
             qemu.stream("top", "populate-vda", auto_finalize=False)
-            async with reading_ahead(link, "top", "populate-vda", RAW, 2, told.append):
+            async with reading_ahead(link, "top", "populate-vda", RAW, Window(2), told.append):
                 asyncio.get_running_loop().call_later(1.0, during)
                 await asyncio.sleep(20.0)
 
@@ -153,6 +154,29 @@ def test_a_stream_is_read_ahead_of() -> None:
     acts = qemu.acts
     assert acts.index("nbd-server-stop") < acts.index("human-monitor-command") < acts.index("job-finalize")
     assert (qemu.exports, qemu.nbd, qemu.only_in_memory) == ({}, None, {})
+
+
+def test_what_was_found_is_told() -> None:
+    """How many requests were worth it is known in the end, for whoever goes on with the stream."""
+    qemu = vm()
+    outcome, _took = stream(qemu, asking(read_ahead=2))
+    assert outcome.ahead == 2
+
+
+def test_what_an_earlier_look_has_found_is_used_at_once() -> None:
+    """Who goes on with a stream need not find out anew how many requests are worth it."""
+    qemu = vm()
+    outcome, _took = stream(qemu, ahead=4)
+    assert (outcome.ahead, qemu.ahead.most) == (4, 4)
+    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
+
+
+def test_a_known_number_is_known_still_where_it_cannot_be_used() -> None:
+    """A slice that cannot read ahead does not forget what one before it has found."""
+    qemu = vm()
+    qemu.refuses = {"nbd-server-start": "already running"}
+    outcome, _took = stream(qemu, ahead=4)
+    assert outcome.ahead == 4
 
 
 def test_without_it_nothing_of_it_happens() -> None:
