@@ -214,7 +214,7 @@ options:
         not copy. O(speed) holds for both together.
       - A disk for which it is forbidden, or useless, is streamed without it, and a warning says why. That is so if all
         old images are local files; with QEMU before 5.2; over TCP; if the VM has iothreads and a QEMU before 10.0,
-        which may abort; if another program uses QEMU's NBD server; while another disk of the VM is read ahead; and with
+        which may abort; if another program uses QEMU's NBD server; and with
         O(wait=false) or O(poll_interval). M(virtops.qmp.block_stream_info) tells it for each disk.
       - A VM whose QEMU is older than 10.0 refuses to migrate, and to be saved, while one of its disks is read ahead. It
         would abort otherwise.

@@ -251,19 +251,19 @@ class _Visit:
         self._see(vm)
         if is_first:
             self._now = replace(self._now, before=self._now.disk, left=())
-        await self._end_stale_export(vm)
+        await self._end_stale_exports(vm)
         top = self._now.disk.top
         files = [top.bound] if top.data is None else [top.bound, top.data]
         self._held = await self._host.hold(vm.identity.pid, files, top.path)
         if self._held is not None:
             self._listeners.callback(self._held.close)
 
-    async def _end_stale_export(self, vm: Vm) -> None:
+    async def _end_stale_exports(self, vm: Vm) -> None:
         """End what a task has left in QEMU that read ahead and was killed: one client at a time is at a monitor."""
-        has_export = vm.serving is not None and vm.serving.has_ours
-        if has_export or LOCK in vm.graph.below:
+        ours = vm.serving.ours if vm.serving is not None else ()
+        if ours or LOCK in vm.graph.below:
             try:
-                await self._link.end_stale_export()
+                await self._link.end_exports_but_own(ours)
             except ReadAheadFailed as error:
                 self._note(str(error))
 

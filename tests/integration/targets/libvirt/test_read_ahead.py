@@ -32,7 +32,7 @@ def test_a_guest_is_read_ahead(folder: Path, define: Callable[..., Domain]) -> N
         assert (result.failed, result["finished"], result.get("warnings")) == (False, True, None), result
         domain.vm.command("query-status")  # all events that there are come before its answer
         ended = [event["data"]["id"] for event in domain.vm.judge.events if event["event"] == "BLOCK_EXPORT_DELETED"]
-        assert ended == ["populate-ahead"]
+        assert ended == ["populate-ahead-0"]
         assert domain.vm.command("query-block-exports") == []
         assert domain.depth == 0
         domain.assert_safe_after_kill()

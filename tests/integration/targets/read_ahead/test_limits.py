@@ -86,7 +86,7 @@ def test_the_task_is_killed(far: Callable[..., Far]) -> None:
     task = begin(disk)
     task.kill()
     disk.link.delay = 0.003
-    assert disk.exports == ["populate-ahead"]
+    assert disk.exports == ["populate-ahead-0"]
     result = disk.stream()
     assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_clean()

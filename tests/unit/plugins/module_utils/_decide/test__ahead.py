@@ -58,7 +58,7 @@ IOTHREADS = Serving(has_iothreads=True)
         pytest.param(
             disk("top", FAR),
             {},
-            Serving(exports=(Export("populate-ahead", "nbd"),)),
+            Serving(exports=(Export("populate-ahead-0", "nbd"),)),
             2,
             (),
             None,

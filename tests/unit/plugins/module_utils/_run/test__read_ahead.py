@@ -294,7 +294,7 @@ def test_the_connection_is_lost() -> None:
 
     def hang_up() -> None:
         assert qemu.nbd is not None
-        qemu.nbd.hang_up("populate-ahead")
+        qemu.nbd.hang_up("populate-ahead-0")
 
     outcome, _took = stream(qemu, during=hang_up)
     assert outcome.is_finished
@@ -325,7 +325,7 @@ def test_a_job_that_is_cancelled() -> None:
 def test_what_a_killed_task_left_is_ended_first() -> None:
     """An export of ours that is there when the VM is visited is of a task that was killed, and goes."""
     qemu = vm()
-    qemu.exports["populate-ahead"] = "nbd"
+    qemu.exports["populate-ahead-0"] = "nbd"
     outcome, _took = stream(qemu, asking())
     assert (outcome.is_finished, qemu.exports, outcome.notes) == (True, {}, ())
     assert of_exports(qemu) == ["block-export-del", "nbd-server-stop", "blockdev-del"]
@@ -336,28 +336,24 @@ def test_a_lock_that_was_left_is_removed() -> None:
     qemu = vm()
     qemu.nodes[LOCK] = Node(LOCK, "vdi", "/dev/fdset/0")
     outcome, _took = stream(qemu, asking())
-    assert (outcome.is_finished, LOCK in qemu.nodes, of_exports(qemu)) == (
-        True,
-        False,
-        ["block-export-del", "blockdev-del"],
-    )
+    assert (outcome.is_finished, LOCK in qemu.nodes, of_exports(qemu)) == (True, False, ["blockdev-del"])
 
 
 def test_what_does_not_end_is_told() -> None:
     """An export whose requests hang stays, the task says so, and the stream is none the worse."""
     qemu = vm()
-    qemu.exports["populate-ahead"] = "nbd"
-    qemu.stuck.add("populate-ahead")
+    qemu.exports["populate-ahead-0"] = "nbd"
+    qemu.stuck.add("populate-ahead-0")
     outcome, _took = stream(qemu, asking())
     assert outcome.is_finished
-    assert "populate-ahead does not end" in outcome.notes[0]
+    assert "populate-ahead-0 does not end" in outcome.notes[0]
     assert "nbd-server-stop" not in qemu.acts
 
 
 def test_its_own_export_does_not_end() -> None:
     """The same of the export of this very task."""
     qemu = vm()
-    qemu.stuck.add("populate-ahead")
+    qemu.stuck.add("populate-ahead-0")
     outcome, _took = stream(qemu)
     assert outcome.is_finished
-    assert "populate-ahead does not end" in outcome.notes[0]
+    assert "populate-ahead-0 does not end" in outcome.notes[0]
