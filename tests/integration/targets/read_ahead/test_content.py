@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Vm, disks, images, product, wait_until
+from lab import Vm, WebServer, can_qemu_read_it, disks, images, product, wait_until
 from lab.process import run
 
 from .conftest import Far
@@ -135,3 +135,26 @@ def test_several_vms_at_once(folder: Path, far: Callable[..., Far], boot: Callab
     other.vm.kill()
     disk.assert_nothing_is_lost()
     assert images.content(top) == disk.chain.expected
+
+
+@pytest.mark.parametrize("base_format", ["raw", "qcow2"])
+def test_a_base_on_a_web_server(folder: Path, boot: Callable[..., Vm], base_format: str) -> None:
+    """A golden image behind HTTP is read ahead as one behind NBD is, and no more is fetched than by a plain stream."""
+    size = 16 * MiB
+    content = images.Write(0, size, 7)
+    base = images.create(folder / "base", size, format=base_format, writes=[content])
+    with WebServer(base, delay=0.02) as server:
+        if not can_qemu_read_it(server):
+            pytest.skip("this QEMU reads no image over HTTP (Debian has that in qemu-block-extra)")
+        top = images.create(folder / "top.qcow2", size, backing=server.address, backing_format=base_format)
+        vm = boot(*disks.drive(top, id="drive0", qdev="vda"))
+        before = server.answered
+        result = product.module("block_stream", monitors=[vm.monitor], disks=["vda"], read_ahead=8)
+        assert (result.failed, result["finished"], result.get("warnings")) == (False, True, None), result
+        assert (vm.command("query-block-exports"), vm.inserted("vda")["backing_file_depth"]) == ([], 0)
+        vm.command("query-status")
+        assert "BLOCK_EXPORT_DELETED" in [event["event"] for event in vm.judge.events]
+        # QEMU's driver for HTTP fetches 256 KiB more than it is asked for, each time.
+        assert server.answered - before < 1.6 * size
+        vm.kill()
+    assert images.content(top) == content.content
