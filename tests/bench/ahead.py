@@ -13,7 +13,7 @@ from lab import NbdServer, SlowLink, Vm, disks, images, product
 from lab.images import MiB
 from lab.process import run
 
-from .measure import Figure, in_turn, seconds
+from .measure import Rates, in_turn, seconds
 from .ways import environment, golden, moment_of, must_be_populated, timed
 
 if TYPE_CHECKING:
@@ -22,28 +22,34 @@ if TYPE_CHECKING:
 
     from .tasks import Bench
 
-SIZE = 192 * MiB
-PLAIN, LINK = "block_stream", "what the link carries"
+SIZE = 384 * MiB
+PLAIN = "block_stream"
+# Requests of 512 KiB.
+UNDER_WAY = {PLAIN: 1, "read_ahead: 4": 4, "read_ahead: 8": 8, "read_ahead: 16": 16}
 DELAYS = (1, 5, 20)
 BANDWIDTH = 40 * MiB
 T = TypeVar("T")
 
 
-def ahead(bench: Bench) -> Iterator[Figure]:
+def ahead(bench: Bench) -> Iterator[Rates]:
     """Data behind each link; `qemu-img convert` and `nbdcopy` copy the base alone, and no VM has it then."""
     rounds = min(3, bench.rounds)
-    for format in ("raw", "qcow2"):
-        for delay in DELAYS if format == "raw" else DELAYS[-1:]:
-            title = f"{SIZE // MiB} MiB of a {format} base over NBD with {delay} ms of delay"
-            ways = _ways(bench.folder, format, delay / 1000, 0)
-            samples = in_turn(ways, rounds)
-            missing = {} if shutil.which("nbdcopy") else {"nbdcopy of the base": "not installed"}
-            yield Figure(f"ahead-{format}{delay}", title, "MiB/s", PLAIN, _rates(samples), missing)
-    samples = _rates(in_turn(_ways(bench.folder, "raw", 0.02, BANDWIDTH), rounds))
-    samples = {LINK: [BANDWIDTH / MiB] * rounds, **samples}
-    link = f"a link that carries {BANDWIDTH // MiB} MiB/s for each client"
-    title = f"{SIZE // MiB} MiB over NBD with 20 ms of delay, on {link}"
-    yield Figure("ahead-link", title, "MiB/s", LINK, samples)
+    missing = {} if shutil.which("nbdcopy") else {"nbdcopy of the base": "not installed"}
+    links = [("raw", delay, 0) for delay in DELAYS]
+    for format, delay, bandwidth in [*links, ("qcow2", 20, 0), ("raw", 20, BANDWIDTH)]:
+        title = f"{SIZE // MiB} MiB of a {format} base over NBD with {delay} ms of delay"
+        if bandwidth:
+            title += f", on a link of {bandwidth // MiB} MiB/s for each client"
+        samples = _rates(in_turn(_ways(bench.folder, format, delay / 1000, bandwidth), rounds))
+        limits = {way: _limit(number, delay / 1000, bandwidth) for way, number in UNDER_WAY.items()}
+        name = f"ahead-{'link' if bandwidth else format}{delay}"
+        yield Rates(name, title, "MiB/s", PLAIN, samples, missing, limits)
+
+
+def _limit(number: int, delay: float, bandwidth: int) -> float:
+    """How many MiB a second a link carries, of so many requests of 512 KiB at a time."""
+    rate = number / 2 / delay
+    return min(rate, bandwidth / MiB) if bandwidth else rate
 
 
 def _rates(samples: dict[str, list[float]]) -> dict[str, list[float]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .tasks import Bench
 
-SIZE, SECONDS = 512 * MiB, 6.0
+SIZE, SECONDS = 512 * MiB, 20.0
 LINKS = (
     ("delay", "behind 20 ms of delay", 0.02, 0),
     ("narrow", "behind 20 ms of delay, on a link of 40 MiB/s", 0.02, 40 * MiB),
@@ -40,7 +40,7 @@ def latency(bench: Bench) -> Iterator[Waits]:
         ways = {"no stream": partial(far, partial(_waits, bench.folder, accel, None))}
         for most in (0, 4, 8, 16):
             ways[f"read_ahead: {most}"] = partial(far, partial(_waits, bench.folder, accel, most))
-        found = in_turn(ways, min(2, bench.rounds))
+        found = in_turn(ways, 1)
         for kind in ("read", "write"):
             samples = {way: [wait for each in own for wait in each[kind]] for way, own in found.items()}
             yield Waits(f"latency-{kind}-{name}", f"A guest's {kind} of 4 KiB {title}", "ms", "read_ahead: 0", samples)

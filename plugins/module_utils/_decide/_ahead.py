@@ -32,13 +32,13 @@ _SECONDS_KEPT = 0.5
 # With one request the stream and it wait for each other, so more are tried first.
 _FIRST_SIZE = 2
 # So much faster must twice as many requests make it.
-_LEAST_GAIN = 1.4
+_LEAST_GAIN = 1.5
 # What it is measured by: so long, and so many steps.
-_LEAST_SECONDS, _LEAST_STEPS = 0.2, 4
+_LEAST_SECONDS, _LEAST_STEPS = 0.2, 6
 # Nothing is copied at a gigabyte a second: it is there already, and passed over.
 _MOST_STEPS_PER_SECOND = 2000
 # How long what was found is kept: the first time, and at most. What an earlier task has found is kept for longer.
-_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_IF_KNOWN = 2.0, 60.0, 8.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_IF_KNOWN = 4.0, 60.0, 8.0
 # In the map of the depths 0 is nowhere, 1 the active image itself, 2 the first backing image.
 _FIRST_DEPTH = 2
 

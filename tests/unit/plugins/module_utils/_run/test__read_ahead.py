@@ -72,7 +72,7 @@ def stream(
 
 
 # While it is found out what the stream can do by itself nothing is read ahead: in that time it comes to about here.
-BEGIN = 4 * STEP
+BEGIN = 8 * STEP
 RAW = Course(SIZE, STEP, last_depth=3, needs_map=False)
 
 
