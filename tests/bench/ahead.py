@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .tasks import Bench
 
-SIZE = 384 * MiB
+SIZE = 256 * MiB
 PLAIN = "block_stream"
 # Requests of 512 KiB.
 UNDER_WAY = {PLAIN: 1, "read_ahead: 4": 4, "read_ahead: 8": 8, "read_ahead: 16": 16}
