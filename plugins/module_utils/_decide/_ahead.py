@@ -31,8 +31,9 @@ _STEP = 512 * 1024
 _SECONDS_KEPT = 0.5
 # With one request the stream and it wait for each other, so more are tried first.
 _FIRST_SIZE = 2
-# So much faster must twice as many requests make it.
-_LEAST_GAIN = 1.5
+# So much faster must the first requests make it than the stream is alone, and then twice as many. A link that a stream
+# fills in part gains less by the first ones than what the guest loses.
+_LEAST_FIRST_GAIN, _LEAST_GAIN = 1.7, 1.4
 # What it is measured by: so long, and so many steps.
 _LEAST_SECONDS, _LEAST_STEPS = 0.2, 6
 # Nothing is copied at a gigabyte a second: it is there already, and passed over.
@@ -227,7 +228,8 @@ class Window:
         rate = steps / seconds
         if rate > _MOST_STEPS_PER_SECOND:
             return self.anew(now, copied)
-        if self.smaller_rate is not None and rate < self.smaller_rate * _LEAST_GAIN:
+        least_gain = _LEAST_GAIN if self.smaller else _LEAST_FIRST_GAIN
+        if self.smaller_rate is not None and rate < self.smaller_rate * least_gain:
             return self._settle(self.smaller, now)
         if self.size >= self.most:
             return self._settle(self.size, now)
