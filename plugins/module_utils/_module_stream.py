@@ -52,13 +52,15 @@ def bound_from(vms: Mapping[str, Any], *, is_of_domains: bool = False) -> BoundV
     try:
         address = DomainName if is_of_domains else str
         return tuple(_bound_vm(address(name), vm) for name, vm in vms.items())
-    except (TypeError, KeyError, ValueError):
+    except (AttributeError, TypeError, KeyError, ValueError):
         form = "{MONITOR: {pid: NUMBER or null, started: NUMBER or null, name: NAME or null, keys: [KEY, ...]}, ...}"
         raise WrongRequest(f"bound is invalid; it is {form}, from the result of an earlier call") from None
 
 
 def _bound_vm(monitor: str, vm: Mapping[str, Any]) -> BoundVm:
-    return BoundVm(monitor, _int_or_none(vm["pid"]), _int_or_none(vm["started"]), tuple(vm["keys"]), vm.get("name"))
+    ahead = tuple((key, int(number)) for key, number in vm.get("ahead", {}).items())
+    pid, started = _int_or_none(vm["pid"]), _int_or_none(vm["started"])
+    return BoundVm(monitor, pid, started, tuple(vm["keys"]), vm.get("name"), ahead)
 
 
 def _int_or_none(value: Any) -> int | None:

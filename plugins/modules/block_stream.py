@@ -230,13 +230,14 @@ options:
         is none, and V(16) the most.
       - Set it to V(8) where the old images are behind a network with a delay. A stream has one request of 512 KiB under
         way at a time, so with a delay of 20 milliseconds it copies 10 to 25 MiB per second, whatever the network can
-        carry. With V(8) it is many times as fast. On a link that is full no more are under way than it carries.
+        carry. With V(8) it is many times as fast. More are tried only as long as they make it faster, and none is under
+        way on a link that the stream fills by itself.
       - The stream stays as it is, and nothing of the proof depends on it. QEMU is told over NBD to copy what the stream
         will come to, and the stream passes over that. No data leaves QEMU, and nothing is copied that the stream would
         not copy. O(speed) holds for both together.
       - A disk for which it is forbidden, or useless, is streamed without it, and a warning says why. That is so if all
         old images are local files; with QEMU before 5.2; over TCP; if the VM has iothreads and a QEMU before 10.0,
-        which may abort; if another program uses QEMU's NBD server; while another disk of the VM is read ahead; and with
+        which may abort; if another program uses QEMU's NBD server; and with
         O(wait=false) or O(poll_interval). M(virtops.qmp.block_stream_info) tells it for each disk.
       - A VM whose QEMU is older than 10.0 refuses to migrate, and to be saved, while one of its disks is read ahead. It
         would abort otherwise.
@@ -273,7 +274,7 @@ options:
       - A dictionary. Each key is the monitor or the domain of a VM, each value has C(pid) and C(started) of its QEMU as
         in RV(vms[].pid) and RV(vms[].started), and C(keys), a list of RV(disks[].key). If it is another process by now,
         that is an error of this VM, and none of its disks is touched. A VM without C(keys) is not asked; its C(name) is
-        what its process is called where it has an old image open.
+        what its process is called where it has an old image open. C(ahead) has RV(disks[].ahead) by the key.
     type: dict
   paced:
     description:
@@ -510,6 +511,7 @@ disks:
           again_in: 60.0
           again_after: 60.0
           lifted: []
+      ahead: null
       released:
         - path: /golden/debian-12.qcow2
           free: false
@@ -576,6 +578,7 @@ disks:
       order: null
       grew_by: 5368512512
       guest_latency: null
+      ahead: null
       released: []
       error: >-
         web01: disk vdb: not populated when wait_timeout was over. The job populate-vdb is running at 13207863296 of
@@ -833,6 +836,11 @@ disks:
                   boundaries of the histograms, from which on its requests count as too slow.
               type: list
               elements: list
+    ahead:
+      description:
+        - How many requests at a time were found worth it to read ahead of the stream, of the O(read_ahead) that were
+          allowed; V(0) on a link that the stream fills by itself, and null where that was not found out.
+      type: int
     released:
       description:
         - The images that left the chain, with what is known of who needs them.

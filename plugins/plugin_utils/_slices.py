@@ -142,8 +142,16 @@ def bind(vms: Sequence[Mapping[str, Any]], watched: Sequence[Disk]) -> dict[str,
     bound: dict[str, Any] = {}
     for vm in vms:
         address = address_of(vm)
-        keys = [disk["key"] for disk in watched if address_of(disk) == address]
-        bound[address] = {"pid": vm["pid"], "started": vm["started"], "name": vm["name"], "keys": keys}
+        own = [disk for disk in watched if address_of(disk) == address]
+        keys = [disk["key"] for disk in own]
+        ahead = {disk["key"]: disk["ahead"] for disk in own if disk.get("ahead") is not None}
+        bound[address] = {
+            "pid": vm["pid"],
+            "started": vm["started"],
+            "name": vm["name"],
+            "keys": keys,
+            "ahead": ahead,
+        }
     return bound
 
 

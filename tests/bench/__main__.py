@@ -25,7 +25,7 @@ from lab import lab_folder
 from lab.libvirt import Libvirt, what_is_missing
 from lab.process import run, tool
 
-from .ahead import ahead, latency
+from .ahead import ahead
 from .connection import connection
 from .copying import durability, throughput
 from .depth import depth
@@ -35,6 +35,7 @@ from .fleet import fleet
 from .guest import guest
 from .guests import guests
 from .headers import headers
+from .latency import latency
 from .measure import Figure
 from .plots import plot
 from .tasks import Bench, call, late, many_disks, many_vms, whole_task

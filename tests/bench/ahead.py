@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import shutil
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lab import NbdServer, SlowLink, Vm, disks, guest_system, images, product
+from lab import NbdServer, SlowLink, Vm, disks, images, product
 from lab.images import MiB
-from lab.process import run, wait_until
+from lab.process import run
 
-from .measure import Figure, in_turn, seconds
+from .measure import Rates, in_turn, seconds
 from .ways import environment, golden, moment_of, must_be_populated, timed
 
 if TYPE_CHECKING:
@@ -23,83 +22,34 @@ if TYPE_CHECKING:
 
     from .tasks import Bench
 
-SIZE = 192 * MiB
-PLAIN, LINK = "block_stream", "what the link carries"
+SIZE = 256 * MiB
+PLAIN = "block_stream"
+# Requests of 512 KiB.
+UNDER_WAY = {PLAIN: 1, "read_ahead: 4": 4, "read_ahead: 8": 8, "read_ahead: 16": 16}
 DELAYS = (1, 5, 20)
 BANDWIDTH = 40 * MiB
-WATCHED, WATCH_SECONDS = 256 * MiB, 4.0
 T = TypeVar("T")
 
 
-def ahead(bench: Bench) -> Iterator[Figure]:
+def ahead(bench: Bench) -> Iterator[Rates]:
     """Data behind each link; `qemu-img convert` and `nbdcopy` copy the base alone, and no VM has it then."""
     rounds = min(3, bench.rounds)
-    for format in ("raw", "qcow2"):
-        for delay in DELAYS if format == "raw" else DELAYS[-1:]:
-            title = f"{SIZE // MiB} MiB of a {format} base over NBD with {delay} ms of delay"
-            ways = _ways(bench.folder, format, delay / 1000, 0)
-            samples = in_turn(ways, rounds)
-            missing = {} if shutil.which("nbdcopy") else {"nbdcopy of the base": "not installed"}
-            yield Figure(f"ahead-{format}{delay}", title, "MiB/s", PLAIN, _rates(samples), missing)
-    samples = _rates(in_turn(_ways(bench.folder, "raw", 0.02, BANDWIDTH), rounds))
-    samples = {LINK: [BANDWIDTH / MiB] * rounds, **samples}
-    link = f"a link that carries {BANDWIDTH // MiB} MiB/s for each client"
-    title = f"{SIZE // MiB} MiB over NBD with 20 ms of delay, on {link}"
-    yield Figure("ahead-link", title, "MiB/s", LINK, samples)
+    missing = {} if shutil.which("nbdcopy") else {"nbdcopy of the base": "not installed"}
+    links = [("raw", delay, 0) for delay in DELAYS]
+    for format, delay, bandwidth in [*links, ("qcow2", 20, 0), ("raw", 20, BANDWIDTH)]:
+        title = f"{SIZE // MiB} MiB of a {format} base over NBD with {delay} ms of delay"
+        if bandwidth:
+            title += f", on a link of {bandwidth // MiB} MiB/s for each client"
+        samples = _rates(in_turn(_ways(bench.folder, format, delay / 1000, bandwidth), rounds))
+        limits = {way: _limit(number, delay / 1000, bandwidth) for way, number in UNDER_WAY.items()}
+        name = f"ahead-{'link' if bandwidth else format}{delay}"
+        yield Rates(name, title, "MiB/s", PLAIN, samples, missing, limits)
 
 
-def latency(bench: Bench) -> Iterator[Figure]:
-    """What a guest waits for a read and for a write of 4 KiB at random places, while its disk is populated."""
-    guest_system.prepare()
-    accel = guest_system.accelerator()
-    for name, delay, bandwidth in (
-        ("a link with 20 ms of delay", 0.02, 0),
-        ("a full link of 20 MiB/s", 0.001, 20 * MiB),
-    ):
-        ways: dict[str, Callable[[], dict[str, float]]] = {
-            "no stream": partial(_wait, bench, accel, delay, bandwidth, None)
-        }
-        for most in (0, 4, 8, 16):
-            ways[f"read_ahead: {most}"] = partial(_wait, bench, accel, delay, bandwidth, most)
-        found = in_turn(ways, min(3, bench.rounds))
-        for kind in ("read", "write"):
-            samples = {way: [each[kind] for each in own] for way, own in found.items()}
-            title = f"A guest's {kind} of 4 KiB beside {name}"
-            yield Figure(f"latency-{kind}-{'full' if bandwidth else 'delay'}", title, "ms", "read_ahead: 0", samples)
-
-
-def _wait(bench: Bench, accel: str, delay: float, bandwidth: int, most: int | None) -> dict[str, float]:
-    """The mean of the milliseconds that QEMU's device took for a read and a write, over some seconds of the stream."""
-    return _behind(bench.folder, "raw", delay, bandwidth, partial(_load, bench.folder, accel, most), size=WATCHED)
-
-
-def _load(folder: Path, accel: str, most: int | None, address: str) -> dict[str, float]:
-    top = folder / "latency.qcow2"
-    top.unlink(missing_ok=True)
-    images.create(top, WATCHED, backing=address, backing_format="raw")
-    with guest_system.Guest(folder, "load", *disks.drive(top, id="vda", qdev="vda"), accel=accel, name="load") as guest:
-        guest.wait_for("ready")
-        task = None
-        if most is not None:
-            options = {"monitors": [guest.vm.monitor], "disks": ["vda"], "read_ahead": most, "check_space": False}
-            task = product.Running("block_stream", options)
-            wait_until(guest.vm.jobs, "the stream has begun")
-        before, began = _times(guest.vm), time.monotonic()
-        while time.monotonic() - began < WATCH_SECONDS and (task is None or guest.vm.jobs()):
-            time.sleep(0.05)
-        after = _times(guest.vm)
-        if task is not None:
-            task.kill()
-    return {kind: (after[kind][1] - before[kind][1]) / max(1, after[kind][0] - before[kind][0]) for kind in before}
-
-
-def _times(vm: Vm) -> dict[str, tuple[int, float]]:
-    """How many requests of the guest were done, and the milliseconds that they took together."""
-    (stats,) = (each["stats"] for each in vm.command("query-blockstats") if "vda" in each.get("qdev", ""))
-    return {
-        "read": (stats["rd_operations"], stats["rd_total_time_ns"] / 1e6),
-        "write": (stats["wr_operations"], stats["wr_total_time_ns"] / 1e6),
-    }
+def _limit(number: int, delay: float, bandwidth: int) -> float:
+    """How many MiB a second a link carries, of so many requests of 512 KiB at a time."""
+    rate = number / 2 / delay
+    return min(rate, bandwidth / MiB) if bandwidth else rate
 
 
 def _rates(samples: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -107,7 +57,7 @@ def _rates(samples: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def _ways(folder: Path, format: str, delay: float, bandwidth: int) -> dict[str, Callable[[], float]]:
-    far = partial(_behind, folder, format, delay, bandwidth)
+    far = partial(behind, folder, format, delay, bandwidth)
     ways: dict[str, Callable[[], float]] = {PLAIN: partial(far, partial(_stream, folder, format, 0))}
     for most in (4, 8, 16):
         ways[f"read_ahead: {most}"] = partial(far, partial(_stream, folder, format, most))
@@ -120,7 +70,8 @@ def _ways(folder: Path, format: str, delay: float, bandwidth: int) -> dict[str, 
     return ways
 
 
-def _behind(folder: Path, format: str, delay: float, bandwidth: int, act: Callable[[str], T], size: int = SIZE) -> T:
+def behind(folder: Path, format: str, delay: float, bandwidth: int, act: Callable[[str], T], size: int = SIZE) -> T:
+    """Do something with the address of a golden image behind a slow link."""
     base = golden(folder, size)
     if format == "raw":
         raw = folder / f"golden-{size}.raw"

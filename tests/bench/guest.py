@@ -56,8 +56,7 @@ def guest(bench: Bench) -> list[Figure]:
 def _measured(folder: Path, accel: str, way: str, options: dict[str, Any] | None) -> tuple[float, float]:
     """The 95th percentile of what the guest waited, in milliseconds, and the rate of the stream."""
     words = _disk(folder)
-    load = guest_system.load_program()
-    with guest_system.Guest(folder, f"compete {PHASES}", *words, accel=accel, name="guest", load=load) as running:
+    with guest_system.Guest(folder, f"phases {PHASES}", *words, accel=accel, name="guest") as running:
         running.wait_for("ready")
         time.sleep(WARM_UP_SECONDS)
         if way == MEAN:  # as if it were another tool's

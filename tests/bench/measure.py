@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
+SHARES = (50, 95, 99)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,37 @@ class Figure:
             for way, own in self.samples.items()
         ]
         return [header, *found, *((way, "not run", reason, "") for way, reason in self.missing.items())]
+
+
+@dataclass(frozen=True)
+class Rates(Figure):
+    """How fast each way is, also beside its own limit: what the link would carry of so many requests at a time."""
+
+    limits: dict[str, float] = field(default_factory=dict)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The header and a row for each way, as text."""
+        found = [(way, number(self.median(way)), f"{self.ratio(way):.2f}", self._share(way)) for way in self.samples]
+        missing = [(way, "not run", "", reason) for way, reason in self.missing.items()]
+        return [("", self.unit, "ratio", "of the link's limit"), *found, *missing]
+
+    def _share(self, way: str) -> str:
+        return f"{self.median(way) / self.limits[way]:.2f} of {number(self.limits[way])}" if way in self.limits else ""
+
+
+@dataclass(frozen=True)
+class Waits(Figure):
+    """How long each of many requests took: half of them no longer than the first number, and so on."""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The header and a row for each way, as text."""
+        header = (self.unit, *(f"{share} %" for share in SHARES))
+        return [header, *((way, *map(number, self.shares(way))) for way in self.samples)]
+
+    def shares(self, way: str) -> list[float]:
+        """What so many of a hundred requests do not exceed."""
+        waits = sorted(self.samples[way])
+        return [waits[len(waits) * share // 100] for share in SHARES]
 
 
 def number(value: float) -> str:

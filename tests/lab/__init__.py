@@ -29,6 +29,7 @@ from .slow import SlowLink
 from .ssh import Sshd
 from .task import Task
 from .vm import Vm
+from .web import WebServer, can_qemu_read_it
 
 __all__ = [
     "LabError",
@@ -42,7 +43,9 @@ __all__ = [
     "Sshd",
     "Task",
     "Vm",
+    "WebServer",
     "aliases",
+    "can_qemu_read_it",
     "disks",
     "holders",
     "host",

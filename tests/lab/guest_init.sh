@@ -7,8 +7,9 @@
 #   hello    say that the system runs, nothing else
 #   work     write files and verify, for ever
 #   verify   verify all that /expected lists, and unmount
-#   load     read and write at random places of a disk without a file system, one request at a time, for ever
-#   compete  the same in phases, by guest_load.c, which says how long each request took; its phases follow
+#   load     read and write at random places of a disk without a file system, for ever, and say how long each took: see
+#            guest_load.c
+#   phases   the same in phases, by guest_phases.c; the phases follow
 #
 # /expected has lines of md5sum for the files of the disk: first those of golden/, which stay as they are, then those of
 # old/, which are overwritten in turn. What is said: "hello", "ready", "next FILE" before a file is overwritten, "synced
@@ -69,32 +70,15 @@ verify() {
     umount /disk || echo 'bad umount'
 }
 
-load() {
-    blocks=$(($(cat /sys/block/vda/size) / 8))
-    while :; do
-        at=$(od -An -N4 -tu4 /dev/urandom)
-        dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$((at % blocks)) 2>/dev/null
-        forget
-        at=$(od -An -N4 -tu4 /dev/urandom)
-        dd if=/block of=/dev/vda bs=4k count=1 seek=$((at % blocks)) conv=notrunc,fsync 2>/dev/null
-    done
-}
-
-compete() {
-    /bin/guest_load /dev/vda "$@"
-}
-
 echo hello
 if [ "$1" != hello ]; then
     for module in /modules/*; do
         insmod "$module"
     done
-    if [ "$1" = compete ]; then
-        :
-    elif [ "$1" = load ]; then
-        mount -t sysfs sysfs /sys
-        dd if=/dev/urandom of=/block bs=4k count=1 2>/dev/null
-        blockdev --setra 0 /dev/vda
+    if [ "$1" = load ] || [ "$1" = phases ]; then
+        order=$1
+        shift
+        set -- "$order" /dev/vda "$@"
     else
         mount -t ext4 /dev/vda /disk || echo 'bad mount'
         cd /disk || echo 'bad disk'

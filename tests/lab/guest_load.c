@@ -1,69 +1,59 @@
-// Copyright (c) 2026, the virtops.qmp authors
-// SPDX-License-Identifier: GPL-3.0-or-later
-//
-// What a guest does with its disk, in phases, and how long it waits for it.
-//
-//   guest_load DEVICE SECONDS:REQUESTS:BYTES...
-//
-// Each phase asks for so many requests of so many bytes per second, seven reads for three writes, at random places, past
-// the guest's own memory; a request that is late makes the next ones late, too. The phases repeat without end. Each
-// second it prints "waited" and the microseconds of every request of that second.
-
+/* Copyright (c) 2026, the virtops.qmp authors
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The load of the guest system: one process reads and one writes 4 KiB at random places of the disk, one request at a
+ * time with a pause between two, for ever. Nothing is cached, and a write is through when it is flushed. Each says how
+ * long each request took: "read MICROSECONDS", "write MICROSECONDS".
+ */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include <linux/fs.h>
 
-static int64_t now(void)
+enum { BLOCK = 4096, PAUSE_NS = 5000000 };
+
+static double microseconds(void)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000LL + time.tv_nsec / 1000;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1e6 + now.tv_nsec / 1e3;
 }
 
-static void rest_until(int64_t moment)
+static void work(const char *disk, int is_write)
 {
-    int64_t left = moment - now();
-    if (left > 0)
-        usleep(left);
-}
+    const struct timespec pause = {0, PAUSE_NS};
+    int file = open(disk, is_write ? O_WRONLY | O_DIRECT | O_DSYNC : O_RDONLY | O_DIRECT);
+    off_t blocks = lseek(file, 0, SEEK_END) / BLOCK;
+    void *block = NULL;
+    char line[64];
 
-int main(int count, char **words)
-{
-    void *block;
-    uint64_t size = 0;
-    int disk = open(words[1], O_RDWR | O_DIRECT);
-    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &size) || posix_memalign(&block, 4096, 1 << 20)) {
+    if (file < 0 || blocks <= 0 || posix_memalign(&block, BLOCK, BLOCK)) {
         puts("bad disk");
+        return;
+    }
+    memset(block, 0x5a, BLOCK);
+    srandom(is_write + 1);
+    for (;;) {
+        off_t at = random() % blocks * BLOCK;
+        double began = microseconds();
+        ssize_t done = is_write ? pwrite(file, block, BLOCK, at) : pread(file, block, BLOCK, at);
+        double took = microseconds() - began;
+        /* One call for each line, or those of the two would mix. */
+        int length = snprintf(line, sizeof line, "%s %s%.0f\n", is_write ? "write" : "read",
+                              done == BLOCK ? "" : "bad ", took);
+        if (write(STDOUT_FILENO, line, length) != length)
+            return;
+        nanosleep(&pause, NULL);
+    }
+}
+
+int main(int count, char **arguments)
+{
+    if (count < 2)
         return 1;
-    }
-    srandom(1);
-    for (int phase = 2;; phase = phase + 1 < count ? phase + 1 : 2) {
-        int seconds, requests, bytes;
-        if (sscanf(words[phase], "%d:%d:%d", &seconds, &requests, &bytes) != 3) {
-            puts("bad phase");
-            return 1;
-        }
-        for (; seconds > 0; seconds--) {
-            int64_t began = now();
-            printf("waited");
-            for (int number = 0; number < requests && now() < began + 1000000; number++) {
-                rest_until(began + number * 1000000LL / requests);
-                off_t place = (off_t)(random() % (size / bytes)) * bytes;
-                int64_t asked = now();
-                ssize_t done = random() % 10 < 7 ? pread(disk, block, bytes, place) : pwrite(disk, block, bytes, place);
-                printf(" %lld", (long long)(now() - asked));
-                if (done != bytes)
-                    puts("bad request");
-            }
-            printf("\n");
-            fflush(stdout);
-            rest_until(began + 1000000);
-        }
-    }
+    work(arguments[1], fork() == 0);
+    return 1;
 }

@@ -32,7 +32,8 @@ CHECKOUT = next(
 )
 KEPT = CHECKOUT / ".ansible" / "guest_system"
 INIT = Path(__file__).with_name("guest_init.sh")
-LOAD = Path(__file__).with_name("guest_load.c")
+# The orders that are programs in C.
+LOADS = {name: Path(__file__).with_name(f"guest_{name}.c") for name in ("load", "phases")}
 
 KERNEL, BUSYBOX = "linux-image-cloud-amd64", "busybox-static"
 # In the order in which they need each other; what is not there is built into the kernel, as ext4 is.
@@ -128,25 +129,27 @@ def _archive(members: Mapping[str, bytes], programs: tuple[str, ...], folders: t
     return bytes(archive)
 
 
-def load_program() -> Path:
-    """`guest_load.c`, compiled once."""
-    program = KEPT.parent / "guest_load"
-    if not program.exists() or program.stat().st_mtime < LOAD.stat().st_mtime:
-        if shutil.which("cc") is None:
-            raise Unavailable("the load of the guest is a C program, and there is no cc")
-        _run(KEPT.parent, "cc", "-O2", "-static", "-o", str(program), str(LOAD))
-    return program
+def _program(source: Path) -> bytes:
+    """A program in C, compiled; it needs nothing else of a system."""
+    if shutil.which("gcc") is None:
+        raise Unavailable("the guest's load is compiled by gcc, which is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        _run(Path(folder), "gcc", "-O2", "-static", "-o", "program", str(source))
+        return Path(folder, "program").read_bytes()
 
 
-def _initramfs(expected: Mapping[str, str], load: Path | None) -> bytes:
+def _initramfs(expected: Mapping[str, str], order: str) -> bytes:
     """What the guest runs from; `expected` are the checksums of files of its disk."""
     members = {f"modules/{module.name}": module.read_bytes() for module in sorted((KEPT / "modules").iterdir())}
     members |= {"bin/busybox": (KEPT / "busybox").read_bytes(), "init": INIT.read_bytes()}
     members["expected"] = "".join(f"{checksum}  {path}\n" for path, checksum in expected.items()).encode()
-    if load is not None:
-        members["bin/guest_load"] = load.read_bytes()
+    name = order.split()[0]
+    if name in LOADS:
+        members[f"bin/{name}"] = _program(LOADS[name])
     return _archive(
-        members, ("bin/busybox", "bin/guest_load", "init"), ("bin", "dev", "disk", "modules", "proc", "sys")
+        members,
+        ("bin/busybox", "bin/load", "bin/phases", "init"),
+        ("bin", "dev", "disk", "modules", "proc", "sys"),
     )
 
 
@@ -161,15 +164,11 @@ class Guest:
         accel: str,
         name: str = "guest",
         expected: Mapping[str, str] | None = None,
-        load: Path | None = None,
     ) -> None:
-        """`order` is one of those of `guest_init.sh`, `expected` has a checksum for each path.
-
-        `load` is the load program, for the order that needs it.
-        """
+        """`order` is one of those of `guest_init.sh`, `expected` has a checksum for each path."""
         self._console = folder / f"{name}.console"
         initramfs = folder / f"{name}.initramfs"
-        initramfs.write_bytes(_initramfs(expected or {}, load))
+        initramfs.write_bytes(_initramfs(expected or {}, order))
         words = ["-kernel", str(KEPT / "kernel"), "-initrd", str(initramfs)]
         words += ["-append", f"console=ttyS0 quiet -- {order}", "-serial", f"file:{self._console}"]
         self.vm = Vm(folder, *words, *disk, name=name, running=True, accel=accel, memory=256)
@@ -198,6 +197,15 @@ class Guest:
 
     def wait_for(self, line: str, timeout: float = BOOT_SECONDS) -> None:
         self.wait_until(lambda: line in self.said, f"the guest says {line}", timeout)
+
+    def waits(self, since: int = 0) -> dict[str, list[float]]:
+        """The milliseconds that each read and each write took, by the guest's clock, from a line of what it said on."""
+        found: dict[str, list[float]] = {"read": [], "write": []}
+        for line in self.said[since:]:
+            match line.split():
+                case ["read" | "write" as kind, microseconds] if microseconds.isdigit():
+                    found[kind].append(int(microseconds) / 1000)
+        return found
 
     @property
     def rounds(self) -> int:

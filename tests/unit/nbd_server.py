@@ -81,15 +81,15 @@ class _Talk:
         self._server, self._connection = server, connection
         self._unread = b""
         self.export: FakeExport | None = None
-        self._is_open = True
+        self.is_open = True
         self._has_flags = False
         connection.setblocking(False)
         connection.send(server.greeting)
         asyncio.get_running_loop().add_reader(connection, self._read)
 
     def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             asyncio.get_running_loop().remove_reader(self._connection)
             self._connection.close()
 
@@ -98,7 +98,7 @@ class _Talk:
         if not received:
             self.close()
         self._unread += received
-        while self._is_open and self._take():
+        while self.is_open and self._take():
             pass
 
     def _take(self) -> bool:
@@ -155,7 +155,7 @@ class _Talk:
         self.export.under_way -= 1
         if not self.export.error:
             self.export.copied.append((offset, length))
-        if self._is_open:
+        if self.is_open:
             answer = struct.pack(">IIQ", SIMPLE, 0, cookie)
             if self.export.error:
                 answer = struct.pack(">IHHQIIH", STRUCTURED, 1, 0x8001, cookie, 6, self.export.error, 0)

@@ -29,12 +29,17 @@ _FIRST_VERSION_WITH_IOTHREADS = (10, 0)
 _STEP = 512 * 1024
 # What was not used of a limit is kept for so long, and no longer.
 _SECONDS_KEPT = 0.5
-# A request that copies nothing, because all is there, takes less.
-_LEAST_SECONDS = 0.0005
-# A round is as many requests as may be under way, but no fewer.
-_LEAST_ANSWERS = 4
-# So many requests may wait in the queue of the link, and with fewer one more is tried.
-_MOST_WAITING, _FEW_WAITING = 1.0, 0.5
+# With one request the stream and it wait for each other, so more are tried first.
+_FIRST_SIZE = 2
+# So much faster must the first requests make it than the stream is alone, and then twice as many. A link that a stream
+# fills in part gains less by the first ones than what the guest loses.
+_LEAST_FIRST_GAIN, _LEAST_GAIN = 1.7, 1.4
+# What it is measured by: so long, and so many steps.
+_LEAST_SECONDS, _LEAST_STEPS = 0.2, 6
+# Nothing is copied at a gigabyte a second: it is there already, and passed over.
+_MOST_STEPS_PER_SECOND = 2000
+# How long what was found is kept: the first time, and at most. What an earlier task has found is kept for longer.
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_IF_KNOWN = 4.0, 60.0, 8.0
 # In the map of the depths 0 is nowhere, 1 the active image itself, 2 the first backing image.
 _FIRST_DEPTH = 2
 
@@ -173,39 +178,82 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Window:
-    """How many requests may be under way, found out by how long they take.
+    """How many requests may be under way, found out by what they gain.
 
-    A link that is full is no faster with more of them: they wait in its queue, and the guest's own requests behind
-    them. So more are tried after each round while requests take no longer than at first: twice as many until some wait,
-    and then one more. When more than one of them waits, one fewer is tried.
+    A link that is full is no faster with more of them: they wait in its queue, and behind them what the guest asks for.
+    So it begins with none, which is the stream alone, and then twice as many are tried as long as that is worth it.
+    What was found is kept for a while, and for longer each time that the same is found. After it the next smaller
+    number is where the search begins: a link that others need is left to them, and one that has become free is used.
 
-    ``size`` is how many may be now, ``shortest`` the usual time of the fastest round in seconds, and ``is_new`` whether
-    none has ever waited. ``answers`` and ``times`` are of the present round; a request that copied nothing has no time.
+    ``most`` is how many were asked for, ``size`` how many may be under way now, and ``settled`` how many were found,
+    None at first. ``smaller`` is what ``size`` is tried against, and ``smaller_rate`` what that copied each second,
+    None where nothing is tried. ``since`` and ``copied`` are where it is measured from: not before ``old_steps`` more,
+    which were under way with another size. ``until`` is when what was found is no longer kept, None during a search,
+    and ``pause`` how long that is.
     """
 
-    size: int = 1
-    shortest: float | None = None
-    is_new: bool = True
-    answers: int = 0
-    times: tuple[float, ...] = ()
+    most: int
+    size: int = 0
+    settled: int | None = None
+    smaller: int = 0
+    smaller_rate: float | None = None
+    since: float | None = None
+    copied: float = 0.0
+    old_steps: int = 0
+    pause: float = _FIRST_PAUSE
+    until: float | None = None
 
-    def after(self, seconds: float, most: int) -> Window:
-        """The same after a request that took so long; ``most`` is the most that was asked for."""
-        times = (*self.times, seconds) if seconds >= _LEAST_SECONDS else self.times
-        if self.answers + 1 < max(self.size, _LEAST_ANSWERS):
-            return replace(self, answers=self.answers + 1, times=times)
-        if not times:
-            return Window(self.size, self.shortest, self.is_new)
-        # Not the mean: what the job fetches at this moment is there sooner, and tells nothing of the link.
-        usual = sorted(times)[len(times) // 2]
-        shortest = usual if self.shortest is None else min(usual, self.shortest)
-        waiting = self.size * (1 - shortest / usual)
-        if waiting > _MOST_WAITING:
-            return Window(max(1, self.size - 1), shortest, is_new=False)
-        if waiting >= _FEW_WAITING:
-            return Window(self.size, shortest, is_new=False)
-        more = self.size * 2 if self.is_new else self.size + 1
-        return Window(min(most, more), shortest, self.is_new)
+    @classmethod
+    def beginning(cls, known: int | None, most: int, now: float) -> Window:
+        """The first one; ``known`` is what an earlier look at the same stream has found, if any has."""
+        if known is None:
+            return cls(most)
+        size = max(0, min(known, most))
+        return cls(most, size, settled=size, pause=_PAUSE_IF_KNOWN, until=now + _PAUSE_IF_KNOWN)
+
+    def after(self, now: float, copied: float) -> Window:
+        """The same at a later time.
+
+        :param copied: how much the stream and what is read ahead of it have copied together, in steps.
+        """
+        if self.until is not None:
+            smaller = self.size // 2 if self.size > _FIRST_SIZE else 0
+            return self if now < self.until else self._try(smaller, None, copied)
+        if self.since is None:
+            is_old = copied - self.copied < self.old_steps
+            return self if is_old else replace(self, since=now, copied=copied)
+        seconds, steps = now - self.since, copied - self.copied
+        if seconds < _LEAST_SECONDS or steps < _LEAST_STEPS:
+            return self
+        rate = steps / seconds
+        if rate > _MOST_STEPS_PER_SECOND:
+            return self.anew(now, copied)
+        least_gain = _LEAST_GAIN if self.smaller else _LEAST_FIRST_GAIN
+        if self.smaller_rate is not None and rate < self.smaller_rate * least_gain:
+            return self._settle(self.smaller, now)
+        if self.size >= self.most:
+            return self._settle(self.size, now)
+        return self._try(min(self.most, max(_FIRST_SIZE, self.size * 2)), rate, copied)
+
+    def anew(self, now: float, copied: float) -> Window:
+        """The same where nothing can be said of the time until now."""
+        return replace(self, since=now, copied=copied)
+
+    def _try(self, size: int, smaller_rate: float | None, copied: float) -> Window:
+        return Window(
+            self.most,
+            size,
+            settled=self.settled,
+            smaller=self.size,
+            smaller_rate=smaller_rate,
+            copied=copied,
+            old_steps=max(self.size, size),
+            pause=self.pause,
+        )
+
+    def _settle(self, size: int, now: float) -> Window:
+        pause = min(_LONGEST_PAUSE, self.pause * 2) if size == self.settled else _FIRST_PAUSE
+        return Window(self.most, size, settled=size, pause=pause, until=now + pause)
 
 
 def _overlap(request: tuple[int, int], begin: int, end: int) -> int:

@@ -36,6 +36,7 @@ class Outcome:
     ``gives_way`` is set where the visit was broken off because another run waited for the monitor, ``gave_way`` once
     that has happened in this call.
     ``felt`` is what the guest felt of the stream; None where nobody looked.
+    ``ahead`` is how many requests to read ahead of the stream were found worth it; None where none was tried.
     ``is_unknown`` is set where the VM, asked again, does not tell whether the disk is populated.
     """
 
@@ -59,6 +60,7 @@ class Outcome:
     restarts: int = 0
     watched: str = ""
     doubt: str | None = None
+    ahead: int | None = None
     is_unknown: bool = False
     gives_way: bool = False
     gave_way: bool = False
@@ -143,7 +145,9 @@ def untouched(target: Target, request: Request, error: Failure | None = None) ->
         cursor = target.job.offset
     if is_done(target.disk, target.base_index):
         cursor = target.disk.virtual_size
-    return Outcome(target.vm, target.disk, target.base_index, target.disk, cursor=cursor, error=error)
+    return Outcome(
+        target.vm, target.disk, target.base_index, target.disk, cursor=cursor, error=error, ahead=target.ahead
+    )
 
 
 def not_begun(target: Target, request: Request, kind: type[QmpError], reason: str) -> Outcome:

@@ -125,6 +125,7 @@ def outcome_to_result(outcome: Outcome, free_spaces: FreeSpaces, verdicts: Seque
         "order": outcome.order,
         "grew_by": outcome.grew_by,
         "guest_latency": _felt_to_result(outcome),
+        "ahead": outcome.ahead,
         "released": list(map(_verdict_to_result, verdicts)),
         **_error_to_result(outcome.error),
     }

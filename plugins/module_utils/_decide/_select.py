@@ -234,7 +234,8 @@ def select_bound(
             if disk is None:
                 failures.append(_gone(vm, planned, key))
             else:
-                targets.append(Target(vm, disk, base_index_of(vm, disk, base)))
+                ahead = dict(planned.ahead).get(key)
+                targets.append(Target(vm, disk, base_index_of(vm, disk, base), ahead=ahead))
     return tuple(targets), tuple(failures)
 
 

@@ -46,6 +46,7 @@ class BoundVm:
 
     ``pid`` is the process that serves the monitor, and ``started`` its start, for a pid is given again when its process
     is gone; None where it cannot be told. A VM without keys is not asked any more; ``name`` is what it was called.
+    ``ahead`` are pairs of a key and how many requests to read ahead were found worth it there.
     """
 
     monitor: str
@@ -53,6 +54,7 @@ class BoundVm:
     started: int | None
     keys: tuple[str, ...]
     name: str | None = None
+    ahead: tuple[tuple[str, int], ...] = ()
 
 
 # The VMs and disks that an earlier look of the same task has selected.

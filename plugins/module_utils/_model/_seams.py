@@ -191,10 +191,10 @@ class Link(Protocol):
         :raise ReadAheadFailed: it cannot be.
         """
 
-    async def end_stale_export(self) -> None:
-        """Have QEMU end what a task has left behind that read ahead, unless this link uses it.
+    async def end_exports_but_own(self, exports: Sequence[str]) -> None:
+        """Have QEMU end exports of ours that this link does not use, and its NBD server if none is left.
 
-        :raise ReadAheadFailed: it does not end.
+        :raise ReadAheadFailed: one does not end.
         """
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from ._reader import EXPORTS, IOTHREADS, items_of
 
-# The export by which QEMU is told to read ahead. As with jobs, only a convention: whoever calls an export so has it
-# taken for ours.
-EXPORT = "populate-ahead"
+# As with jobs, only a convention: whoever calls an export so has it taken for one of ours.
+_OUR_PREFIX = "populate-ahead"
 
 # The node that keeps an old QEMU from migrating while it is told to read ahead. QEMU names it to who tries.
 LOCK = "populate-ahead-no-migration"
@@ -28,8 +27,8 @@ class Export:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this call, or one that was killed, has made it."""
-        return self.id == EXPORT
+        """Whether it bears a name that ``export_id`` makes: this call, or one that was killed, has made it."""
+        return self.id.startswith(_OUR_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class Serving:
     exports: tuple[Export, ...] = ()
 
     @property
-    def has_ours(self) -> bool:
-        """Whether there is an export of ours."""
-        return any(export.is_ours for export in self.exports)
+    def ours(self) -> tuple[str, ...]:
+        """The exports that reading ahead has made."""
+        return tuple(export.id for export in self.exports if export.is_ours)
 
     @property
     def has_nbd(self) -> bool:
@@ -53,6 +52,11 @@ class Serving:
     def has_foreign_server(self) -> bool:
         """Whether somebody else serves images over NBD. QEMU has one such server at most."""
         return any(export.type == "nbd" and not export.is_ours for export in self.exports)
+
+
+def export_id(number: int) -> str:
+    """The name of the so-many-th export of ours."""
+    return f"{_OUR_PREFIX}-{number}"
 
 
 def read_iothreads(reply: Any) -> bool:

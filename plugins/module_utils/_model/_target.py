@@ -17,13 +17,15 @@ from ._vm import Vm
 class Target:
     """A selected disk of a VM; ``base_index`` is the place of the image that stays as the backing image.
 
-    ``is_named``: the user named it outright, and not only with all others.
+    ``is_named``: the user named it outright, and not only with all others. ``ahead`` is how many requests to read ahead
+    an earlier look of the same task has found worth it; None where that is not known.
     """
 
     vm: Vm
     disk: Disk
     base_index: int
     is_named: bool = True
+    ahead: int | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -18,15 +18,17 @@ import os
 import socket
 import struct
 import tempfile
-from typing import AsyncIterator, Iterator, Protocol
+from typing import AsyncIterator, Iterator, Protocol, Sequence
 
 from .._model._errors import CommandRefused, HostSilent, ReadAheadFailed
-from .._model._serving import EXPORT, Serving
+from .._model._serving import Serving, export_id
 from ._nbd import NbdClient
 from ._threads import away
 
 # QEMU greets at once, unless its storage holds it up.
-_GREETING_SECONDS = 30.0
+_GREETING_SECONDS = 5.0
+# And answers at once.
+_ANSWER_SECONDS = 1.0
 # An export goes when the requests are through that it has begun: some of 512 KiB over a slow link.
 _END_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -34,7 +36,9 @@ _SOCKET_SECONDS = 10.0
 
 
 class Server(Protocol):
-    """What QEMU is told about its export."""
+    """What QEMU is told about its exports. While ``alone`` is held it is told nothing else that changes anything."""
+
+    alone: asyncio.Lock
 
     async def serving(self) -> Serving:
         """What it serves now."""
@@ -42,8 +46,8 @@ class Server(Protocol):
     async def start_server(self, listener: int) -> None:
         """Start its NBD server on an open socket."""
 
-    async def add_export(self, node: str) -> bool:
-        """Let a node be read, and tell whether QEMU can give the image away meanwhile."""
+    async def add_export(self, export: str, node: str) -> bool:
+        """Let a node be read, under this name, and tell whether QEMU can give the image away meanwhile."""
 
     async def forbid_migration(self, image: int) -> None:
         """Have QEMU refuse to migrate. It refuses that while a migration is under way."""
@@ -51,23 +55,28 @@ class Server(Protocol):
     async def allow_migration(self) -> None:
         """Let it migrate again."""
 
-    async def delete_export(self) -> None:
-        """Hang up on the client of our export, which then goes."""
+    async def delete_export(self, export: str) -> None:
+        """Hang up on the clients of an export, which then goes."""
 
     async def stop_server(self) -> None:
         """Stop the NBD server."""
 
 
 class Exporter:
-    """The export of one connection to a VM.
+    """The exports of one connection to a VM. They have one server together, for QEMU has one at most.
 
-    One at a time: QEMU has one NBD server, and 11.1 stands still when a second image is exported that is streamed while
-    a first one is read ahead.
+    QEMU 11.1 stands still, and its guest with it, if a client comes to an export while it waits for all requests to be
+    through, as it does before it changes what images belong together. It goes on when the client leaves. So nothing is
+    changed while one comes, and if QEMU does not answer then, because of what others have told it, the client leaves.
     """
 
     def __init__(self, server: Server):
         self._server = server
-        self._is_used = False
+        self._one_at_a_time = asyncio.Lock()
+        self._used: set[str] = set()
+        self._listener = contextlib.ExitStack()
+        self._path = ""
+        self._forbids = False
 
     @contextlib.asynccontextmanager
     async def export(self, node: str) -> AsyncIterator[NbdClient]:
@@ -76,64 +85,92 @@ class Exporter:
         :raise ReadAheadFailed: QEMU cannot be reached so.
         :raise CommandRefused: QEMU refuses.
         """
-        if self._is_used:
-            raise ReadAheadFailed("another disk of this VM is being read ahead, and one is at a time")
         async with contextlib.AsyncExitStack() as stack:
-            self._is_used = True
-            stack.callback(setattr, self, "_is_used", False)
-            listener, place = await _listen()
-            stack.enter_context(listener)
-            stack.enter_context(place)
-            await self._server.start_server(listener.fileno())
-            stack.push_async_callback(self._end, is_own=True)
-            if not await self._server.add_export(node):
-                # It would die if it gave its images away meanwhile.
-                with _empty_vdi() as image:
-                    await self._server.forbid_migration(image)
-            client = await NbdClient.connect(f"/proc/self/fd/{place.fileno()}", EXPORT, _GREETING_SECONDS)
-            stack.push_async_callback(client.close)
+            async with self._one_at_a_time:
+                if not self._used:
+                    await self._start()
+                name = next(name for name in map(export_id, range(len(self._used) + 1)) if name not in self._used)
+                self._used.add(name)
+                stack.push_async_callback(self._end, name)
+                if not await self._server.add_export(name, node):
+                    await self._forbid_migration()
+                client = await self._connect(stack, name)
             yield client
 
-    async def end_stale(self) -> None:
-        """End what a task has left behind, unless it is this one's.
+    async def _connect(self, stack: contextlib.AsyncExitStack, name: str) -> NbdClient:
+        async with self._server.alone:
+            client = await NbdClient.connect(self._path, name, _GREETING_SECONDS)
+            stack.push_async_callback(client.close)
+            try:
+                await asyncio.wait_for(self._server.serving(), _ANSWER_SECONDS)
+            except asyncio.TimeoutError as error:
+                raise ReadAheadFailed(
+                    "QEMU stood still when it was to begin, and a later attempt may succeed"
+                ) from error
+        return client
 
-        :raise ReadAheadFailed: the export does not go.
-        """
-        if not self._is_used:
-            await self._end(is_own=False)
+    async def _start(self) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                listener, place = await away(_nameless_socket, seconds=_SOCKET_SECONDS, what="the folder of the socket")
+            except (OSError, HostSilent) as error:
+                raise ReadAheadFailed(f"no socket can be made for QEMU: {error}") from error
+            stack.enter_context(listener)
+            stack.enter_context(place)
+            self._path = f"/proc/self/fd/{place.fileno()}"
+            await self._server.start_server(listener.fileno())
+            self._listener = stack.pop_all()
 
-    async def _end(self, *, is_own: bool) -> None:
-        """Have the export end, and the server after it, and let QEMU migrate again.
+    async def _forbid_migration(self) -> None:
+        """Keep a QEMU from giving its images away that would die of it while something is read ahead."""
+        if not self._forbids:
+            with _empty_vdi() as image:
+                await self._server.forbid_migration(image)
+            self._forbids = True
+
+    async def _end(self, name: str) -> None:
+        async with self._one_at_a_time:
+            self._used.discard(name)
+            if not self._used:
+                self._listener.close()
+            await self._end_all([name])
+
+    async def end_but_own(self, names: Sequence[str]) -> None:
+        """Have exports end that a task has left behind, but for those that are used."""
+        async with self._one_at_a_time:
+            await self._end_all([name for name in names if name not in self._used])
+
+    async def _end_all(self, names: Sequence[str]) -> None:
+        """Have exports end, and the server after the last one.
 
         While an export has requests under way QEMU stands still in ``nbd-server-stop``, and its guest with it.
+
+        :raise ReadAheadFailed: one does not go.
         """
-        had_export = True
-        try:
-            await self._server.delete_export()
-        except CommandRefused:  # it is gone already, or never was
-            had_export = False
+        serving = await self._end_exports(names)
+        # Somebody else may use the server by now.
+        if names and not serving.has_nbd:
+            with contextlib.suppress(CommandRefused):
+                await self._server.stop_server()
+        if not self._used:
+            self._forbids = False
+            await self._server.allow_migration()
+
+    async def _end_exports(self, names: Sequence[str]) -> Serving:
+        for name in names:
+            with contextlib.suppress(CommandRefused):  # it is gone already
+                await self._server.delete_export(name)
         patience = asyncio.get_running_loop().time() + _END_SECONDS
         serving = await self._server.serving()
-        while serving.has_ours:
+        while set(names).intersection(serving.ours):
             if asyncio.get_running_loop().time() >= patience:
                 raise ReadAheadFailed(
-                    f"the export {EXPORT} does not end within {_END_SECONDS:g} s, and a later run ends it. Does the "
-                    "storage of the images answer?"
+                    f"the export {', '.join(names)} does not end within {_END_SECONDS:g} s, and a later run ends it. "
+                    "Does the storage of the images answer?"
                 )
             await asyncio.sleep(_POLL_SECONDS)
             serving = await self._server.serving()
-        # Somebody else may use the server by now, or have one that is not ours.
-        if (is_own or had_export) and not serving.has_nbd:
-            with contextlib.suppress(CommandRefused):
-                await self._server.stop_server()
-        await self._server.allow_migration()
-
-
-async def _listen() -> tuple[socket.socket, io.FileIO]:
-    try:
-        return await away(_nameless_socket, seconds=_SOCKET_SECONDS, what="the folder of the socket")
-    except (OSError, HostSilent) as error:
-        raise ReadAheadFailed(f"no socket can be made for QEMU: {error}") from error
+        return serving
 
 
 def _nameless_socket() -> tuple[socket.socket, io.FileIO]:

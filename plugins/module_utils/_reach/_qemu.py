@@ -16,6 +16,7 @@ Two of them are debug interfaces, because nothing else tells or does it:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import replace
 from typing import Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from .._model._latency import GuestDevice, read_guest_devices
 from .._model._peer import Owner
 from .._model._reader import Members, text_of
 from .._model._seams import Ahead, Connection, Pull, RawEvents
-from .._model._serving import EXPORT, LOCK, Serving, read_exports, read_iothreads
+from .._model._serving import LOCK, Serving, read_exports, read_iothreads
 from .._model._vm import (
     Identity,
     Migration,
@@ -51,7 +52,7 @@ _OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
 # A name that no node can have.
 _NO_NODE = "/no such node/"
 # What our open socket is called until QEMU's NBD server takes it.
-_SOCKET = EXPORT
+_SOCKET = "populate-ahead"
 # What QEMU says of a snapshot whose flush failed: before 10.0, and since.
 _FLUSH_FAILED = ("An IO error has occurred", "Write to node")
 
@@ -78,6 +79,7 @@ class QemuLink:
         self.address = connection.address
         self.peer = connection.peer
         self.runs = connection.runs
+        self.alone = asyncio.Lock()
         self._exporter = Exporter(self)
 
     # -- Looking -------------------------------------------------------------------------------------------------------
@@ -214,7 +216,8 @@ class QemuLink:
         if await self._ask_flush(node):
             return True
         line = f"qemu-io {node} flush"
-        reply = await self._connection.execute("human-monitor-command", {"command-line": line})
+        async with self.alone:
+            reply = await self._connection.execute("human-monitor-command", {"command-line": line})
         text = text_of(reply, line).strip()
         if text:
             raise CommandRefused(line, text)
@@ -248,9 +251,9 @@ class QemuLink:
         """Let a format node be read ahead of its stream."""
         return self._exporter.export(node)
 
-    async def end_stale_export(self) -> None:
-        """Have QEMU end what a task has left behind that read ahead, unless this link uses it."""
-        await self._exporter.end_stale()
+    async def end_exports_but_own(self, exports: Sequence[str]) -> None:
+        """Have QEMU end exports of ours that this link does not use, and its NBD server if none is left."""
+        await self._exporter.end_but_own(exports)
 
     async def start_server(self, listener: int) -> None:
         """Start QEMU's NBD server on an open socket. QEMU refuses if it has one."""
@@ -262,15 +265,15 @@ class QemuLink:
                 await self._tell("closefd", {"fdname": _SOCKET})
             raise
 
-    async def add_export(self, node: str) -> bool:
-        """Let a node be read over NBD, and be asked where its data lies.
+    async def add_export(self, export: str, node: str) -> bool:
+        """Let a node be read over NBD, under this name; also where its data lies.
 
         Before 10.0 QEMU dies if it is to copy something when it gives an image away, as it does at the end of a
         migration. Since then it ends what is under way before, and copies nothing afterwards.
 
         :return: whether this QEMU can give the image away meanwhile.
         """
-        values = {"type": "nbd", "id": EXPORT, "name": EXPORT, "node-name": node, "allocation-depth": True}
+        values = {"type": "nbd", "id": export, "name": export, "node-name": node, "allocation-depth": True}
         try:
             await self._tell("block-export-add", {**values, "allow-inactive": True})
         except CommandRefused as error:
@@ -300,16 +303,18 @@ class QemuLink:
         with contextlib.suppress(CommandRefused):  # it was never forbidden
             await self._tell("blockdev-del", {"node-name": LOCK})
 
-    async def delete_export(self) -> None:
-        """Hang up on the client of our export. It goes when what that has asked for is done."""
-        await self._tell("block-export-del", {"id": EXPORT, "mode": "hard"})
+    async def delete_export(self, export: str) -> None:
+        """Hang up on the clients of an export. It goes when what they have asked for is done."""
+        await self._tell("block-export-del", {"id": export, "mode": "hard"})
 
     async def stop_server(self) -> None:
         """Stop QEMU's NBD server."""
         await self._tell("nbd-server-stop", {})
 
     async def _tell(self, command: str, arguments: Mapping[str, Any]) -> None:
-        await self._connection.execute(command, arguments)
+        """Send a command that changes something: one at a time, as QEMU takes them anyway."""
+        async with self.alone:
+            await self._connection.execute(command, arguments)
 
 
 @contextlib.asynccontextmanager

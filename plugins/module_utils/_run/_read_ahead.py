@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
-from typing import AsyncIterator, Callable, Sequence
+from typing import AsyncIterator, Callable, Optional, Sequence
 
 from .._decide._ahead import Allowance, Course, Window, requests, within
 from .._model._errors import QmpError
@@ -21,16 +22,18 @@ _LOOK_SECONDS = 0.2
 _MAP_BYTES = 2**27
 
 Tell = Callable[[str], None]
+Found = Callable[[], Optional[int]]
 
 
 @contextlib.asynccontextmanager
 async def reading_ahead(
-    link: Link, node: str, job_id: str, course: Course, most: int, tell: Tell
-) -> AsyncIterator[None]:
+    link: Link, node: str, job_id: str, course: Course, window: Window, tell: Tell
+) -> AsyncIterator[Found]:
     """Read ahead of a job as long as the context lasts; nothing of it is left in QEMU then.
 
-    :param most: how many requests may be under way at a time.
+    :param window: how many requests may be under way at first.
     :param tell: takes the reason, in words, why nothing is read ahead, or no longer; it is no error of the stream.
+    :return: what tells how many requests at a time were found worth it; None where that is not known.
     """
     exported = contextlib.AsyncExitStack()
     try:
@@ -38,13 +41,14 @@ async def reading_ahead(
             ahead = await exported.enter_async_context(link.read_ahead(node))
         except QmpError as error:
             tell(str(error))
-            yield
+            yield lambda: window.settled
             return
-        reading = asyncio.ensure_future(_Reading(link, job_id, ahead, course, most).run())
+        reading = _Reading(link, job_id, ahead, course, window)
+        running = asyncio.ensure_future(reading.run())
         try:
-            yield
+            yield lambda: reading.settled
         finally:
-            await _stop(reading, tell)
+            await _stop(running, tell)
     finally:
         await _end(exported, tell)
 
@@ -69,19 +73,28 @@ async def _end(exported: contextlib.AsyncExitStack, tell: Tell) -> None:
 class _Reading:
     """The requests on their way, in the order of the disk."""
 
-    def __init__(self, link: Link, job_id: str, ahead: Ahead, course: Course, most: int):
+    def __init__(self, link: Link, job_id: str, ahead: Ahead, course: Course, window: Window):
         self._link = link
         self._job_id = job_id
         self._ahead = ahead
         self._course = course
-        self._most = most
+        # Up to here it is known what is to be read, and this of it was neither asked for nor passed by the job.
+        self._position = 0
+        self._left: collections.deque[tuple[int, int]] = collections.deque()
         self._under_way: set[asyncio.Future[None]] = set()
         # What was asked for and is not yet behind the job.
         self._read: list[tuple[int, int]] = []
+        # How many bytes were copied of what was to be read, by whomever.
+        self._copied = 0
         self._job: Job | None = None
         self._look_at = 0.0
         self._allowance = Allowance(0.0, 0.0, 0)
-        self._window = Window()
+        self._window = window
+
+    @property
+    def settled(self) -> int | None:
+        """How many requests at a time were found worth it."""
+        return self._window.settled
 
     async def run(self) -> None:
         """Go on until the end of the course, or of the job.
@@ -90,9 +103,9 @@ class _Reading:
         """
         try:
             await self._look()
-            position = 0 if self._job is None else self._job.offset
-            while self._job is not None and position < self._course.end:
-                position = await self._read_from(position)
+            self._position = 0 if self._job is None else self._job.offset
+            while self._job is not None and (self._left or self._position < self._course.end):
+                await self._step(self._job)
             while self._under_way:
                 await self._reap(None)
         finally:
@@ -100,34 +113,28 @@ class _Reading:
                 request.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    async def _read_from(self, position: int) -> int:
-        """Read a part of the course, and return where the next one begins."""
-        length = min(self._course.end - position, _MAP_BYTES)
+    async def _step(self, job: Job) -> None:
+        """Do what comes next: one thing, or wait for one."""
+        seconds = self._look_at - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            await self._look()
+        elif not self._left:
+            await self._read_map()
+        elif self._under_way and len(self._under_way) >= self._window.size:
+            await self._reap(seconds)
+        elif not self._window.size or job.paused or not self._allowance.covers(job, self._left[0][1]):
+            await asyncio.sleep(seconds)
+        else:
+            self._send(*self._left.popleft())
+
+    async def _read_map(self) -> None:
+        """Find what is to be read in the next part of the course."""
+        length = min(self._course.end - self._position, _MAP_BYTES)
         extents: Sequence[tuple[int, int]] = [(length, self._course.last_depth)]
         if self._course.needs_map:
-            extents = within(await self._ahead.depths(position, length), length)
-        for offset, size in requests(extents, position, self._course):
-            job = await self._turn(size)
-            if job is None:
-                break
-            # What the job has passed meanwhile is copied.
-            if offset + size > job.offset:
-                self._send(offset, size)
-        return position + sum(size for size, _depth in extents)
-
-    async def _turn(self, size: int) -> Job | None:
-        """Wait until one more request may be made; None when the job copies no more."""
-        loop = asyncio.get_running_loop()
-        while self._job is not None:
-            if loop.time() >= self._look_at:
-                await self._look()
-            elif len(self._under_way) >= self._window.size:
-                await self._reap(self._look_at - loop.time())
-            elif self._job.paused or not self._allowance.covers(self._job, size):
-                await asyncio.sleep(self._look_at - loop.time())
-            else:
-                return self._job
-        return None
+            extents = within(await self._ahead.depths(self._position, length), length)
+        self._left.extend(requests(extents, self._position, self._course))
+        self._position += sum(size for size, _depth in extents)
 
     async def _look(self) -> None:
         """See where the job is now; None where it copies nothing any more."""
@@ -139,8 +146,21 @@ class _Reading:
         if self._job is None:
             self._allowance = Allowance(0.0, now, job.offset)
         self._allowance = self._allowance.at_look(job, now, self._read, self._course.step)
-        self._read = [(offset, size) for offset, size in self._read if offset + size > job.offset]
+        self._read = [request for request in self._read if _end_of(request) > job.offset]
         self._job, self._look_at = job, now + _LOOK_SECONDS
+        # What the job has passed meanwhile is copied.
+        while self._left and _end_of(self._left[0]) <= job.offset:
+            _offset, size = self._left.popleft()
+            self._copied += size
+        self._weigh(now)
+
+    def _weigh(self, now: float) -> None:
+        """Find out how many may be under way now."""
+        steps = self._copied / self._course.step
+        if self._job is not None and self._job.paused:
+            self._window = self._window.anew(now, steps)
+        else:
+            self._window = self._window.after(now, steps)
 
     def _send(self, offset: int, size: int) -> None:
         self._under_way.add(asyncio.ensure_future(self._copy(offset, size)))
@@ -148,9 +168,9 @@ class _Reading:
         self._allowance = self._allowance.less(size)
 
     async def _copy(self, offset: int, size: int) -> None:
-        began = asyncio.get_running_loop().time()
         await self._ahead.copy(offset, size)
-        self._window = self._window.after(asyncio.get_running_loop().time() - began, self._most)
+        self._copied += size
+        self._weigh(asyncio.get_running_loop().time())
 
     async def _reap(self, seconds: float | None) -> None:
         """Wait until a request is done, at most so long."""
@@ -159,3 +179,8 @@ class _Reading:
         )
         for request in done:
             request.result()
+
+
+def _end_of(request: tuple[int, int]) -> int:
+    offset, size = request
+    return offset + size

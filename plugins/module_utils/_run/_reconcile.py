@@ -18,7 +18,7 @@ import contextlib
 from dataclasses import replace
 from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
 
-from .._decide._ahead import course_for, why_nobody_reads_ahead, why_not_read_ahead
+from .._decide._ahead import Window, course_for, why_nobody_reads_ahead, why_not_read_ahead
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
 from .._decide._copied import layers_of, left_below
 from .._decide._endings import (
@@ -252,19 +252,19 @@ class _Visit:
         self._see(vm)
         if is_first:
             self._now = replace(self._now, before=self._now.disk, left=())
-        await self._end_stale_export(vm)
+        await self._end_stale_exports(vm)
         top = self._now.disk.top
         files = [top.bound] if top.data is None else [top.bound, top.data]
         self._held = await self._host.hold(vm.identity.pid, files, top.path)
         if self._held is not None:
             self._listeners.callback(self._held.close)
 
-    async def _end_stale_export(self, vm: Vm) -> None:
+    async def _end_stale_exports(self, vm: Vm) -> None:
         """End what a task has left in QEMU that read ahead and was killed: one client at a time is at a monitor."""
-        has_export = vm.serving is not None and vm.serving.has_ours
-        if has_export or LOCK in vm.graph.below:
+        ours = vm.serving.ours if vm.serving is not None else ()
+        if ours or LOCK in vm.graph.below:
             try:
-                await self._link.end_stale_export()
+                await self._link.end_exports_but_own(ours)
             except ReadAheadFailed as error:
                 self._note(str(error))
 
@@ -636,8 +636,12 @@ class _Visit:
             yield
             return
         course = course_for(now.disk, now.base_index, self._request.waiting)
-        async with reading_ahead(self._link, self._top, job_id, course, most, self._tell_of_read_ahead):
-            yield
+        window = Window.beginning(now.ahead, most, asyncio.get_running_loop().time())
+        async with reading_ahead(self._link, self._top, job_id, course, window, self._tell_of_read_ahead) as found:
+            try:
+                yield
+            finally:
+                self._now = replace(self._now, ahead=found())
 
     def _tell_of_read_ahead(self, reason: str) -> None:
         self._note(f"nothing is read ahead of the stream, which goes on without it: {reason}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,7 +86,7 @@ def test_the_task_is_killed(far: Callable[..., Far]) -> None:
     task = begin(disk)
     task.kill()
     disk.link.delay = 0.003
-    assert disk.exports == ["populate-ahead"]
+    assert disk.exports == ["populate-ahead-0"]
     result = disk.stream()
     assert (result.failed, result["finished"]) == (False, True), result
     disk.assert_clean()
@@ -104,6 +105,41 @@ def test_the_base_dies(far: Callable[..., Far]) -> None:
     assert disk.vm.is_alive
     assert disk.vm.jobs() == {}
     disk.assert_clean()
+
+
+def test_the_disk_is_unplugged(folder: Path, far: Callable[..., Far]) -> None:
+    """The disk goes at once, the task says that it is gone, and neither job nor export keeps its image open."""
+    disk = far(dense=32 * MiB, delay=SLOW)
+    disk.vm.kill()
+    words = disks.frontend("virtio-scsi-pci", "scsi0")
+    words += disks.node(disk.chain.top, node_name="top", qdev="vda", device="scsi-hd")
+    with Vm(folder, *words, name="vm1") as vm:
+        plugged = replace(disk, vm=vm)
+        task = begin(plugged)
+        vm.command("device_del", id="vda")
+        vm.wait_event("DEVICE_DELETED", device="vda")
+        disk.link.delay = 0.003
+        result = task.result()
+        assert (result.failed, result["finished"]) == (True, False), result
+        assert "gone" in result["msg"]
+        plugged.assert_clean()
+        # What is not in use can be taken away.
+        vm.command("blockdev-del", node_name="top")
+
+
+def test_the_disk_is_resized(far: Callable[..., Far]) -> None:
+    """QEMU refuses it meanwhile, as beside a stream alone, and does it afterwards."""
+    disk = far(dense=32 * MiB, delay=SLOW)
+    task = begin(disk)
+    with pytest.raises(MonitorError, match=r"in use|conflicts"):
+        disk.vm.command("block_resize", device="drive0", size=64 * MiB)
+    disk.link.delay = 0.003
+    result = task.result()
+    assert (result.failed, result["finished"]) == (False, True), result
+    disk.assert_clean()
+    disk.vm.command("block_resize", device="drive0", size=64 * MiB)
+    disk.vm.kill()
+    assert images.content(disk.chain.top)[: 32 * MiB] == disk.chain.expected
 
 
 def test_the_job_is_cancelled(far: Callable[..., Far]) -> None:
@@ -231,13 +267,25 @@ def test_local_files(disk: Scene) -> None:
     disk.assert_done(result)
 
 
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Populate
+      virtops.qmp.block_stream:
+        monitor: "{{ monitor }}"
+        disk: vda
+        read_ahead: 2
+        progress: 3
+"""
+
+
 def test_a_task_in_slices(far: Callable[..., Far]) -> None:
-    """The action takes the module in slices: each reads ahead, and nothing is left between them or at the end."""
-    disk = far(dense=24 * MiB, delay=0.2)
-    run = product.adhoc(
-        "block_stream", monitors=[disk.vm.monitor], disks=["vda"], read_ahead=8, progress=1, check_space=False
-    )
+    """The action takes the module in slices: what one has found the next one knows, and nothing is left at the end."""
+    disk = far(dense=24 * MiB, delay=0.1)
+    run = product.playbook(PLAY, extra={"monitor": disk.vm.monitor})
     assert run.code == 0, run.stdout + run.stderr
+    assert run.result("Populate")["disks"][0]["ahead"] == 2
     assert disk.was_read_ahead
     disk.assert_clean()
     disk.assert_nothing_is_lost()

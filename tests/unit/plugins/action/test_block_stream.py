@@ -128,7 +128,7 @@ def test_a_long_stream_is_watched() -> None:
     assert [call["module_args"]["on_timeout"] for call in action.calls] == ["leave"] * 3
     assert "bound" not in action.calls[0]["module_args"]
     keys = ["/machine/peripheral/vda/virtio-backend"]
-    bound = {"/run/web01.qmp": {"pid": 812, "started": 7, "name": "web01", "keys": keys}}
+    bound = {"/run/web01.qmp": {"pid": 812, "started": 7, "name": "web01", "keys": keys, "ahead": {}}}
     assert [call["module_args"]["bound"] for call in action.calls[1:]] == [bound] * 2
 
 

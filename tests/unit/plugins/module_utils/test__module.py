@@ -648,6 +648,8 @@ def test_a_bound_vm_that_is_another_now(lab: Lab, module: RunModule) -> None:
         pytest.param({"/m.qmp": {"pid": 7, "started": 7}}, id="no keys"),
         pytest.param({"/m.qmp": {"pid": 7, "keys": []}}, id="no start"),
         pytest.param({"/m.qmp": {"pid": "x", "started": 7, "keys": []}}, id="a pid that is none"),
+        pytest.param({"/m.qmp": {"pid": 7, "started": 7, "keys": [], "ahead": [8]}}, id="no key for a number"),
+        pytest.param({"/m.qmp": {"pid": 7, "started": 7, "keys": [], "ahead": {"a": "x"}}}, id="no number"),
     ],
 )
 def test_a_bound_of_another_form(module: RunModule, bound: dict[str, Any]) -> None:

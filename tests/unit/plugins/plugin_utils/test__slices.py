@@ -203,7 +203,7 @@ def test_what_a_guest_felt_over_all_slices(earlier: Any, later: Any, expected: A
 
 def test_later_slices_are_bound() -> None:
     """They name the watched disks by their keys, each of the very QEMU that was seen; the user's options stay."""
-    watched = [disk("vda"), disk("vdb"), disk("vda", "database")]
+    watched = [disk("vda", ahead=4), disk("vdb", ahead=0), disk("vda", "database")]
     bound = bind(told(*watched, disk("vdc"), disk("vda", "db01"))["vms"], watched)
     assert bound == {
         "/run/web01.qmp": {
@@ -211,14 +211,16 @@ def test_later_slices_are_bound() -> None:
             "started": 7,
             "name": "web01",
             "keys": ["/machine/peripheral/vda/virtio-backend", "/machine/peripheral/vdb/virtio-backend"],
+            "ahead": {"/machine/peripheral/vda/virtio-backend": 4, "/machine/peripheral/vdb/virtio-backend": 0},
         },
         "/run/database.qmp": {
             "pid": 8,
             "started": 7,
             "name": "database",
             "keys": ["/machine/peripheral/vda/virtio-backend"],
+            "ahead": {},
         },
-        "/run/db01.qmp": {"pid": 4, "started": 7, "name": "db01", "keys": []},
+        "/run/db01.qmp": {"pid": 4, "started": 7, "name": "db01", "keys": [], "ahead": {}},
     }
     arguments = {"monitor": "/run/*.qmp", "disk": "*", "speed": "1M"}
     assert call_arguments(arguments, ON, bound, None) == {
@@ -488,7 +490,8 @@ def test_later_slices_of_domains_are_bound() -> None:
     watched = [of_domain(), of_domain("web02")]
     vms = [{"monitor": None, "domain": name, "pid": 5, "started": 7, "name": name} for name in ("web01", "web02")]
     bound = bind(vms, watched)
-    assert bound == {name: {"pid": 5, "started": 7, "name": name, "keys": [KEY]} for name in ("web01", "web02")}
+    process = {"pid": 5, "started": 7}
+    assert bound == {name: {**process, "name": name, "keys": [KEY], "ahead": {}} for name in ("web01", "web02")}
     assert [key_of(each) for each in watched] == [("web01", KEY), ("web02", KEY)]
 
 

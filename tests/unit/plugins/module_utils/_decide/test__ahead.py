@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ IOTHREADS = Serving(has_iothreads=True)
         pytest.param(
             disk("top", FAR),
             {},
-            Serving(exports=(Export("populate-ahead", "nbd"),)),
+            Serving(exports=(Export("populate-ahead-0", "nbd"),)),
             2,
             (),
             None,
@@ -201,37 +202,105 @@ def test_no_limit_no_allowance() -> None:
     assert Allowance(0.0, 0.0, 0).covers(job(speed=0), 10**9)
 
 
+@dataclass
+class SimulatedLink:
+    """Requests of one step take `delay` seconds, and the link carries so many steps a second; a stream alone is slower.
+
+    `used` counts the seconds with each number of requests under way.
+    """
+
+    delay: float
+    carries: float = 10000.0
+    plain: float = 0.35
+    now: float = 1000.0
+    copied: float = 0.0
+    used: dict[int, float] = field(default_factory=dict)
+
+    def rate(self, size: int) -> float:
+        return min(self.carries, max(self.plain, size) / self.delay)
+
+    def run(self, window: Window, seconds: float) -> Window:
+        """So many seconds later, with a look at the window each 20 ms."""
+        self.used = {}
+        for _look in range(round(seconds / 0.02)):
+            self.used[window.size] = self.used.get(window.size, 0.0) + 0.02
+            self.now += 0.02
+            self.copied += self.rate(window.size) * 0.02
+            window = window.after(self.now, self.copied)
+        return window
+
+    def share(self, *sizes: int) -> float:
+        """How much of the time so many were under way."""
+        return sum(self.used.get(size, 0.0) for size in sizes) / sum(self.used.values())
+
+
 @pytest.mark.parametrize(
-    ("carries", "delay", "most", "expected"),
+    ("link", "most", "expected"),
     [
-        pytest.param(None, 0.02, 8, 8, id="a delay alone: as many as were asked for"),
-        pytest.param(None, 0.02, 16, 16, id="sixteen"),
-        pytest.param(1, 0.0, 16, 2, id="a link that one request fills"),
-        pytest.param(4, 0.02, 16, 5, id="a link that four requests fill"),
-        pytest.param(None, 0.0001, 8, 1, id="all is there: nothing is known of the link"),
+        pytest.param(SimulatedLink(0.02), 8, 8, id="a delay alone: as many as were asked for"),
+        pytest.param(SimulatedLink(0.02), 16, 16, id="sixteen"),
+        pytest.param(SimulatedLink(0.02), 6, 6, id="six"),
+        pytest.param(SimulatedLink(0.02, plain=0.35), 1, 1, id="one, which is faster than a stream of a raw base"),
+        pytest.param(SimulatedLink(0.02, plain=1.0), 1, 0, id="one, which is no faster than another stream"),
+        pytest.param(SimulatedLink(0.001, carries=40), 8, 0, id="a link that the stream alone fills"),
+        pytest.param(SimulatedLink(0.02, carries=22), 8, 0, id="that it nearly fills"),
+        pytest.param(SimulatedLink(0.02, carries=80), 16, 2, id="that two requests nearly fill"),
+        pytest.param(SimulatedLink(0.02, carries=200), 16, 4, id="that four requests fill"),
+        pytest.param(SimulatedLink(0.2, carries=50), 16, 8, id="a long way"),
     ],
 )
-def test_window(carries: int | None, delay: float, most: int, expected: int) -> None:
-    """It grows until the link is full, and no further, so that little waits in front of what the guest asks for."""
-    window = Window()
-    for _answer in range(2000):
-        seconds = delay if carries is None else max(delay, 0.005) * max(1.0, window.size / carries)
-        window = window.after(seconds, most)
-    assert abs(window.size - expected) <= 1
-    assert window.size <= most
-
-
-def test_window_is_not_deceived() -> None:
-    """A request for what the job fetches at this moment is answered sooner, and does not make all others look late."""
-    window = Window()
-    for answer in range(400):
-        window = window.after(0.003 if answer % 4 == 0 else 0.2, 8)
-    assert window.size == 8
+def test_window(link: SimulatedLink, most: int, expected: int) -> None:
+    """It is as large as is worth it, nearly all of the time; a link that is full is left to the guest."""
+    window = link.run(Window(most), 20.0)
+    assert window.settled == expected
+    window = link.run(window, 100.0)
+    assert window.settled == expected
+    assert link.share(expected) > 0.95
+    assert max(link.used) <= most
 
 
 def test_window_gives_way() -> None:
-    """A link that others fill is left to them."""
-    window = Window(size=8, shortest=0.02)
-    for _answer in range(100):
-        window = window.after(0.5, 8)
-    assert window.size == 1
+    """A link that others fill is left to them after a while, and used again when it is free."""
+    link = SimulatedLink(0.02)
+    window = link.run(Window(8), 30.0)
+    link.carries = 20
+    window = link.run(window, 60.0)
+    assert window.settled == 0
+    link.carries = 10000
+    window = link.run(window, 70.0)
+    assert window.settled == 8
+
+
+def test_window_is_not_deceived() -> None:
+    """What is there already is passed over in no time, and tells nothing of the link."""
+    link = SimulatedLink(0.02, plain=1000)
+    window = link.run(Window(8), 3.0)
+    assert window.size == 0
+    link.plain = 0.35
+    link.run(window, 3.0)
+    assert link.share(8) > 0.5
+
+
+def test_window_that_is_known() -> None:
+    """What an earlier task has found is not looked for anew, but doubted after a while."""
+    link = SimulatedLink(0.02)
+    window = link.run(Window.beginning(8, 8, link.now), 7.0)
+    assert link.share(8) == 1.0
+    link.carries = 20
+    window = link.run(window, 60.0)
+    assert window.settled == 0
+
+
+@pytest.mark.parametrize(("known", "size"), [(None, 0), (0, 0), (4, 4), (99, 8), (-1, 0)])
+def test_beginning(known: int | None, size: int) -> None:
+    """Whatever is said to be known, no more requests are under way than were asked for."""
+    assert Window.beginning(known, 8, 5.0).size == size
+
+
+def test_window_of_a_job_that_stands_still() -> None:
+    """A time in which nobody was to copy is not counted."""
+    link = SimulatedLink(0.02)
+    window = link.run(Window(8), 0.1)
+    link.now += 30.0
+    window = link.run(window.anew(link.now, link.copied), 1.5)
+    assert window.size == 8

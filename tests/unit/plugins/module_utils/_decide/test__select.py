@@ -343,6 +343,13 @@ def test_a_bound_disk_knows_its_base() -> None:
         assert [each.base_index for each in targets] == [place]
 
 
+def test_a_bound_disk_knows_what_was_found() -> None:
+    """How many requests to read ahead are worth it is handed on with the disk that it was found at."""
+    bound = (BoundVm("/vms/web.qmp", 100, 7, ("vda",), ahead=(("vdb", 8), ("vda", 4))),)
+    targets, _failures = select_bound([WEB], bound, None)
+    assert [each.ahead for each in targets] == [4]
+
+
 def test_a_target_is_called_by_vm_and_disk() -> None:
     """Messages about a target begin with the VM and the disk."""
     assert target().label == "vm0: disk vda"

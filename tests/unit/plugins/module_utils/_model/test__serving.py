@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorUnusable
 from ansible_collections.virtops.qmp.plugins.module_utils._model._serving import (
-    EXPORT,
     Export,
     Serving,
+    export_id,
     read_exports,
     read_iothreads,
 )
 
-OURS, THEIRS = Export(EXPORT, "nbd"), Export("backup", "nbd")
+OURS, THEIRS = Export(export_id(3), "nbd"), Export("backup", "nbd")
 
 
 def test_exports() -> None:
-    """QEMU's answer is read, and ours is known by its name."""
+    """QEMU's answer is read, and what is ours is known by its name."""
     reply = [
-        {"id": "populate-ahead", "type": "nbd", "node-name": "top", "shutting-down": False},
+        {"id": "populate-ahead-3", "type": "nbd", "node-name": "top", "shutting-down": False},
         {"id": "backup", "type": "nbd", "node-name": "top", "shutting-down": True},
     ]
     exports = read_exports(reply)
     assert exports == (OURS, THEIRS)
-    assert [Serving(exports=each).has_ours for each in (exports, exports[1:], ())] == [True, False, False]
+    assert Serving(exports=exports).ours == (OURS.id,)
 
 
 @pytest.mark.parametrize(("reply", "has"), [([], False), ([{"id": "io0", "thread-id": 7}], True)])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.virtops.qmp.plugins.module_utils._decide._ahead import Course
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._ahead import Course, Window
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request
 from ansible_collections.virtops.qmp.plugins.module_utils._model._serving import LOCK
@@ -42,6 +42,7 @@ def stream(
     seconds: float | None = None,
     during: Callable[[], object] | None = None,
     remote: int = 1,
+    ahead: int | None = None,
 ) -> tuple[Outcome, float]:
     """Populate the disk, with something that happens after a second; the outcome, and how long it took."""
     asked = asked or asking(read_ahead=8)
@@ -51,7 +52,7 @@ def stream(
         host.remote = {remote}
         async with host.open_link(qemu.address) as link:
             seen = await identify(link, host)
-            target = Target(seen, seen.disks[0], base_index_of(seen, seen.disks[0], asked.base))
+            target = Target(seen, seen.disks[0], base_index_of(seen, seen.disks[0], asked.base), ahead=ahead)
             loop = asyncio.get_running_loop()
             if during is not None:
                 loop.call_later(1.0, during)
@@ -70,6 +71,8 @@ def stream(
     return outcome, took
 
 
+# While it is found out what the stream can do by itself nothing is read ahead: in that time it comes to about here.
+BEGIN = 8 * STEP
 RAW = Course(SIZE, STEP, last_depth=3, needs_map=False)
 
 
@@ -84,7 +87,7 @@ def read_beside(qemu: FakeQemu, during: Callable[[], object]) -> list[str]:
     async def work() -> None:
         async with FakeHost(qemu).open_link(qemu.address) as link:
             qemu.stream("top", "populate-vda", auto_finalize=False)
-            async with reading_ahead(link, "top", "populate-vda", RAW, 2, told.append):
+            async with reading_ahead(link, "top", "populate-vda", RAW, Window(2), told.append):
                 asyncio.get_running_loop().call_later(1.0, during)
                 await asyncio.sleep(20.0)
 
@@ -98,7 +101,7 @@ def test_a_raw_base_needs_no_map() -> None:
     qemu = vm()
     qemu.ahead.depths = []
     assert read_beside(qemu, nothing) == []
-    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
+    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(BEGIN, SIZE, STEP)]
 
 
 def test_a_job_that_is_no_more() -> None:
@@ -146,11 +149,34 @@ def test_a_stream_is_read_ahead_of() -> None:
     outcome, took = stream(qemu)
     assert (outcome.error, outcome.is_finished, outcome.notes) == (None, True, ())
     assert took < PLAIN / 4
-    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
+    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(BEGIN, SIZE, STEP)]
     assert (qemu.ahead.most, of_exports(qemu)) == (8, LOCKED)
     acts = qemu.acts
     assert acts.index("nbd-server-stop") < acts.index("human-monitor-command") < acts.index("job-finalize")
     assert (qemu.exports, qemu.nbd, qemu.only_in_memory) == ({}, None, {})
+
+
+def test_what_was_found_is_told() -> None:
+    """How many requests were worth it is known in the end, for whoever goes on with the stream."""
+    qemu = vm()
+    outcome, _took = stream(qemu, asking(read_ahead=2))
+    assert outcome.ahead == 2
+
+
+def test_what_an_earlier_look_has_found_is_used_at_once() -> None:
+    """Who goes on with a stream need not find out anew how many requests are worth it."""
+    qemu = vm()
+    outcome, _took = stream(qemu, ahead=4)
+    assert (outcome.ahead, qemu.ahead.most) == (4, 4)
+    assert sorted(qemu.ahead.copied) == [(offset, STEP) for offset in range(0, SIZE, STEP)]
+
+
+def test_a_known_number_is_known_still_where_it_cannot_be_used() -> None:
+    """A slice that cannot read ahead does not forget what one before it has found."""
+    qemu = vm()
+    qemu.refuses = {"nbd-server-start": "already running"}
+    outcome, _took = stream(qemu, ahead=4)
+    assert outcome.ahead == 4
 
 
 def test_without_it_nothing_of_it_happens() -> None:
@@ -203,13 +229,13 @@ def test_nobody_stays(waiting: dict[str, Any]) -> None:
 def test_only_what_lies_between_top_and_base() -> None:
     """With a base nothing of it is copied, and nothing that the disk has, and nothing where nothing is."""
     qemu = vm()
-    qemu.ahead.depths = [(MIB, 1), (MIB, 2), (MIB, 3), (MIB, 2), (SIZE - 5 * MIB, 0), (MIB, 2)]
+    begin = SIZE // 2
+    qemu.ahead.depths = [(begin, 2), (MIB, 1), (MIB, 2), (MIB, 3), (MIB, 2), (begin - 5 * MIB, 0), (MIB, 2)]
     outcome, _took = stream(qemu, asking(read_ahead=8, base="/vms/base.qcow2"))
     assert outcome.is_finished
-    read = [MIB, 3 * MIB, SIZE - MIB]
-    asked = {offset for offset, _length in qemu.ahead.asked}
-    assert asked <= {begin + half for begin in read for half in (0, STEP)}
-    assert MIB in asked
+    read = [begin + MIB, begin + 3 * MIB, SIZE - MIB]
+    asked = {offset for offset, _length in qemu.ahead.asked if offset >= begin}
+    assert asked == {place + half for place in read for half in (0, STEP)}
 
 
 def test_an_increment_is_not_exceeded() -> None:
@@ -268,7 +294,7 @@ def test_the_connection_is_lost() -> None:
 
     def hang_up() -> None:
         assert qemu.nbd is not None
-        qemu.nbd.hang_up("populate-ahead")
+        qemu.nbd.hang_up("populate-ahead-0")
 
     outcome, _took = stream(qemu, during=hang_up)
     assert outcome.is_finished
@@ -299,7 +325,7 @@ def test_a_job_that_is_cancelled() -> None:
 def test_what_a_killed_task_left_is_ended_first() -> None:
     """An export of ours that is there when the VM is visited is of a task that was killed, and goes."""
     qemu = vm()
-    qemu.exports["populate-ahead"] = "nbd"
+    qemu.exports["populate-ahead-0"] = "nbd"
     outcome, _took = stream(qemu, asking())
     assert (outcome.is_finished, qemu.exports, outcome.notes) == (True, {}, ())
     assert of_exports(qemu) == ["block-export-del", "nbd-server-stop", "blockdev-del"]
@@ -310,28 +336,24 @@ def test_a_lock_that_was_left_is_removed() -> None:
     qemu = vm()
     qemu.nodes[LOCK] = Node(LOCK, "vdi", "/dev/fdset/0")
     outcome, _took = stream(qemu, asking())
-    assert (outcome.is_finished, LOCK in qemu.nodes, of_exports(qemu)) == (
-        True,
-        False,
-        ["block-export-del", "blockdev-del"],
-    )
+    assert (outcome.is_finished, LOCK in qemu.nodes, of_exports(qemu)) == (True, False, ["blockdev-del"])
 
 
 def test_what_does_not_end_is_told() -> None:
     """An export whose requests hang stays, the task says so, and the stream is none the worse."""
     qemu = vm()
-    qemu.exports["populate-ahead"] = "nbd"
-    qemu.stuck.add("populate-ahead")
+    qemu.exports["populate-ahead-0"] = "nbd"
+    qemu.stuck.add("populate-ahead-0")
     outcome, _took = stream(qemu, asking())
     assert outcome.is_finished
-    assert "populate-ahead does not end" in outcome.notes[0]
+    assert "populate-ahead-0 does not end" in outcome.notes[0]
     assert "nbd-server-stop" not in qemu.acts
 
 
 def test_its_own_export_does_not_end() -> None:
     """The same of the export of this very task."""
     qemu = vm()
-    qemu.stuck.add("populate-ahead")
+    qemu.stuck.add("populate-ahead-0")
     outcome, _took = stream(qemu)
     assert outcome.is_finished
-    assert "populate-ahead does not end" in outcome.notes[0]
+    assert "populate-ahead-0 does not end" in outcome.notes[0]
