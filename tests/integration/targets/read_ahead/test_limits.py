@@ -276,13 +276,13 @@ PLAY = """
         monitor: "{{ monitor }}"
         disk: vda
         read_ahead: 2
-        progress: 3
+        progress: 4
 """
 
 
 def test_a_task_in_slices(far: Callable[..., Far]) -> None:
     """The action takes the module in slices: what one has found the next one knows, and nothing is left at the end."""
-    disk = far(dense=24 * MiB, delay=0.1)
+    disk = far(dense=64 * MiB, delay=SLOW)
     run = product.playbook(PLAY, extra={"monitor": disk.vm.monitor})
     assert run.code == 0, run.stdout + run.stderr
     assert run.result("Populate")["disks"][0]["ahead"] == 2
