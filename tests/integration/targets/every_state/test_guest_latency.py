@@ -139,7 +139,7 @@ def test_the_histogram_of_another_tool_is_left_alone(slow: Vm) -> None:
     found = histogram(slow)
     assert found is not None
     assert found["boundaries"] == [1000, 50000]
-    assert sum(found["bins"]) > 20
+    assert sum(found["bins"]) > 0
 
 
 def test_a_task_in_slices_keeps_the_speed_between_them(slow: Vm) -> None:
