@@ -24,7 +24,10 @@ QDEV = "/machine/peripheral/vda/virtio-backend"
 
 
 class Reader:
-    """Reads through the device of the guest, as a guest does, forty times a second; QEMU may take its time."""
+    """Reads through the device of the guest, as a guest does, forty times a second while there is a stream.
+
+    Before, nothing shall pile up: QEMU lets all that waits go at once when it flushes, and then nothing for as long.
+    """
 
     def __init__(self, path: Path) -> None:
         self._monitor = Monitor(path)
@@ -34,7 +37,8 @@ class Reader:
     def _read(self) -> None:
         line = f'qemu-io -d {QDEV} "aio_read 0 4k"'
         while not self._is_over.wait(0.025):
-            self._monitor.command("human-monitor-command", command_line=line)
+            if self._monitor.command("query-block-jobs"):
+                self._monitor.command("human-monitor-command", command_line=line)
 
     def __enter__(self) -> Reader:
         self._thread.start()
@@ -90,7 +94,7 @@ def options(vm: Vm, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("limits", [{"speed": "4M"}, {"total_speed": "4M", "speed": "1G"}])
 def test_the_stream_yields_and_is_freed_at_the_end(slow: Vm, limits: dict[str, str]) -> None:
     """It goes down to its least speed, never below, and gets the user's own when the task leaves it to QEMU."""
-    task = product.Running("block_stream", options(slow, wait_timeout=4, on_timeout="leave", **limits))
+    task = product.Running("block_stream", options(slow, wait_timeout=6, on_timeout="leave", **limits))
     seen = watched(slow, task)
     result = task.result()
     assert not result.failed, result
@@ -127,28 +131,29 @@ def test_a_task_that_nobody_reads_frees_the_stream(slow: Vm) -> None:
 def test_the_histogram_of_another_tool_is_left_alone(slow: Vm) -> None:
     """It counts on with its own boundaries, and the stream yields by the mean."""
     slow.command("block-latency-histogram-set", id=QDEV, boundaries=[1000, 50000])
-    task = product.Running("block_stream", options(slow, wait_timeout=4, on_timeout="leave"))
-    seen = watched(slow, task)
+    task = product.Running("block_stream", options(slow))
+    wait_until(lambda: speed_of(slow) == FLOOR, "the stream yields")
+    slow.hasten()
     (disk,) = task.result()["disks"]
-    assert (min(seen[:-1]), disk["guest_latency"]["measure"]) == (FLOOR, "mean")
+    assert (disk["finished"], disk["guest_latency"]["measure"]) == (True, "mean")
     found = histogram(slow)
     assert found is not None
     assert found["boundaries"] == [1000, 50000]
-    assert sum(found["bins"]) > 20
+    assert sum(found["bins"]) > 0
 
 
 def test_a_task_in_slices_keeps_the_speed_between_them(slow: Vm) -> None:
     """The next slice goes on where the one before was, nothing is set free between them, and lines tell the guest's."""
     runs: list[product.AnsibleRun] = []
-    asked = options(slow, progress=2, wait_timeout=8, on_timeout="leave")
+    asked = options(slow, progress=2, wait_timeout=10, on_timeout="leave")
     thread = threading.Thread(target=lambda: runs.append(product.adhoc("block_stream", **asked)))
     thread.start()
     seen = watched(slow, thread)
     thread.join()
-    assert min(seen) < OWN
+    assert min(seen) < OWN, runs[0].stderr
     low = next(place for place, speed in enumerate(seen) if speed < OWN)
     assert OWN not in seen[low:-1]
     assert (seen[-1], speed_of(slow), histogram(slow)) == (OWN, OWN, None)
     lines = [line for line in runs[0].stderr.splitlines() if "of 5 ms (read, p95)" in line]
-    assert lines
+    assert lines, runs[0].stderr
     assert all("held back 0:00:" in line for line in lines)
