@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure, QmpError
@@ -15,8 +16,10 @@ from .._model._request import Request
 from .._model._target import Target
 from .._model._vm import Vm
 from ._actions import weightier
-from ._felt import Felt
 from ._plan import ACTIONS, Step, is_done
+
+if TYPE_CHECKING:
+    from ._felt import Felt
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,19 @@ class Exporter:
             async with self._one_at_a_time:
                 if not self._used:
                     await self._start()
-                name = next(name for name in map(export_id, range(len(self._used) + 1)) if name not in self._used)
+                name = self._unused_name()
                 self._used.add(name)
                 stack.push_async_callback(self._end, name)
                 if not await self._server.add_export(name, node):
                     await self._forbid_migration()
                 client = await self._connect(stack, name)
             yield client
+
+    def _unused_name(self) -> str:
+        number = 0
+        while export_id(number) in self._used:
+            number += 1
+        return export_id(number)
 
     async def _connect(self, stack: contextlib.AsyncExitStack, name: str) -> NbdClient:
         async with self._server.alone:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import replace
-from typing import Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, Sequence
 
 from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
 from .._model._graph import Graph
@@ -44,8 +45,10 @@ from .._model._vm import (
     read_uuid,
     read_version,
 )
-from ._ahead import Exporter
 from ._qmp import open_connection
+
+if TYPE_CHECKING:
+    from ._ahead import Exporter
 
 # What QEMU knows of a VM, and qemu-storage-daemon does not.
 _OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
@@ -80,7 +83,13 @@ class QemuLink:
         self.peer = connection.peer
         self.runs = connection.runs
         self.alone = asyncio.Lock()
-        self._exporter = Exporter(self)
+
+    @functools.cached_property
+    def _exporter(self) -> Exporter:
+        # Loaded here, and only here: most tasks read nothing ahead.
+        from ._ahead import Exporter
+
+        return Exporter(self)
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 

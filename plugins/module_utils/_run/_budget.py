@@ -7,14 +7,42 @@
 from __future__ import annotations
 
 import asyncio
-from typing import AsyncContextManager, Callable, Iterable
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, AsyncContextManager, AsyncIterator, Callable, Iterable
 
-from .._decide._felt import go_on_from
+from .._decide._plan import WaitEnd
 from .._decide._share import share
 from .._model._errors import CommandRefused, QmpError
 from .._model._request import Key, Request
 from .._model._seams import Link
-from ._pacing import Pacing
+
+if TYPE_CHECKING:
+    from ._pacing import Pacing
+
+
+@dataclass
+class Followed:
+    """A stream that is waited for, and how the wait ended; None while it lasts, or where it was broken off.
+
+    ``speed`` is its limit at the beginning, 0 or None without one.
+    """
+
+    key: Key
+    link: Link
+    job_id: str
+    speed: int | None = None
+    end: WaitEnd | None = None
+
+
+@contextlib.asynccontextmanager
+async def paced(pacing: Pacing | None, followed: Followed) -> AsyncIterator[None]:
+    """Pace a stream as long as the context lasts, if it is to be paced."""
+    if pacing is None:
+        yield
+        return
+    async with pacing.following(followed):
+        yield
 
 
 class Budget:
@@ -43,6 +71,10 @@ class Budget:
             self.pacing = self._pacing_for(request.guest_latency)
 
     def _pacing_for(self, target: int) -> Pacing:
+        # Loaded here, and only here: most tasks have no target.
+        from .._decide._felt import go_on_from
+        from ._pacing import Pacing
+
         pace = go_on_from(self._asked.paced)
         self._left = int(pace.limit)
         return Pacing(target, pace, self, goes_on=self._asked.goes_on)

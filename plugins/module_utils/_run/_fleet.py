@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from typing import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, AsyncIterator, Sequence
 
-from .._decide._felt import Felt
 from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._schedule import Turn, lanes, turn
 from .._decide._share import copies_on, streams_at_first
@@ -23,6 +22,9 @@ from .._model._target import Target
 from ._budget import Budget
 from ._observe import explain
 from ._reconcile import reconcile
+
+if TYPE_CHECKING:
+    from .._decide._felt import Felt
 
 # How long no other run must have been at a monitor before who gave way comes back: longer than the controller of the
 # other one takes between two slices. How often that is looked at.

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._decide._report import Informed
+from .._decide._report_info import Informed
 from .._decide._select import Selected, select
 from .._model._errors import Failure, WrongRequest
 from .._model._request import Selection

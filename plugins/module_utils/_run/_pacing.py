@@ -21,23 +21,10 @@ from .._model._job import Job
 from .._model._latency import GuestDevice
 from .._model._request import Key
 from .._model._seams import Link
+from ._budget import Followed
 
 # Then the job copies no more, and has no use of a speed.
 _OVER = (WaitEnd.GONE, WaitEnd.READY)
-
-
-@dataclass
-class Followed:
-    """A stream that is waited for, and how the wait ended; None while it lasts, or where it was broken off.
-
-    ``speed`` is its limit at the beginning, 0 or None without one.
-    """
-
-    key: Key
-    link: Link
-    job_id: str
-    speed: int | None = None
-    end: WaitEnd | None = None
 
 
 @dataclass
@@ -221,13 +208,3 @@ class Pacing:
 
 async def _devices_of(link: Link) -> dict[str, GuestDevice]:
     return {device.qdev: device for device in await link.guest_devices()}
-
-
-@contextlib.asynccontextmanager
-async def paced(pacing: Pacing | None, followed: Followed) -> AsyncIterator[None]:
-    """Pace a stream as long as the context lasts, if it is to be paced."""
-    if pacing is None:
-        yield
-        return
-    async with pacing.following(followed):
-        yield

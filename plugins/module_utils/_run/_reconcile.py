@@ -16,9 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import AsyncIterator, Awaitable, Callable, Mapping, cast
+from typing import TYPE_CHECKING, AsyncIterator, Awaitable, Callable, Mapping, cast
 
-from .._decide._ahead import Window, course_for, why_nobody_reads_ahead, why_not_read_ahead
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
 from .._decide._copied import layers_of, left_below
 from .._decide._endings import (
@@ -72,11 +71,12 @@ from .._model._seams import Held, Host, Link, Pull
 from .._model._serving import LOCK
 from .._model._target import Target, base_index_of
 from .._model._vm import Vm
-from ._budget import Budget
+from ._budget import Budget, Followed, paced
 from ._observe import explain, identify, look
-from ._pacing import Followed, Pacing, paced
-from ._read_ahead import reading_ahead
 from ._watch import JobWatch
+
+if TYPE_CHECKING:
+    from ._pacing import Pacing
 
 # Every step leads on; a peer that keeps leading us in circles is no QEMU.
 _MOST_STEPS = 40
@@ -627,6 +627,10 @@ class _Visit:
         if not most or now.proof is not None:
             yield
             return
+        # Loaded here, and only here: most tasks read nothing ahead.
+        from .._decide._ahead import Window, course_for, why_nobody_reads_ahead, why_not_read_ahead
+        from ._read_ahead import reading_ahead
+
         reason = why_nobody_reads_ahead(self._request.waiting)
         if reason is None:
             serving, remote = await self._link.serving(), await self._host.remote_devices()
