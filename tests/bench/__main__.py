@@ -16,6 +16,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -92,6 +93,8 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := sorted(set(options.section) - set(SECTIONS)):
         parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    # Who ends a measurement ends the VMs and the daemon of it, too.
+    signal.signal(signal.SIGTERM, lambda *_unused: sys.exit(143))
     BUILD.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     print(circumstances(), flush=True)
