@@ -23,7 +23,9 @@ SOURCE = product.COLLECTION / "extensions" / "eda" / "plugins" / "event_source" 
 
 # Beside each event, when it was in the queue.
 _RUNNER = """
-import asyncio, json, runpy, sys, time
+import asyncio, json, runpy, signal, sys, time
+# A shell that starts the tests in the background has all that they start ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Queue:
     async def put(self, event):
         print(json.dumps({"queued": time.time(), "event": event}), flush=True)
