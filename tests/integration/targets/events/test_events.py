@@ -108,7 +108,7 @@ def test_errors_that_are_ignored(listen: Listen, folder: Path, boot: Callable[..
     """Of the errors that QEMU goes past one is told, and the stream fails in the end."""
     scene = failing(folder, boot)
     listener = ready(listen(), scene)
-    stream(scene.vm, on_error="ignore")
+    stream(scene.vm, on_error="ignore", speed=4 << 20)  # or it may be over before it was looked at
     listener.wait("failed", job="j1")
     assert [event for event, job in listener.told if job == "j1"].count("io_error") == 1
 
