@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from ._slices import Disk, key_of
-from ._table import aligned, counted
+from ._table import aligned, counted, is_unknown
 from ._units import size
 
 _HEAD = ("HOST", "DISKS", "FINISHED", "FAILED", "UNKNOWN", "OPEN", "GREW BY", "IMAGES FREE", "LOOK AT")
@@ -78,15 +78,11 @@ def _row_of(host: HostSoFar) -> _Row:
     disks = list(host.disks.values())
     finished = [disk for disk in disks if disk["finished"]]
     failed = [disk for disk in disks if disk["error"] is not None]
-    unknown = [disk for disk in disks if _is_unknown(disk)]
+    # What has an error is counted there.
+    unknown = [disk for disk in disks if is_unknown(disk) and disk["error"] is None]
     left = len(disks) - len(finished) - len(failed) - len(unknown)
     free = sum(host.free.values())
     return _Row(len(disks), len(finished), len(failed), len(unknown), left, max(0, host.grew_by), free)
-
-
-def _is_unknown(disk: Disk) -> bool:
-    """Whether nothing is known of it, and no error says why."""
-    return disk["populated"] is None and not disk["finished"] and disk["error"] is None
 
 
 def fleet(hosts: Mapping[str, HostSoFar], *, shows_all: bool = False) -> list[str]:

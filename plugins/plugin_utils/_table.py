@@ -71,8 +71,12 @@ def _table(
 
 
 def _has_news(disk: Disk) -> bool:
-    is_unknown = disk["populated"] is None and not disk["finished"]
-    return disk["action"] != "none" or disk["error"] is not None or is_unknown
+    return disk["action"] != "none" or disk["error"] is not None or is_unknown(disk)
+
+
+def is_unknown(disk: Disk) -> bool:
+    """Whether it cannot be told that it is populated, nor that it is not."""
+    return disk["populated"] is None and not disk["finished"]
 
 
 def _in_one_line(disks: Sequence[Disk], *, is_all: bool) -> str:
@@ -197,7 +201,7 @@ def _growth(grown: int | None) -> str:
 
 def _state(disk: Disk) -> str:
     # Before its error, which may well be that nothing can be known of it.
-    if disk["populated"] is None and not disk["finished"]:
+    if is_unknown(disk):
         return "unknown"
     if disk["error"] is not None:
         return "failed"

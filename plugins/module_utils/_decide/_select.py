@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Sequence, Tuple
+from typing import Collection, Sequence, Tuple
 
 from .._model._disk import Disk
 from .._model._errors import DiskGone, Failure, MonitorUnusable, WrongRequest
@@ -87,9 +87,9 @@ def select(vms: Sequence[Vm], selection: Selection, base: str | None) -> Selecte
         warnings += unfit
     targets = []
     # The star names nothing outright: what it brings along may be left out.
-    outright = [name for name in selection.disks or () if name != EVERY_DISK]
+    outright = frozenset(selection.disks or ()) - {EVERY_DISK}
     for vm, disk in open_disks:
-        is_named = not frozenset(outright).isdisjoint(_calls(vm, disk, outright))
+        is_named = not outright.isdisjoint(_calls(vm, disk, outright))
         targets.append(Target(vm, disk, base_index_of(vm, disk, base), is_named=is_named))
     return Selected(tuple(meant), tuple(targets), tuple(warnings))
 
@@ -169,7 +169,7 @@ def _named(
     return [(vm, disk) for vm, disk in open_disks if _id(vm, disk) in wanted], warnings
 
 
-def _calls(vm: Vm, disk: Disk, given: Sequence[str]) -> list[str]:
+def _calls(vm: Vm, disk: Disk, given: Collection[str]) -> list[str]:
     """All that means this disk: what it is called, and those of the given file names that lead to its active image."""
     names = [*disk.names]
     if disk.chain:
