@@ -16,6 +16,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, Granted
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _access
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._access import open_image
+from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
 
 @pytest.fixture
@@ -53,10 +54,10 @@ def look(path: Path) -> FoundImage:
 
 def test_what_is_found(image: Path) -> None:
     """The image is told as the file system has it, and nothing stays open."""
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     found, status = look(image), image.stat()
     assert found == FoundImage(FileId(status.st_dev, status.st_ino), 1, Rights(os.getuid(), status.st_gid, 0o644))
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not open_files() - before
 
 
 def fifo(path: Path) -> None:
@@ -123,12 +124,12 @@ def test_an_image_that_is_not_below(folder: Path, image: Path, path: str, below:
     """An image that lies in none of the folders, or is reached over a link, is refused."""
     (folder / "golden" / "other").mkdir()
     (folder / "link").symlink_to("golden")
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     image_asked = asked(f"{folder}/{path}", *(f"{folder}/{each}" for each in below))
     with pytest.raises(ImageRefused) as refused, open_image(image_asked):
         pass
     assert words in str(refused.value)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not open_files() - before
 
 
 @pytest.mark.parametrize("name", ["$HOME", "~", "a b\nc", "a\\x0a", "\udcff"])

@@ -33,6 +33,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._mounts import Mount
 from ansible_collections.virtops.qmp.tests.unit.builders import qcow2
+from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
 # Recorded: pid 812 made the socket and serves pid 931; pid 940 waits in the queue.
 SERVED = """\
@@ -203,9 +204,9 @@ def test_a_file_system_that_does_not_tell(folder: Path, monkeypatch: pytest.Monk
     (folder / "file").write_text("")
     monkeypatch.setattr(os, "statvfs", refuse)
     with (folder / "file").open():
-        before = os.listdir("/proc/self/fd")
+        before = open_files()
         assert asyncio.run(HOST.free_space(os.getpid(), known(folder / "file"))) is None
-        assert os.listdir("/proc/self/fd") == before
+        assert not open_files() - before
 
 
 def test_survey_and_headers(folder: Path) -> None:

@@ -19,6 +19,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._images import 
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _descriptors, _images
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._images import search
 from ansible_collections.virtops.qmp.tests.unit.builders import qcow2
+from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
 WithoutRights = Callable[[], Any]
 LONG = 3600.0
@@ -53,7 +54,7 @@ def unread(found: Search) -> dict[str, str]:
 
 def test_who_names_an_image(golden: Path) -> None:
     """Each header that names it is found, however deep, by whatever name; others are not; and nothing stays open."""
-    vms, before = golden.parent / "vms", os.listdir("/proc/self/fd")
+    vms, before = golden.parent / "vms", open_files()
     (golden.parent / "elsewhere").symlink_to(golden.parent)
     names = [
         overlay(vms / "a"),
@@ -70,7 +71,7 @@ def test_who_names_an_image(golden: Path) -> None:
     assert (found.unread, asked.is_link, asked.same_as) == ((), False, ())
     assert asked.inode is not None
     assert asked.inode.id.inode == golden.stat().st_ino
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not open_files() - before
 
 
 def test_folders_within_each_other(golden: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId, Granted, KnownFile, Lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _lease
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._lease import hold_lease, try_lease, try_leases
+from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
 
 def known(path: Path) -> KnownFile:
@@ -40,7 +41,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize("in_a_thread", [False, True], ids=["in the main thread", "in another thread"])
 def test_a_file_that_nobody_has_open(file: KnownFile, in_a_thread: bool) -> None:
     """The lease is granted, again and again, and nothing stays open."""
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     answers: list[Lease] = []
 
     def ask() -> None:
@@ -54,7 +55,7 @@ def test_a_file_that_nobody_has_open(file: KnownFile, in_a_thread: bool) -> None
         ask()
     assert [(each.granted, each.why) for each in answers] == [(Granted.YES, "")] * 2
     assert answers[0].file_system != "unknown"
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not open_files() - before
 
 
 def test_a_file_that_is_open(file: KnownFile, pauses: list[float]) -> None:

@@ -21,6 +21,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Lay
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _map
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._descriptors import read_inode
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._map import User, read_map, user_of
+from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
 SIZE = 1 << 20
 WHOLE = [{"start": 0, "length": SIZE, "depth": 0, "zero": False, "data": True}]
@@ -70,9 +71,9 @@ def qemu_img(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 def ask(chain: list[Layer], **options: Any) -> MapTotals | NoMap:
     given = {"base_depth": None, "user": None, "seconds": 60, **options}
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_files()
     found: MapTotals | NoMap = asyncio.run(read_map(os.getpid(), chain, **given), debug=True)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert not open_files() - before
     return found
 
 

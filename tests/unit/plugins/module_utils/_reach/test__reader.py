@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pty
 import socket
@@ -15,6 +14,7 @@ from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads, unless_unread
+from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
 # Turns of the event loop, in which a thread that has something to tell does so.
 MANY = 1000
@@ -89,16 +89,7 @@ def test_the_work_ends_by_itself(connection: Callable[[], Any], monkeypatch: pyt
             thread.join(30)
     assert "reader" not in [thread.name for thread in threading.enumerate()]
     assert made
-    assert {f"pipe:[{inode}]" for inode in made}.isdisjoint(open_here())
-
-
-def open_here() -> list[str]:
-    """What this process has open."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return found
+    assert {f"pipe:[{inode}]" for inode in made}.isdisjoint(open_files())
 
 
 def test_what_is_typed_is_no_end() -> None:

@@ -145,8 +145,14 @@ def test_a_flush_that_hangs_is_left(held: WriteBack, folder: Path, dd: Callable[
         asked.cancel()
         await asyncio.wait({asked})
         held.close()
-        while Path(f"/proc/{pid}").exists() or any(each.name.startswith("waitpid") for each in threading.enumerate()):
-            await asyncio.sleep(0)  # asyncio takes a process's end in a thread, before Python 3.12
+        while (
+            Path(f"/proc/{pid}").exists()
+            or any(each.name.startswith("waitpid") for each in threading.enumerate())  # asyncio before Python 3.12
+            or len(asyncio.all_tasks()) > 1
+        ):
+            await asyncio.sleep(0)
+        for _each in range(3):
+            await asyncio.sleep(0)  # the loop takes the process's end from the thread
 
     asyncio.run(work())
 
