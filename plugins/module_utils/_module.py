@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from dataclasses import dataclass
-from typing import Any, Callable, Coroutine, Dict, Mapping
+from typing import Any, Callable, Coroutine, Dict, Mapping, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -90,8 +89,7 @@ def _require_library(module: AnsibleModule, by: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """How the VMs of a call are found and reached."""
 
     find: Find

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from ._slices import Disk, key_of
 from ._table import aligned, counted, is_unknown
@@ -57,8 +57,7 @@ class HostSoFar:
         return self.errors or [disk["error"] for disk in self.disks.values() if disk["error"] is not None]
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A host, or several together, in numbers."""
 
     disks: int
@@ -123,7 +122,7 @@ def _words(host: HostSoFar) -> str:
 
 
 def _together(rows: Iterable[_Row]) -> _Row:
-    return _Row(*map(sum, zip(*map(astuple, rows), strict=True)))
+    return _Row(*map(sum, zip(*rows, strict=True)))
 
 
 def _left_out(count: int, which: str) -> Sequence[str]:

@@ -12,8 +12,7 @@ holds: the space that the images below take up, less what was copied; and the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..module_utils._model._text import printable
 from ._slices import key_of
@@ -35,8 +34,7 @@ _PATIENCE_STEPS = 2
 _HELD = {"nospace": "held, no space left", "failed": "held by an I/O error"}
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """A stream at one moment, in bytes. ``allocated`` is what its image takes up, None where QEMU cannot tell."""
 
     time: float
@@ -83,8 +81,7 @@ class Look:
         return min(below, behind_cursor)
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """What the looks at a stream tell.
 
     ``done`` of ``total`` bytes: at most ``total`` are copied in all, and ``done`` of them need no copying now. ``rate``
@@ -114,7 +111,7 @@ def beginning(disk: Mapping[str, Any], look: Look) -> tuple[Look, ...]:
         return ()
     if grown is None or look.allocated is None:
         return ()
-    first = replace(look, time=look.time - seconds, cursor=0, allocated=look.allocated - grown)
+    first = look._replace(time=look.time - seconds, cursor=0, allocated=look.allocated - grown)
     return (first,)
 
 
@@ -145,8 +142,7 @@ def measure(looks: Sequence[Look]) -> Figures:
     seconds_left = None
     if went > 0:
         seconds_left = to_come * seconds / went
-    return replace(
-        figures,
+    return figures._replace(
         rate=last.copied_since(since) / seconds,
         seconds_left=seconds_left,
         stalled_for=_stalled_for(looks, step_seconds),
@@ -260,8 +256,7 @@ class Progress:
         return [total_line(self._host, self._totals)]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What is done of a disk, in bytes of those that are copied at most."""
 
     done: int
@@ -282,8 +277,7 @@ def over(disk: Mapping[str, Any], before: Part | None) -> Part:
     return Part(done, done, is_over=True)
 
 
-@dataclass(frozen=True)
-class Total:
+class Total(NamedTuple):
     """All disks of a task at one moment."""
 
     time: float

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_int
 
@@ -47,8 +46,7 @@ def without_empty(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(NamedTuple):
     """The waiting that the user asked for; times are seconds."""
 
     progress: int
@@ -78,8 +76,7 @@ class Watch:
         return cls(progress, wait_timeout, on_timeout)
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """One run of the module: how long it waits, what happens then, and whether another one may follow."""
 
     wait_timeout: int

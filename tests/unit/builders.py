@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict  # noqa: UP035  # Python 3.8
 
@@ -67,7 +66,7 @@ class Meanings(Dict[str, Named]):  # noqa: UP006  # Python 3.8
 
 
 def _located(disk: Disk) -> Disk:
-    return replace(disk, chain=tuple(replace(image, bound=bound_to(image.path)) for image in disk.chain))
+    return disk._replace(chain=tuple(image._replace(bound=bound_to(image.path)) for image in disk.chain))
 
 
 def bound_to(path: str) -> Bound:
@@ -139,7 +138,7 @@ def qemu_process(pid: int | None = 100, **members: Any) -> Peer | None:
     if pid is None:
         return None
     peer = Peer(pid=pid, uid=64055, gid=64055, started=7, program="qemu-system-x86_64", maker_uid=64055, serves=True)
-    return replace(peer, **members)
+    return peer._replace(**members)
 
 
 def identity(**members: Any) -> Identity:

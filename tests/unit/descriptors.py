@@ -14,7 +14,7 @@ def open_files() -> collections.Counter[str]:
 
     Without the files of /proc: a thread that an earlier test gave up may read there at any moment.
     """
-    found = collections.Counter()
+    found: collections.Counter[str] = collections.Counter()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself
             found[os.readlink(f"/proc/self/fd/{name}")] += 1

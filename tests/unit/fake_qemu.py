@@ -17,7 +17,6 @@ import posixpath
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
@@ -772,8 +771,8 @@ class FakeHost:
         ]
         for place, each in enumerate(descriptors):
             if each.path in self.deleted:
-                inode = replace(each.inode, deleted=True)
-                descriptors[place] = replace(each, inode=inode, here=None, unlinked=True)
+                inode = each.inode._replace(deleted=True)
+                descriptors[place] = each._replace(inode=inode, here=None, unlinked=True)
         meanings = {name: Named(path=in_vms(name)) if in_vms(name) in self.deleted else named(name) for name in names}
         return Survey(tuple(descriptors), {**meanings, **{name: named("/elsewhere") for name in self.misleading}})
 

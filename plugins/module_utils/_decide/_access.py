@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .._model._access import AskedImage, FoundImage, Rights, WantedRights
 from .._model._errors import ImageInUse, ImageRefused, UseUnknown
 from .._model._files import Granted, Lease, Users
@@ -58,16 +56,15 @@ def rights_after(before: Rights, wanted: WantedRights) -> Rights:
 
     :raise ImageRefused: the type of its SELinux context is to be set, and it has no context.
     """
-    after = replace(
-        before,
+    after = before._replace(
         owner=before.owner if wanted.owner is None else wanted.owner,
         group=before.group if wanted.group is None else wanted.group,
         context=_context_after(before.context, wanted.setype),
     )
     if wanted.mode is not None:
-        return replace(after, mode=wanted.mode(before.mode))
+        return after._replace(mode=wanted.mode(before.mode))
     if (after.owner, after.group) != (before.owner, before.group):
-        return replace(after, mode=before.mode & ~_SET_ID)
+        return after._replace(mode=before.mode & ~_SET_ID)
     return after
 
 
@@ -88,7 +85,7 @@ def steps_between(before: Rights, after: Rights) -> tuple[Rights, ...]:
     """
     if before == after:
         return (before,)
-    narrow = replace(before, mode=before.mode & after.mode & ~_SET_ID)
-    owned = replace(narrow, owner=after.owner, group=after.group)
-    labelled = replace(owned, context=after.context)
+    narrow = before._replace(mode=before.mode & after.mode & ~_SET_ID)
+    owned = narrow._replace(owner=after.owner, group=after.group)
+    labelled = owned._replace(context=after.context)
     return tuple(dict.fromkeys((before, narrow, owned, labelled, after)))

@@ -12,8 +12,7 @@ proves nothing, and nothing depends on it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Collection, Iterable, Iterator, Sequence
+from typing import Collection, Iterable, Iterator, NamedTuple, Sequence
 
 from .._model._disk import Disk, Image, is_local
 from .._model._job import Job
@@ -84,8 +83,7 @@ def why_nobody_reads_ahead(waiting: Waiting) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Course:
+class Course(NamedTuple):
     """What to read ahead of a stream, in bytes of the disk.
 
     ``end`` is where the stream goes to at most, and ``step`` the size of a request. What lies in the images from depth
@@ -143,8 +141,7 @@ def _cut(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
         begin = boundary
 
 
-@dataclass(frozen=True)
-class Allowance:
+class Allowance(NamedTuple):
     """What may be read ahead now, beside a job with a speed limit, so that both together keep it.
 
     ``left`` is in bytes, ``at`` the time of the last look in seconds, ``offset`` the job's at that time.
@@ -173,11 +170,10 @@ class Allowance:
 
     def less(self, length: int) -> Allowance:
         """The same after a request."""
-        return replace(self, left=self.left - length)
+        return self._replace(left=self.left - length)
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """How many requests may be under way, found out by what they gain.
 
     A link that is full is no faster with more of them: they wait in its queue, and behind them what the guest asks for.
@@ -221,7 +217,7 @@ class Window:
             return self if now < self.until else self._try(smaller, None, copied)
         if self.since is None:
             is_old = copied - self.copied < self.old_steps
-            return self if is_old else replace(self, since=now, copied=copied)
+            return self if is_old else self._replace(since=now, copied=copied)
         seconds, steps = now - self.since, copied - self.copied
         if seconds < _LEAST_SECONDS or steps < _LEAST_STEPS:
             return self
@@ -237,7 +233,7 @@ class Window:
 
     def anew(self, now: float, copied: float) -> Window:
         """The same where nothing can be said of the time until now."""
-        return replace(self, since=now, copied=copied)
+        return self._replace(since=now, copied=copied)
 
     def _try(self, size: int, smaller_rate: float | None, copied: float) -> Window:
         return Window(

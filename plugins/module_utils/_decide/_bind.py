@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Collection, Mapping, Sequence, Tuple
 
 from .._model._disk import is_local
@@ -133,7 +133,7 @@ def _found_by_place(named: Named, in_place: set[_Identity], opened: _Opened) -> 
     why = "another file has its name now"
     if named.inode is None:
         why = "it was deleted"
-    return replace(_bound(opened.files[identity], named, same_file=False), why=why)
+    return _bound(opened.files[identity], named, same_file=False)._replace(why=why)
 
 
 def _nothing_open(named: Named) -> str:
@@ -267,7 +267,7 @@ def _below(folder: str, name: str) -> str:
 
 def _now_elsewhere(descriptors: Sequence[Descriptor]) -> Bound:
     bound = _bound(descriptors, Named(), same_file=None)
-    return replace(bound, same_file=bound.file is not None, why="QEMU opened it from another directory or root")
+    return bound._replace(same_file=bound.file is not None, why="QEMU opened it from another directory or root")
 
 
 def _without_file(found: Mapping[str, Bound]) -> list[str]:
@@ -294,4 +294,4 @@ def _add_renamed(found: dict[str, Bound], survey: Survey, opened: _Opened, writt
     if name in written:
         bound = _only_if_writable(bound, opened)
     if bound.inode is not None:
-        found[name] = replace(bound, why="it was renamed")
+        found[name] = bound._replace(why="it was renamed")

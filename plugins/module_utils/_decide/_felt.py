@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from .._model._latency import Paced
 from ._latency import Gauge, GaugeName
 from ._pace import Pace
 
 
-@dataclass(frozen=True)
-class Felt:
+class Felt(NamedTuple):
     """What the guest of a stream feels, and the stream of it.
 
     ``now`` is the latency of its slowest requests in nanoseconds, those of ``kind`` on the device ``qdev``; None where
@@ -29,7 +28,7 @@ class Felt:
     kind: str | None = None
     is_mean: bool = False
     is_by_itself: bool = False
-    paced: Paced = field(default_factory=Paced)
+    paced: Paced = Paced()
 
 
 def felt_by(pace: Pace, monitor: str, target: int, held_back: float) -> Felt:
@@ -40,8 +39,7 @@ def felt_by(pace: Pace, monitor: str, target: int, held_back: float) -> Felt:
         if name.monitor != monitor or latency is None:
             continue
         if felt.now is None or latency > felt.now:
-            felt = replace(
-                felt,
+            felt = felt._replace(
                 now=latency,
                 qdev=name.qdev,
                 kind=name.kind,
@@ -67,15 +65,16 @@ def memory_of(pace: Pace) -> Paced:
 
 def go_on_from(paced: Paced | None) -> Pace:
     """The pace at the beginning of a look, from what the look before has left; None where there was none."""
+    fresh = Pace()
     if paced is None:
-        return Pace()
+        return fresh
     gauges = {GaugeName(monitor, qdev, kind): Gauge(rung) for monitor, qdev, kind, rung in paced.lifted}
     return Pace(
         limit=float(max(1, paced.limit)),
         knee=paced.knee,
         low_for=paced.low_for,
-        doubt=max(paced.doubt, Pace.doubt),
+        doubt=max(paced.doubt, fresh.doubt),
         again_in=paced.again_in,
-        again_after=max(paced.again_after, Pace.again_after),
+        again_after=max(paced.again_after, fresh.again_after),
         gauges=gauges,
     )

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Sequence
 
 from .._model._request import Request
@@ -30,7 +29,7 @@ def plan(targets: Sequence[Target], request: Request) -> list[Outcome]:
         # Without waiting, nobody is there to start a stream when another one is over.
         is_left = not request.waiting.wait and target.key not in begin and turn(target, request) is Turn.WAITS
         outcome = untouched(target, request) if is_left else forecast(target, alike)
-        outcomes.append(replace(outcome, order=places.get(target.key)))
+        outcomes.append(outcome._replace(order=places.get(target.key)))
     return outcomes
 
 
@@ -41,7 +40,7 @@ def forecast(target: Target, request: Request) -> Outcome:
     if _waits_for_the_end(request):
         chain = requested_chain(target.disk, target.base_index)
     paths = tuple(image.path for image in chain)
-    outcome = replace(untouched(target, request), action=ACTIONS.get(step, "none"), forecast=paths)
+    outcome = untouched(target, request)._replace(action=ACTIONS.get(step, "none"), forecast=paths)
     if step is Step.REFUSE:
         return outcome.noted(f"{target.label}: a run would fail: {refused(target.disk, target.job)}")
     return outcome

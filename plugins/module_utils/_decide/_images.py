@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from .._model._files import Granted, KnownFile, Lease, Users
 from .._model._images import Asked, Search, Unread
@@ -16,8 +15,7 @@ from ._names import needed_by
 from ._verdict import labels_of, proves_no_use, why_open, why_unknown
 
 
-@dataclass(frozen=True)
-class ImagesInformed:
+class ImagesInformed(NamedTuple):
     """What was found of images; ``warnings`` are of monitors that could not be asked."""
 
     search: Search

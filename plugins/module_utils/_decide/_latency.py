@@ -12,7 +12,6 @@ a device, that is left alone, and the mean has to serve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Tuple
 
 from .._model._latency import GuestDevice, Histogram, Served
@@ -51,8 +50,7 @@ def may_have_histogram(device: GuestDevice, target: int) -> bool:
     return not is_there and all(map(is_ours, found))
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """The requests of one kind between two looks: ``slower`` counts those that took each part of the target or more.
 
     ``is_mean``: nobody knows how long each took, so all of them count as the mean.
@@ -131,8 +129,7 @@ class GaugeName(NamedTuple):
     kind: str
 
 
-@dataclass(frozen=True)
-class Gauge:
+class Gauge(NamedTuple):
     """One kind of requests of one device, over the looks.
 
     ``rung`` is the place in the ladder of what counts as too slow: that of the target, or a higher one where the guest
@@ -145,8 +142,8 @@ class Gauge:
     rung: int = AT_TARGET
     overdraft: float = 0.0
     debt: float = 0.0
-    recent: Interval = field(default_factory=Interval)
-    alone: Interval = field(default_factory=Interval)
+    recent: Interval = Interval()
+    alone: Interval = Interval()
     is_very_slow: bool = False
 
     def after(self, interval: Interval, seconds: float) -> Gauge:
@@ -157,7 +154,7 @@ class Gauge:
         debt = max(0.0, self.debt * _DEBT_PER_SECOND**seconds + too_many)
         recent = self.recent.faded(_KEPT_PER_SECOND**seconds).plus(interval)
         is_very_slow = slow > interval.operations / 2
-        return replace(self, overdraft=overdraft, debt=debt, recent=recent, is_very_slow=is_very_slow)
+        return self._replace(overdraft=overdraft, debt=debt, recent=recent, is_very_slow=is_very_slow)
 
     @property
     def is_slow(self) -> bool:
@@ -176,18 +173,18 @@ class Gauge:
 
     def forgiven(self) -> Gauge:
         """The same once something was done about it."""
-        return replace(self, overdraft=0.0)
+        return self._replace(overdraft=0.0)
 
     def judged_alone(self) -> Gauge:
         """The same with the latency that the guest has by itself; where too few requests tell it, as it was.
 
         It may then be one place higher, so that there is something for the streams to take.
         """
-        found = replace(self, overdraft=0.0, debt=0.0, alone=Interval())
+        found = self._replace(overdraft=0.0, debt=0.0, alone=Interval())
         if self.alone.operations < _FEWEST:
             return found
         most = SLOW_SHARE * self.alone.operations
         rung = AT_TARGET
         while self.alone.slower_than(rung) > most:
             rung += 1
-        return replace(found, rung=rung if rung == AT_TARGET else rung + 1)
+        return found._replace(rung=rung if rung == AT_TARGET else rung + 1)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import replace
 from typing import Mapping, Sequence
 
 from .._model._disk import Disk, is_local
@@ -40,8 +39,8 @@ def bind_disks(disks: Sequence[Disk], survey: Survey) -> tuple[Disk, ...]:
 def _bind_chain(disk: Disk, found: Mapping[str, Bound]) -> Disk:
     chain = []
     for image in disk.chain:
-        chain.append(replace(image, bound=found[image.path]))
-    return replace(disk, chain=tuple(chain))
+        chain.append(image._replace(bound=found[image.path]))
+    return disk._replace(chain=tuple(chain))
 
 
 def names_in_header(disk: Disk, reading: Reading) -> list[str]:
@@ -66,15 +65,14 @@ def hold_against_header(disk: Disk, reading: Reading, found: Mapping[str, Bound]
     :param found: the files behind ``names_in_header``.
     """
     if isinstance(reading, NoHeader):
-        return replace(disk, doubt=reading.why, lost=_why_lost(disk))
+        return disk._replace(doubt=reading.why, lost=_why_lost(disk))
     # The higher count is the careful one: an image that a snapshot may need is not free.
     counted = [reading.snapshots, disk.snapshots or 0]
     data = None
     if reading.data_file:
         data = found.get(_from_the_image(disk, reading.data_file))
-    top = replace(disk.top, data=data)
-    return replace(
-        disk,
+    top = disk.top._replace(data=data)
+    return disk._replace(
         chain=(top, *disk.chain[1:]),
         stale_header=_stale_name(disk, reading.backing, found),
         snapshots=max(counted),

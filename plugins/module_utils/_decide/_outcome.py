@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._model._disk import Disk, Image
 from .._model._errors import Failure, QmpError
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from ._felt import Felt
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A disk as it was, as it is, and what was done between.
 
     ``cursor`` is where a next increment begins, in bytes. ``left`` are the images that left the chain,
@@ -77,24 +75,24 @@ class Outcome:
             cursor = job.offset
         # A header that cannot be read was written by a job that tells if it fails.
         if self.proof is not None:
-            disk = replace(disk, doubt=None)
+            disk = disk._replace(doubt=None)
         # What was not proven while the job was there, no later look can prove.
         if self.doubt is not None:
-            disk = replace(disk, doubt=self.doubt)
+            disk = disk._replace(doubt=self.doubt)
         left = _left_between(self.before, disk)
-        return replace(self, vm=vm, disk=disk, base_index=base_index, left=left, cursor=cursor)
+        return self._replace(vm=vm, disk=disk, base_index=base_index, left=left, cursor=cursor)
 
     def left_alone(self) -> Outcome:
         """The same when a visit ends before its job does: what another visit finds gone is not started anew."""
-        return replace(self, has_streamed=self.has_streamed or self.job is not None)
+        return self._replace(has_streamed=self.has_streamed or self.job is not None)
 
     def did(self, step: Step) -> Outcome:
         """The same after a step, which may say more than those before."""
-        return replace(self, action=weightier(self.action, ACTIONS.get(step, "none")))
+        return self._replace(action=weightier(self.action, ACTIONS.get(step, "none")))
 
     def noted(self, note: str) -> Outcome:
         """The same with one more thing that the user should know."""
-        return replace(self, notes=(*self.notes, note))
+        return self._replace(notes=(*self.notes, note))
 
     @property
     def next_cursor(self) -> int:

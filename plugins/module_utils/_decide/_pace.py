@@ -17,8 +17,7 @@ Nothing here does I/O or knows a clock. Times are seconds, limits and rates byte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Mapping
+from typing import Mapping, NamedTuple
 
 from ._latency import Gauge, GaugeName, Interval
 
@@ -62,8 +61,7 @@ def pause_after(cost: float) -> float:
     return min(_MOST_LOOK, max(_LEAST_LOOK, _LOOKS_PER_COST * cost))
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What was seen in the ``seconds`` since the look before, of so many streams.
 
     ``rate`` is what they passed over, and ``most`` what the user lets them have, 0 without a limit.
@@ -87,8 +85,7 @@ class Seen:
         return sum(interval.operations for interval in self.intervals.values())
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """The limit of all streams, and what it follows from.
 
     ``knee`` is the limit at which the guests were slowed last, ``is_falling`` whether it has gone down only since.
@@ -110,7 +107,7 @@ class Pace:
     resume_at: float = 0.0
     again_in: float = _AGAIN_SECONDS
     again_after: float = _AGAIN_SECONDS
-    gauges: Mapping[GaugeName, Gauge] = field(default_factory=dict)
+    gauges: Mapping[GaugeName, Gauge] = {}
 
     def after(self, seen: Seen) -> Pace:
         """The same after another look."""
@@ -131,8 +128,7 @@ class Pace:
             gauges[name] = gauges.get(name, Gauge()).after(interval, seen.seconds)
         is_low = self.limit <= _LOW * seen.floor and self.since_cut < _BLAMED_SECONDS
         has_lifted = any(gauge.is_lifted for gauge in gauges.values())
-        return replace(
-            self,
+        return self._replace(
             limit=self._within(self.limit, seen),
             gauges=gauges,
             rate=max(seen.rate, self.rate * _KEPT_OF_RATE**seen.seconds),
@@ -146,20 +142,20 @@ class Pace:
 
     def _down(self, seen: Seen, *, is_deep: bool) -> Pace:
         gauges = {name: gauge.forgiven() for name, gauge in self.gauges.items()}
-        blamed = replace(self, gauges=gauges, since_cut=0.0)
+        blamed = self._replace(gauges=gauges, since_cut=0.0)
         if self.since_cut < _SETTLE_SECONDS:
-            return replace(self, gauges=gauges)
+            return self._replace(gauges=gauges)
         pace = min(self.limit, max(self.rate, seen.floor))
         lower = pace * (_DEEP_CUT if is_deep else _CUT)
         if self.is_falling:
             # What is still in the queues is of the time before: it tells nothing of the limit since.
-            return replace(blamed, limit=max(seen.floor, lower))
+            return blamed._replace(limit=max(seen.floor, lower))
         # While the guests were idle the limit has left behind what they bear.
         if self.knee is not None and self.limit > _FAR_BEYOND * self.knee:
             # Half-way, on a scale of ratios: that load may be back, or another one.
             knee = math.sqrt(self.knee * lower / _CUT)
-            return replace(blamed, limit=max(seen.floor, min(lower, _CUT * knee)), knee=knee, is_falling=True)
-        return replace(blamed, limit=max(seen.floor, lower), knee=pace, is_falling=True)
+            return blamed._replace(limit=max(seen.floor, min(lower, _CUT * knee)), knee=knee, is_falling=True)
+        return blamed._replace(limit=max(seen.floor, lower), knee=pace, is_falling=True)
 
     def _up(self, seen: Seen) -> Pace:
         is_idle = self.idle_for >= _IDLE_SECONDS
@@ -175,17 +171,17 @@ class Pace:
         if self.limit <= _BEYOND * self.knee:
             return self._raised(_GENTLE, seen)
         # The load may come back with which it was there, so it is not forgotten at once.
-        return replace(self._raised(_BRISK, seen), knee=self.knee * _FADING**seen.seconds)
+        return self._raised(_BRISK, seen)._replace(knee=self.knee * _FADING**seen.seconds)
 
     def _raised(self, per_second: float, seen: Seen) -> Pace:
         raised = self.limit * per_second**seen.seconds
         raised = min(raised, max(self.limit, _MOST_HEADROOM * self.rate))
         limit = self._within(raised, seen)
         if not self.is_falling or per_second <= 1.0:
-            return replace(self, limit=limit)
+            return self._replace(limit=limit)
         # Where it began to fall it was too high, and where it ended too low, if there was much in the queues.
         knee = math.sqrt((self.knee or self.limit) * self.limit / _CUT)
-        return replace(self, limit=limit, knee=knee, is_falling=False)
+        return self._replace(limit=limit, knee=knee, is_falling=False)
 
     def _within(self, limit: float, seen: Seen) -> float:
         limit = max(limit, seen.floor)
@@ -198,8 +194,8 @@ class Pace:
         return self.low_for >= self.doubt or self.again_in <= 0
 
     def _begin_probe(self, seen: Seen) -> Pace:
-        gauges = {name: replace(gauge, alone=Interval()) for name, gauge in self.gauges.items()}
-        return replace(self, gauges=gauges, probe=0.0, resume_at=self.limit, limit=seen.floor, low_for=0.0)
+        gauges = {name: gauge._replace(alone=Interval()) for name, gauge in self.gauges.items()}
+        return self._replace(gauges=gauges, probe=0.0, resume_at=self.limit, limit=seen.floor, low_for=0.0)
 
     def _probing(self, seen: Seen) -> Pace:
         lasted = (self.probe or 0.0) + seen.seconds
@@ -207,8 +203,8 @@ class Pace:
         # What was on its way when it began is not counted.
         if lasted - seen.seconds >= _SETTLE_SECONDS:
             for name, interval in seen.intervals.items():
-                gauges[name] = replace(gauges[name], alone=gauges[name].alone.plus(interval))
-        now = replace(self, probe=lasted, gauges=gauges)
+                gauges[name] = gauges[name]._replace(alone=gauges[name].alone.plus(interval))
+        now = self._replace(probe=lasted, gauges=gauges)
         requests = sum(gauge.alone.operations for gauge in gauges.values())
         if lasted < _PROBE_SECONDS or (requests < _ENOUGH_REQUESTS and lasted < _LONGEST_PROBE):
             return now
@@ -219,8 +215,7 @@ class Pace:
         is_slower = any(gauge.rung > self.gauges[name].rung for name, gauge in gauges.items())
         has_lifted = any(gauge.is_lifted for gauge in gauges.values())
         again_after = min(_MOST_AGAIN, 2 * self.again_after) if has_lifted and not is_slower else _AGAIN_SECONDS
-        return replace(
-            self,
+        return self._replace(
             gauges=gauges,
             probe=None,
             limit=self.resume_at,

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from enum import Enum
 from typing import Mapping, Sequence
 
@@ -118,7 +117,7 @@ def _without_job(disk: Disk, base_index: int) -> Step:
     if is_done(disk, base_index):
         return Step.DONE
     # Where nothing else is wrong, libvirt's own pull has nothing left to copy, and tells libvirt how the chain is.
-    if is_done(replace(disk, stale_view=None), base_index):
+    if is_done(disk._replace(stale_view=None), base_index):
         return Step.PULL
     # Where QEMU uses no other image and the disk still needs one, a stream would copy nothing and say it had.
     return Step.REFUSE

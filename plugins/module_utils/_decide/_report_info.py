@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Collection
+from typing import Any, Collection, NamedTuple
 
 from .._model._disk import Disk
 from .._model._errors import Failure
@@ -19,8 +18,7 @@ from ._failures import failure_to_result
 from ._report import disk_to_result, vm_to_result
 
 
-@dataclass(frozen=True)
-class Informed:
+class Informed(NamedTuple):
     """What block_stream_info found. ``skipped`` are sockets of VMs that are off, and doubles, in words.
 
     ``remote`` are the devices (``st_dev``) that are file systems of other hosts.

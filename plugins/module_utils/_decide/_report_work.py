@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from .._model._errors import Failure
 from .._model._files import FreeSpaces
@@ -23,8 +22,7 @@ from ._report import disk_to_result, vm_to_result
 from ._verdict import Verdict
 
 
-@dataclass(frozen=True)
-class Populated:
+class Populated(NamedTuple):
     """What block_stream did: the outcomes, and for each the verdicts on the images that left its chain.
 
     ``vms`` are all that answered, those as they are now on which something was populated.

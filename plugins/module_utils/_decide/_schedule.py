@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from enum import Enum
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from .._model._errors import WrongRequest
 from .._model._files import FreeSpaces
@@ -60,8 +59,7 @@ def in_order(lanes: Sequence[Sequence[Target]], request: Request) -> list[Target
     return sorted(ordered, key=lambda target: turn(target, request) is not Turn.COUNTS)
 
 
-@dataclass(frozen=True)
-class _Lane:
+class _Lane(NamedTuple):
     """Disks of one VM that share nodes, each with at least one of the others."""
 
     nodes: frozenset[tuple[str, str]]
@@ -124,8 +122,7 @@ def leave_out_crowded(
     return tuple(target for target in targets if target.key not in crowded), crowded
 
 
-@dataclass(frozen=True)
-class _Claim:
+class _Claim(NamedTuple):
     """What a stream that would start may write, and what its file system has left."""
 
     target: Target

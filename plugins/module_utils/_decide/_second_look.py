@@ -10,7 +10,6 @@ shows is what is so.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Sequence
 
 from .._model._errors import Failure, MonitorUnusable, StreamFailed
@@ -41,7 +40,7 @@ def confirm(outcome: Outcome, vms: Sequence[Vm], failures: Sequence[Failure], ba
         return _unknown(outcome, Failure(MonitorUnusable.__name__, f"{planned.monitor}: {successor}", planned.monitor))
     disk = vm.disk(outcome.disk.key)
     if disk is None or not disk.chain:
-        return _disproved(replace(outcome, vm=vm))
+        return _disproved(outcome._replace(vm=vm))
     now = outcome.seen(vm, disk, base_index_of(vm, disk, base))
     if not is_done(now.disk, now.base_index):
         return _disproved(now)
@@ -58,12 +57,12 @@ def _vm_at(monitor: str, vms: Sequence[Vm]) -> Vm | None:
 
 def _unknown(outcome: Outcome, failure: Failure) -> Outcome:
     message = f"{_label(outcome)}: said to be populated, but QEMU, asked again, does not answer: {failure.message}"
-    return replace(outcome, is_unknown=True, error=replace(failure, message=message))
+    return outcome._replace(is_unknown=True, error=failure._replace(message=message))
 
 
 def _disproved(outcome: Outcome) -> Outcome:
     message = f"{_label(outcome)}: said to be populated, but QEMU, asked again, does not show it"
-    return replace(outcome, error=Failure(StreamFailed.__name__, message, outcome.vm.identity.monitor))
+    return outcome._replace(error=Failure(StreamFailed.__name__, message, outcome.vm.identity.monitor))
 
 
 def _label(outcome: Outcome) -> str:

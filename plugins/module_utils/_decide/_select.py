@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Collection, Sequence, Tuple
+from typing import Collection, NamedTuple, Sequence, Tuple
 
 from .._model._disk import Disk
 from .._model._errors import DiskGone, Failure, MonitorUnusable, WrongRequest
@@ -25,8 +24,7 @@ _Id = Tuple[str, str]
 _WILDCARDS = re.compile(r"[*?[]")
 
 
-@dataclass(frozen=True)
-class Selected:
+class Selected(NamedTuple):
     """What a selection means: the VMs, their disks in the order of VMs and disks, and names that fit nothing."""
 
     vms: tuple[Vm, ...]

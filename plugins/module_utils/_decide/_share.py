@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Sequence
 
 from .._model._errors import MonitorLost, MonitorSilent
@@ -35,7 +34,7 @@ def share(request: Request, streams: int, left: int | None = None) -> Request:
         part = max(1, total // max(1, streams))
     if request.speed:
         part = min(part, request.speed) if part else request.speed
-    return replace(request, speed=part)
+    return request._replace(speed=part)
 
 
 def streams_at_first(lanes: Sequence[Sequence[Target]], request: Request) -> list[Target]:

@@ -9,8 +9,7 @@ What speaks against it makes it *not free*; what cannot be seen, read or asked m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from .._model._disk import Image
 from .._model._files import FileId, Granted, KnownFile, Lease, Users
@@ -40,8 +39,7 @@ _NOT_ALL_SEEN = (
 )
 
 
-@dataclass(frozen=True)
-class LeftImage:
+class LeftImage(NamedTuple):
     """An image that left a chain, and the disk that it has left.
 
     ``id`` is the file that QEMU had open; None where that is not proven. ``top`` is the active image of the disk, and
@@ -63,8 +61,7 @@ class LeftImage:
         return KnownFile(self.image.file, self.id)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The verdict on one image.
 
     ``free`` is None for unknown, and ``reason`` is None only where ``free`` is true. ``pids`` are the processes that
@@ -104,10 +101,10 @@ def judge(
     path = left.image.file or left.image.path
     verdict = Verdict(path, free, reason, _pids(lease, users))
     if left.id is not None:
-        verdict = replace(verdict, device=left.id.device, inode=left.id.inode)
+        verdict = verdict._replace(device=left.id.device, inode=left.id.inode)
     # A warning for who may delete it; what is not free has a stronger word against it.
     if free and off and search is None:
-        verdict = replace(verdict, notes=(_note_on(off),))
+        verdict = verdict._replace(notes=(_note_on(off),))
     return verdict
 
 

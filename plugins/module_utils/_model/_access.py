@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable, ContextManager, Protocol
+from typing import Any, Callable, ContextManager, NamedTuple, Protocol
 
 from ._files import FileId, Lease, Users
 
 
-@dataclass(frozen=True)
-class Rights:
+class Rights(NamedTuple):
     """Who may open a file. ``context`` is its SELinux context, empty where it has none; None where SELinux is off."""
 
     owner: int
@@ -26,8 +24,7 @@ class Rights:
         return {"uid": self.owner, "gid": self.group, "mode": f"{self.mode:04o}", "secontext": self.context or None}
 
 
-@dataclass(frozen=True)
-class WantedRights:
+class WantedRights(NamedTuple):
     """What the rights shall be; None for what stays. ``mode`` tells the permissions from those that there are."""
 
     owner: int | None = None
@@ -36,8 +33,7 @@ class WantedRights:
     setype: str | None = None
 
 
-@dataclass(frozen=True)
-class AskedImage:
+class AskedImage(NamedTuple):
     """The image that is meant: below one of the folders, and the very file ``id`` unless that is None."""
 
     path: str
@@ -45,8 +41,7 @@ class AskedImage:
     id: FileId | None = None
 
 
-@dataclass(frozen=True)
-class FoundImage:
+class FoundImage(NamedTuple):
     """What is under the name. ``links`` are its names in its file system, ``kind`` says what it is, in words."""
 
     id: FileId
@@ -55,8 +50,7 @@ class FoundImage:
     kind: str = "a regular file"
 
 
-@dataclass(frozen=True)
-class Revoked:
+class Revoked(NamedTuple):
     """What was done, or in check mode would be."""
 
     path: str

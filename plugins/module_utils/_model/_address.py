@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Sequence, Union
+from typing import NamedTuple, Sequence, Union
 
 from ._errors import WrongRequest
 
@@ -21,8 +20,7 @@ _PATH_AND_OPTIONS = re.compile(r"((?:[^,]|,,)*)(?:,(.*))?", re.DOTALL)
 _MAGIC = re.compile(r"[*?[]")
 
 
-@dataclass(frozen=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """A UNIX socket; ``path`` is as the kernel has it: the name of an abstract one is behind a NUL.
 
     ``is_literal``: it was said to be a path, and stands for nothing else.
@@ -47,14 +45,16 @@ class UnixAddress:
         return not self.is_abstract and not self.is_literal and may_be_pattern(self.path)
 
 
-@dataclass(frozen=True)
-class TcpAddress:
+class TcpAddress(NamedTuple):
     """A host, without the brackets of an IPv6 address, and a port."""
 
     host: str
     port: int
 
-    may_be_glob = False
+    @property
+    def may_be_glob(self) -> bool:
+        """It stands for itself only."""
+        return False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 from ._errors import AnswersDiffer
 from ._files import Bound, FileId, Named
@@ -35,8 +34,7 @@ FILTERS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """One image of a backing chain.
 
     ``path`` is the file name that QEMU reports, ``filename`` its own spelling, which may be ``json:``. ``virtual_size``
@@ -54,7 +52,7 @@ class Image:
     nodes: tuple[str, ...] = ()
     filename: str = ""
     backing_name: str = ""
-    bound: Bound = field(default_factory=Bound)
+    bound: Bound = Bound()
     data: Bound | None = None
 
     @property
@@ -105,8 +103,7 @@ class Image:
         return self.bound.inode.identity in files
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """One entry of ``query-block``: ``chain`` is top first, and empty where there is no medium.
 
     ``hidden_backing`` is the node of a backing chain that QEMU does not show, because a raw node stands above it.

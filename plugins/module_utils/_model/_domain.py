@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 from ._disk import Disk
 from ._errors import MonitorUnusable
@@ -20,8 +19,7 @@ _NODE = re.compile(r"libvirt-(\d+)-(?:format|storage)")
 _JOB = re.compile(rf"[a-z]+-(.+)-{_NODE.pattern}")
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A guest in libvirt's list, running or off."""
 
     name: str
@@ -29,17 +27,16 @@ class Listed:
     is_active: bool
 
 
-@dataclass(frozen=True)
-class DomainDisk:
+class DomainDisk(NamedTuple):
     """A ``<disk>`` of a running guest.
 
-    ``target`` is what libvirt and its users call it (``vda``), ``alias`` the id of its device in QEMU, ``index`` the
-    number of its active image. ``below`` are the images under that one, as libvirt knows them, top first.
+    ``target`` is what libvirt and its users call it (``vda``), ``alias`` the id of its device in QEMU, ``source_index``
+    the number of its active image. ``below`` are the images under that one, as libvirt knows them, top first.
     """
 
     target: str
     alias: str
-    index: str
+    source_index: str
     below: tuple[str, ...]
 
 
@@ -65,7 +62,7 @@ def _read_disk(element: ET.Element) -> DomainDisk:
     return DomainDisk(
         target=_attribute(element.find("target"), "dev"),
         alias=_attribute(element.find("alias"), "name"),
-        index=_attribute(element.find("source"), "index"),
+        source_index=_attribute(element.find("source"), "index"),
         below=tuple(below),
     )
 
@@ -97,7 +94,7 @@ def as_libvirt_knows(disks: Sequence[Disk], known: Sequence[DomainDisk]) -> tupl
     for disk in disks:
         for each in known:
             if _is_same(disk, each):
-                disk = replace(disk, target=each.target, stale_view=_stale_view(disk, each))
+                disk = disk._replace(target=each.target, stale_view=_stale_view(disk, each))
         told.append(disk)
     return tuple(told)
 
@@ -108,8 +105,8 @@ def is_behind(disks: Sequence[Disk]) -> bool:
 
 
 def _is_same(disk: Disk, known: DomainDisk) -> bool:
-    if disk.chain and known.index:
-        return index_of_node(disk.top.node_name) == known.index
+    if disk.chain and known.source_index:
+        return index_of_node(disk.top.node_name) == known.source_index
     return bool(known.alias) and disk.qdev_id == known.alias
 
 

@@ -32,7 +32,7 @@ Every message is a whole sentence without its subject; who catches it says which
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class QmpError(Exception):
@@ -131,8 +131,7 @@ class TimeIsUp(QmpError):
     """The wait is over; the job is not."""
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """An error for the user: a whole sentence, and the leaf of the tree, so that nobody has to parse the sentence.
 
     ``monitor`` is that of the VM that it is about, ``key`` the disk; None where it is about more than one.

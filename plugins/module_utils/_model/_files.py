@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Mapping, Optional, Tuple
+from typing import Literal, Mapping, NamedTuple, Optional, Tuple
 
 # What an image can be on, and all else: sockets, terminals, folders.
 Kind = Literal["regular", "block", "other"]
 
 
-@dataclass(frozen=True)
-class FreeSpace:
+class FreeSpace(NamedTuple):
     """The file system that an image lies on: which one, and the bytes free for a writer."""
 
     device: int
@@ -26,16 +24,14 @@ class FreeSpace:
 FreeSpaces = Mapping[Tuple[str, str], Optional[FreeSpace]]
 
 
-@dataclass(frozen=True)
-class FileId:
+class FileId(NamedTuple):
     """A file whatever it is called: links, bind mounts and a new name change nothing."""
 
     device: int
     inode: int
 
 
-@dataclass(frozen=True)
-class Inode:
+class Inode(NamedTuple):
     """What is behind a name or a descriptor.
 
     ``number`` is that of a block device (``st_rdev``), else 0. ``deleted``: no name of it is left in its file system.
@@ -55,8 +51,7 @@ class Inode:
         return self.kind, self.id.device, self.id.inode
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """One open file of a process, as /proc/PID/fd and fdinfo tell.
 
     ``path`` is where the kernel says that it is, without its `` (deleted)``, which ``unlinked`` stands for: the name
@@ -79,8 +74,7 @@ class Descriptor:
         return self.inode.kind != "other" and not self.path_only
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """A file name as a process finds it, in its own root and working directory.
 
     ``inode`` is what is there now, and ``path`` what the kernel would call it, links followed. Where nothing is there,
@@ -100,8 +94,7 @@ class Named:
         return self.inode is not None or self.here is not None or self.inode_here is not None
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What a process has open, and what file names mean to it; ``descriptors`` is None where it cannot be seen.
 
     ``why`` then says so. ``names`` has an entry for every name that was asked for, but for those in ``fdsets``.
@@ -109,12 +102,11 @@ class Survey:
 
     descriptors: tuple[Descriptor, ...] | None
     names: Mapping[str, Named]
-    fdsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fdsets: Mapping[str, tuple[int, ...]] = {}
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """The file that QEMU has open behind a name that it reports.
 
     ``inode`` and ``descriptors`` (QEMU's own, open for real) are None and empty where that is not proven, and ``why``
@@ -136,8 +128,7 @@ class Bound:
         return self.inode.id
 
 
-@dataclass(frozen=True)
-class KnownFile:
+class KnownFile(NamedTuple):
     """A file by its name, and by what was found there once; ``id`` is None where that could not be told."""
 
     path: str
@@ -155,8 +146,7 @@ class Granted(Enum):
     NOT_REGULAR = "the name leads to a device, or to something else that is no regular file"
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """The answer of the kernel, and what it is worth.
 
     ``file_system`` is the name of its type (``ext4``): on some of them other hosts may have the file open. ``why`` says
@@ -168,15 +158,14 @@ class Lease:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Users:
+class Users(NamedTuple):
     """Who has a file open or mapped, as far as it can be found: that nobody was found proves nothing.
 
     ``processes`` are their names by pid, ``kernel`` are the kernel's own users (``loop0``, ``swap``). ``saw_all`` tells
     whether every process that is listed could be looked at.
     """
 
-    processes: Mapping[int, str] = field(default_factory=dict)
+    processes: Mapping[int, str] = {}
     kernel: tuple[str, ...] = ()
     saw_all: bool = True
 

@@ -11,8 +11,7 @@ never sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Collection, Iterable, Mapping, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ._reader import EDGES, NODES, Members, unfit
 
@@ -22,8 +21,7 @@ _COMMAND = "x-debug-query-block-graph"
 _MOST_INSERTED = 16
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(NamedTuple):
     """The block graph at one moment.
 
     ``below``: node name to its children by role (``file``, ``backing``...).
@@ -108,8 +106,7 @@ class Graph:
         return parts
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """What QEMU calls a node of the graph: a block node, a job, or a device or export."""
 
     id: int

@@ -11,8 +11,7 @@ beyond the bytes that were given. The layouts are those of docs/interop/qcow2.rs
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Iterator, Union
+from typing import Iterator, NamedTuple, Union
 
 # So many bytes are enough: QEMU writes its headers without gaps, and their names have at most 1023 bytes.
 HEADER_BYTES = 65_536
@@ -28,8 +27,7 @@ _QED_BACKING, _QED_RAW_BACKING = 1, 4
 _QED_KNOWN = 7
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What QEMU would find in a file that it opens anew.
 
     ``backing`` and ``backing_format`` are empty where the header names none. ``data_file`` is the name of an external
@@ -47,8 +45,7 @@ class Header:
     virtual_size: int | None = None
 
 
-@dataclass(frozen=True)
-class NoHeader:
+class NoHeader(NamedTuple):
     """It is not known what the header says."""
 
     why: str

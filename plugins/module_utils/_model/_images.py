@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, NamedTuple
 
 from ._disk import is_local
 from ._files import Inode, KnownFile
@@ -34,8 +33,7 @@ _CHILDREN = ("file", "backing", "data-file")
 _OWN_DIRECTORY = "by a relative name, which QEMU takes from its own working directory"
 
 
-@dataclass(frozen=True)
-class Naming:
+class Naming(NamedTuple):
     """The files that an image names, a relative name as seen from the folder of the image.
 
     ``why`` says why it may need others as well; it is empty where ``names`` are all.
@@ -45,16 +43,14 @@ class Naming:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(NamedTuple):
     """A file or a folder of which it is not known, or not wholly, what it names."""
 
     path: str
     why: str
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """An image that was asked about: what has its name now, None where nothing does, and what was found of it."""
 
     inode: Inode | None = None
@@ -63,8 +59,7 @@ class Asked:
     same_as: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """What the images in some folders say of the images that were asked about.
 
     ``unread_count`` may be more than the number of ``unread``, which are the first of them.

@@ -11,8 +11,7 @@ vanish: it waits at ``pending``. One that vanished failed or was cancelled, and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Collection
+from typing import Any, Collection, NamedTuple
 
 from ._disk import Disk
 from ._reader import MESSAGE, Members
@@ -24,8 +23,7 @@ _OUR_PREFIX = "populate-"
 ENDINGS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One entry of ``query-block-jobs``.
 
     ``offset`` of ``len`` is a position in the disk in bytes, not an amount copied. ``speed`` is bytes per second, 0 is
@@ -92,8 +90,7 @@ class Job:
         return f"job {self.id} is {self.status} at {self.offset} of {self.len} bytes{reason}"
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """How a job ended, at ``offset``. ``error`` is QEMU's reason; a failed job *completes*, with an error."""
 
     cancelled: bool
@@ -101,8 +98,7 @@ class Ending:
     offset: int | None = None
 
 
-@dataclass(frozen=True)
-class JobEvent:
+class JobEvent(NamedTuple):
     """An event of a job: a reason to look at it, and, where it tells of the job's end, how that was."""
 
     ending: Ending | None = None
@@ -124,8 +120,7 @@ class JobEvent:
         )
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """The order to stream into ``node``, down to ``base_node`` (None: all of the chain).
 
     ``backing_file`` is what the header calls the base then; None leaves that to QEMU. ``speed`` is bytes per second;

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, NamedTuple
 
 from ._reader import BINS, DISKS, Members, items_of
 
@@ -15,16 +14,14 @@ from ._reader import BINS, DISKS, Members, items_of
 _PREFIXES = {"read": "rd", "write": "wr", "flush": "flush"}
 
 
-@dataclass(frozen=True)
-class Histogram:
+class Histogram(NamedTuple):
     """How many requests took how long: ``bins`` has one more, those below, between and above the ``boundaries``."""
 
     boundaries: tuple[int, ...]
     bins: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """The requests of one kind that were served since the device is there, and the time that they took together.
 
     ``histogram`` is None where nobody has asked QEMU for one.
@@ -35,16 +32,14 @@ class Served:
     histogram: Histogram | None = None
 
 
-@dataclass(frozen=True)
-class GuestDevice:
+class GuestDevice(NamedTuple):
     """A device of the guest, by its path or id; ``served`` has an entry for each kind of requests."""
 
     qdev: str
     served: Mapping[str, Served]
 
 
-@dataclass(frozen=True)
-class Paced:
+class Paced(NamedTuple):
     """How fast the streams of a task were, and why: what a later look of it goes on from.
 
     ``lifted`` are the requests of guests that are slow by themselves: monitor, device, kind, and the place in the

@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 from ._files import Bound, Kind
 
@@ -18,8 +17,7 @@ FORMATS = ("qcow2", "qed", "raw")
 _L2_CACHE = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One image of a chain, the top first: ``filename`` in QEMU's own spelling, ``bound`` what QEMU has open there.
 
     ``data_file`` is what it has open as the external data file of the image.
@@ -32,8 +30,7 @@ class Layer:
     data_file: Bound | None = None
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The open files of one layer: numbers of our own descriptors, which qemu-img inherits."""
 
     format: str
@@ -43,8 +40,7 @@ class Source:
     data_kind: Kind = "regular"
 
 
-@dataclass(frozen=True)
-class MapTotals:
+class MapTotals(NamedTuple):
     """How many bytes of a disk lie at which depth of its chain, and whether anything would change without them.
 
     That is so of data, and of zeros that hide what the image that stays may have in the same place.
@@ -62,8 +58,7 @@ class MapTotals:
         return sum(self.bytes_at.values())
 
 
-@dataclass(frozen=True)
-class NoMap:
+class NoMap(NamedTuple):
     """It is not known where the data lies."""
 
     why: str

@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """The process at the other end of a UNIX socket.
 
     ``pid`` is the process that has the other end of this very connection open, if ``serves``. Where that cannot be seen
@@ -53,8 +52,7 @@ class Peer:
         return f"{self.program or 'a process'} (pid {self.pid})"
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """The user that must run the QEMU behind a monitor; ``name`` as it was given, which may be the uid."""
 
     name: str

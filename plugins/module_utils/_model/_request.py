@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, Tuple
+from typing import Literal, NamedTuple, Tuple
 
 from ._errors import WrongRequest
 from ._latency import Paced
@@ -20,8 +19,7 @@ Limit = Literal["wait_timeout", "until"]
 OnError = Literal["report", "stop", "enospc", "ignore"]
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Which disks of which VMs are meant, by names and patterns.
 
     ``disks`` None is every disk there is, also one that cannot be populated. Without ``vms`` all VMs are meant;
@@ -40,8 +38,7 @@ class Selection:
         return names
 
 
-@dataclass(frozen=True)
-class BoundVm:
+class BoundVm(NamedTuple):
     """A VM that an earlier look has found, and the keys of its disks that are meant.
 
     ``pid`` is the process that serves the monitor, and ``started`` its start, for a pid is given again when its process
@@ -65,8 +62,7 @@ BoundVms = Tuple[BoundVm, ...]
 Key = Tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """How long a task waits for its streams, and what happens to those that are not done then.
 
     ``timeout`` is None for as long as it takes; ``limit`` is the option that it comes from, and ``until`` the time by
@@ -90,7 +86,7 @@ class Waiting:
         seconds = max(0.0, self.until - now)
         if self.timeout is not None and self.timeout <= seconds:
             return self
-        return replace(self, timeout=seconds, limit="until")
+        return self._replace(timeout=seconds, limit="until")
 
     @property
     def over(self) -> str:
@@ -103,8 +99,7 @@ class Waiting:
         return None if self.increment is None else self.cursor + self.increment
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What was asked for, of every selected disk. ``speed`` None leaves a limit as it is; 0 is no limit.
     ``total_speed`` is that of all streams together.
 
@@ -127,7 +122,7 @@ class Request:
     guest_latency: int | None = None
     paced: Paced | None = None
     goes_on: bool = False
-    waiting: Waiting = field(default_factory=Waiting)
+    waiting: Waiting = Waiting()
 
 
 def check_path(option: str, path: str) -> None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import (
     Any,
     AsyncContextManager,
@@ -15,6 +14,7 @@ from typing import (
     Collection,
     ContextManager,
     Mapping,
+    NamedTuple,
     Protocol,
     Sequence,
 )
@@ -271,15 +271,14 @@ class Host(Protocol):
 OpenLink = Callable[[str], AsyncContextManager[Link]]
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The VMs that a call is about.
 
     ``wanted``: their addresses, and whether each was named outright, so that a VM that is off is a failure. ``skipped``
     tells, in words, of what was not found. ``off`` are addresses of VMs that are known to be off.
     """
 
-    wanted: Mapping[str, bool] = field(default_factory=dict)
+    wanted: Mapping[str, bool] = {}
     skipped: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     off: tuple[str, ...] = ()

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._reader import EXPORTS, IOTHREADS, items_of
 
@@ -18,8 +17,7 @@ _OUR_PREFIX = "populate-ahead"
 LOCK = "populate-ahead-no-migration"
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(NamedTuple):
     """One entry of ``query-block-exports``; ``type`` is ``nbd``, ``vhost-user-blk``..."""
 
     id: str
@@ -31,8 +29,7 @@ class Export:
         return self.id.startswith(_OUR_PREFIX)
 
 
-@dataclass(frozen=True)
-class Serving:
+class Serving(NamedTuple):
     """The exports of a VM's QEMU, and whether it has threads of its own for the I/O of devices."""
 
     has_iothreads: bool = False

@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._disk import Disk
 from ._job import Job
 from ._vm import Vm
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A selected disk of a VM; ``base_index`` is the place of the image that stays as the backing image.
 
     ``is_named``: the user named it outright, and not only with all others. ``ahead`` is how many requests to read ahead

@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, Collection, Mapping, Sequence
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
 from ._address import DomainName
 from ._disk import Disk
@@ -22,8 +21,7 @@ from ._serving import Serving
 _NO_UUID = "00000000-0000-0000-0000-000000000000"  # QEMU's word for "none given"
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """What does not change while the VM runs. ``peer`` serves the monitor; None where that is reached over TCP.
 
     ``monitor`` is the address by which the VM was reached: of its monitor, or a ``DomainName``.
@@ -78,8 +76,7 @@ class Identity:
         return None
 
 
-@dataclass(frozen=True)
-class Sight:
+class Sight(NamedTuple):
     """What a monitor shows of a VM at one moment; its images have the names by which QEMU knows them.
 
     ``fdsets`` are the file descriptors of each set that was passed to QEMU, by its id, where an image uses one.
@@ -90,7 +87,7 @@ class Sight:
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
-    fdsets: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    fdsets: Mapping[int, Sequence[int]] = {}
     serving: Serving | None = None
 
     @property
@@ -99,8 +96,7 @@ class Sight:
         return any(disk.uses_fdsets for disk in self.disks)
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(NamedTuple):
     """The last migration of a VM, or saving of its state.
 
     ``mark`` tells it from others, and is empty where there was none. ``is_under_way``: at its end QEMU gives its images
@@ -111,8 +107,7 @@ class Migration:
     is_under_way: bool
 
 
-@dataclass(frozen=True)
-class Vm:
+class Vm(NamedTuple):
     """The VM, its disks and its block jobs; its images are bound to files.
 
     ``meanings``: what is behind the names that the user gave, as this VM's QEMU and as this host finds them.
@@ -124,7 +119,7 @@ class Vm:
     disks: tuple[Disk, ...]
     jobs: tuple[Job, ...]
     graph: Graph
-    meanings: Mapping[str, Named] = field(default_factory=dict)
+    meanings: Mapping[str, Named] = {}
     serving: Serving | None = None
 
     def meaning(self, name: str) -> Named:

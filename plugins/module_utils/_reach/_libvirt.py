@@ -17,7 +17,6 @@ import functools
 import json
 import threading
 import traceback
-from dataclasses import replace
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Sequence, cast
 from urllib.parse import urlsplit
 
@@ -527,7 +526,7 @@ class DomainLink(QemuLink):
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the guest is, as libvirt has it, and what it looks like now."""
         identity, sight = await super().identify()
-        return replace(identity, name=str(self.address), uuid=self._guest.uuid, is_libvirts=True), sight
+        return identity._replace(name=str(self.address), uuid=self._guest.uuid, is_libvirts=True), sight
 
     async def look(self) -> Sight:
         """The disks and jobs of the guest as they are now, with libvirt's names for the disks.
@@ -539,12 +538,12 @@ class DomainLink(QemuLink):
             sight = await super().look()
             disks = as_libvirt_knows(sight.disks, await self._guest.disks())
             if not is_behind(disks) or asyncio.get_running_loop().time() >= patience:
-                return replace(sight, disks=disks)
+                return sight._replace(disks=disks)
             await asyncio.sleep(_POLL_SECONDS)
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone, and which of them libvirt has started."""
-        return tuple(replace(job, is_libvirts=bool(target_of_job(job.id))) for job in await super().jobs())
+        return tuple(job._replace(is_libvirts=bool(target_of_job(job.id))) for job in await super().jobs())
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job, libvirt's own through libvirt."""

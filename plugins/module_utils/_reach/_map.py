@@ -17,8 +17,7 @@ import os
 import shutil
 import sys
 import weakref
-from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from .._model._files import Bound, Kind
 from .._model._header import NoHeader, parse_header
@@ -51,8 +50,7 @@ os.execv(words[0], words)
 """
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """Whom a process runs as, and what it may therefore open."""
 
     uid: int

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Iterator, NamedTuple, Sequence
 
 # File systems behind a network. What a name does not tell counts as local, such as most of FUSE.
 _REMOTE = re.compile(r"nfs4?|cifs|smb3|ceph|afs|9p|lustre|gpfs|beegfs|fuse\.(glusterfs|sshfs|ceph|s3fs|mfs)")
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of mountinfo. ``layers`` are the folders that an overlay is made of, the upper one first.
 
     ``device`` is the ``st_dev`` of its files.

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, Sequence
 
 from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
@@ -107,7 +106,7 @@ class QemuLink:
         uuid = read_uuid(await self._ask("query-uuid"))
         version = read_version(await self._ask("query-version"))
         chardevs = read_chardevs(await self._ask("query-chardev"))
-        sight = replace(await self.look(), serving=await self.serving())
+        sight = (await self.look())._replace(serving=await self.serving())
         managed = is_libvirts(chardevs, sight.disks)
         return Identity(self.address, name, uuid, version, self.peer, managed), sight
 
@@ -126,7 +125,7 @@ class QemuLink:
         sight = Sight(status, read_disks(await self._ask("query-block"), graph), jobs, graph)
         if not sight.uses_fdsets:
             return sight
-        return replace(sight, fdsets=read_fdsets(await self._ask("query-fdsets")))
+        return sight._replace(fdsets=read_fdsets(await self._ask("query-fdsets")))
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone."""

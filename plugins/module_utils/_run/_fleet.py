@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, AsyncIterator, Sequence
 
 from .._decide._outcome import Outcome, not_begun, untouched
@@ -120,7 +119,7 @@ async def reconcile_all(targets: Sequence[Target], request: Request, open_link: 
     What fails for one disk stops no other.
     """
     # Not before: what the look at the VMs has taken is no more to be waited for by the clock.
-    now = replace(request, waiting=request.waiting.beginning_at(time.time()))
+    now = request._replace(waiting=request.waiting.beginning_at(time.time()))
     return await _Fleet(targets, now, open_link, host).run()
 
 
@@ -176,7 +175,7 @@ class _Fleet:
             await self._budget.join(target.key)
             outcome = await self._see_through(target)
             clock = asyncio.get_running_loop().time()
-            return replace(outcome, seconds=clock - began, clock=clock, felt=self._felt(target))
+            return outcome._replace(seconds=clock - began, clock=clock, felt=self._felt(target))
         finally:
             # A stream that goes on keeps its slot when nobody follows it any more; a failure must not hold back others.
             if outcome is None or outcome.job is None or outcome.job.paused or outcome.error is not None:
@@ -200,7 +199,7 @@ class _Fleet:
                     outcome = await reconcile(link, self._host, target, self._budget, self._deadline, outcome)
             except QmpError as error:
                 failure = await explain(target.label, error, target.vm.identity.monitor, self._host)
-                return replace(outcome or untouched(target, self._request), error=failure)
+                return (outcome or untouched(target, self._request))._replace(error=failure)
             if is_last or outcome.error is not None:
                 return outcome
             if outcome.gives_way and runs is not None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Sequence
 
 from .._decide._images import ImagesInformed
@@ -35,4 +34,4 @@ async def inform_of_images(
         # From now on that very file is meant.
         asked[KnownFile(file.path, None if each.inode is None else each.inode.id)] = each
     leases, users = await ask_who_has_open(asked, host)
-    return ImagesInformed(replace(search, asked=asked), leases, users, sighting.vms, warnings)
+    return ImagesInformed(search._replace(asked=asked), leases, users, sighting.vms, warnings)

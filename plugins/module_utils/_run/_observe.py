@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from .._decide._bind import bind
 from .._decide._domains import meant_domains
@@ -25,8 +24,7 @@ from .._model._vm import Identity, Sight, Vm
 _VISITS_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class Sighting:
+class Sighting(NamedTuple):
     """All that the monitors showed.
 
     ``skipped`` tells of VMs that are off, doubles, and who cannot be told apart; ``off`` are the sockets that nobody
@@ -76,8 +74,7 @@ async def observe(find: Find, open_link: OpenLink, host: Host, names: Sequence[s
     """Visit every VM that is found once, and leave its monitor free again; ``names`` as in ``identify``."""
     found = await find()
     sighting = await visit_all(found.wanted, open_link, host, names)
-    return replace(
-        sighting,
+    return sighting._replace(
         skipped=(*found.skipped, *sighting.skipped),
         failures=(*found.failures, *sighting.failures),
         off=(*found.off, *sighting.off),
@@ -116,7 +113,7 @@ async def explain(subject: str, error: QmpError, address: str, host: Host) -> Fa
     has_socket = not isinstance(address, DomainName)
     words = await host.who_serves(address) if has_socket and isinstance(error, MonitorSilent) else ""
     failure = Failure.of(error, f"{subject}: {error}. {words}" if words else f"{subject}: {error}")
-    return replace(failure, monitor=address)
+    return failure._replace(monitor=address)
 
 
 async def identify(link: Link, host: Host, names: Sequence[str] = ()) -> Vm:

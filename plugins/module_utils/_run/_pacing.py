@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import AsyncIterator, Mapping, Protocol, Sequence
 
 from .._decide._felt import Felt, felt_by
@@ -94,7 +94,7 @@ class Pacing:
     async def _begin(self, followed: Followed) -> None:
         if self.pace == Pace() and followed.speed:
             # A task that was killed has left a speed, which says more than a guess.
-            self.pace = replace(self.pace, limit=min(self.pace.limit, float(followed.speed * self._streams.count)))
+            self.pace = self.pace._replace(limit=min(self.pace.limit, float(followed.speed * self._streams.count)))
         address = followed.link.address
         if address not in self._guests:
             self._guests[address] = _Guest(followed.link)

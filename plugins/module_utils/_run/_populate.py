@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Collection, Mapping, Sequence
 
 from .._decide._fit import leave_out_unfit
@@ -54,7 +53,7 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
         selected = select(sighting.vms, selection, request.base)
         targets = selected.targets
         fit, left_out = leave_out_unfit(targets, request.base, populates=request.state == "populated")
-        sighting = replace(sighting, skipped=(*sighting.skipped, *selected.warnings, *left_out))
+        sighting = sighting._replace(skipped=(*sighting.skipped, *selected.warnings, *left_out))
         targets = fit
         crowded: Mapping[tuple[str, str], str] = {}
         if request.state == "populated" and request.check_space:
@@ -121,7 +120,7 @@ async def _ask_again(
             outcome = confirm(outcome, again.vms, again.failures, base)
         confirmed.append(outcome)
     now = {vm.identity.monitor: vm for vm in again.vms}
-    return confirmed, replace(sighting, vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
+    return confirmed, sighting._replace(vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
 
 
 async def _judged(  # what is known by now, and who knows more

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING, AsyncIterator, Awaitable, Callable, Mapping, cast
 
 from .._decide._backing import as_qemu_opens, choose_name, names_for_base
@@ -133,7 +132,7 @@ class _Visit:
         self._listeners = listeners
         self._watches: dict[str, JobWatch] = {}
         self._held: Held | None = None
-        self._now = replace(untouched(target, self._request), cursor=self._request.waiting.cursor)
+        self._now = untouched(target, self._request)._replace(cursor=self._request.waiting.cursor)
 
     @property
     def _request(self) -> Request:
@@ -143,18 +142,18 @@ class _Visit:
     async def run(self, earlier: Outcome | None) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
         if earlier is not None:
-            self._now = replace(earlier.left_alone(), cursor=self._request.waiting.cursor, watched="", gives_way=False)
+            self._now = earlier.left_alone()._replace(cursor=self._request.waiting.cursor, watched="", gives_way=False)
         try:
             await self._arrive(is_first=earlier is None)
         except QmpError as error:
             # Where the VM cannot be asked, or is another one, no job is known of.
-            return await self._failed(error, replace(self._now.vm, jobs=()))
+            return await self._failed(error, self._now.vm._replace(jobs=()))
         try:
             await self._advance()
             await self._settle()
         except QmpError as error:
             return await self._give_up(error)
-        return replace(self._now, cursor=self._now.next_cursor)
+        return self._now._replace(cursor=self._now.next_cursor)
 
     async def _advance(self) -> None:
         take: Mapping[Step, Callable[[], Awaitable[After]]] = {
@@ -193,7 +192,7 @@ class _Visit:
             if after in (After.LEAVE, After.GIVE_WAY):
                 return
             if after is After.STOP:
-                self._now = replace(self._now, is_stopping=True)
+                self._now = self._now._replace(is_stopping=True)
         raise MonitorUnusable(f"{_MOST_STEPS} steps led nowhere; what answers does not do what it says")
 
     async def _settle(self) -> None:
@@ -208,8 +207,8 @@ class _Visit:
 
     async def _failed(self, error: QmpError, vm: Vm, addition: str = "") -> Outcome:
         failure = await explain(self._target.label, error, self._link.address, self._host)
-        failure = replace(failure, message=failure.message + addition)
-        return replace(self._now, vm=vm, error=failure, cursor=self._now.next_cursor)
+        failure = failure._replace(message=failure.message + addition)
+        return self._now._replace(vm=vm, error=failure, cursor=self._now.next_cursor)
 
     async def _give_up(self, error: QmpError) -> Outcome:
         """Keep what was copied, and see what a failure left behind."""
@@ -222,7 +221,7 @@ class _Visit:
                 self._refuse_states()
                 await self._flush()  # so that a crash does not cost what was copied
         # It may be the monitor that failed. Then no job is known of.
-        self._now = replace(self._now, vm=replace(self._now.vm, jobs=()))
+        self._now = self._now._replace(vm=self._now.vm._replace(jobs=()))
         with contextlib.suppress(QmpError):
             await self._look()
         return await self._failed(error, self._now.vm, addition)
@@ -251,7 +250,7 @@ class _Visit:
             raise MonitorUnusable(f"{successor}. Run the task again")
         self._see(vm)
         if is_first:
-            self._now = replace(self._now, before=self._now.disk, left=())
+            self._now = self._now._replace(before=self._now.disk, left=())
         await self._end_stale_exports(vm)
         top = self._now.disk.top
         files = [top.bound] if top.data is None else [top.bound, top.data]
@@ -274,7 +273,7 @@ class _Visit:
     def _see(self, vm: Vm) -> None:
         disk = vm.disk(self._target.disk.key)
         if disk is None or not disk.chain:
-            self._now = replace(self._now, vm=vm)
+            self._now = self._now._replace(vm=vm)
             raise DiskGone("the disk is gone: it was unplugged, or its medium was ejected")
         base = self._request.base
         base_index = base_index_of(vm, disk, base)
@@ -310,7 +309,7 @@ class _Visit:
         await self._flush()
         if self._held is not None:
             self._held.forget()
-        self._now = replace(self._now, has_streamed=True)
+        self._now = self._now._replace(has_streamed=True)
         has_base = self._now.base_index < len(disk.chain)
         taken = [job.id for job in self._now.vm.jobs]
         stream = Stream(
@@ -323,7 +322,7 @@ class _Visit:
         )
         self._watch(stream.job_id)
         if self._held is not None:
-            self._now = replace(self._now, watched=stream.job_id)
+            self._now = self._now._replace(watched=stream.job_id)
         await self._stand_still()
         try:
             await self._link.start(stream)
@@ -331,7 +330,7 @@ class _Visit:
             await self._look()
             if self._now.job is None:
                 raise
-            self._now = replace(self._now, watched="")
+            self._now = self._now._replace(watched="")
             return After.GO_ON  # somebody else was faster: it is joined
         return await self._wait(stream.job_id, stream.speed)
 
@@ -372,7 +371,7 @@ class _Visit:
 
     async def _ask_state(self) -> None:
         """Refuse the VM's state as it is now: of a flush, too, QEMU may die once it has given its images away."""
-        self._now = replace(self._now, vm=replace(self._now.vm, status=await self._link.status()))
+        self._now = self._now._replace(vm=self._now.vm._replace(status=await self._link.status()))
         self._refuse_states()
 
     def _refuse_states(self) -> None:
@@ -460,13 +459,13 @@ class _Visit:
         totals = await self._host.read_map(now.vm.identity.pid, layers_of(now.disk), base_depth)
         left = None if isinstance(totals, NoMap) else left_below(totals, base_depth)
         if left == 0:
-            self._now = replace(now, proof="map")
+            self._now = now._replace(proof="map")
             return None
         if left is not None and isinstance(totals, MapTotals) and totals.opaque is None:
             return not_copied(left, now.disk)
         if was_migrated_since(job.id, (await self._link.migration()).mark):
             return not_proven(job)
-        self._now = replace(now, proof="job")
+        self._now = now._replace(proof="job")
         return None
 
     async def _is_lost(self, step: Step) -> bool:
@@ -485,7 +484,7 @@ class _Visit:
             raise never_copied(self._now.disk)
         await self._unless_over(self._link.cancel(job.id))
         await self._watch(job.id).end()
-        self._now = replace(self._now, has_streamed=False, restarts=self._now.restarts + 1)
+        self._now = self._now._replace(has_streamed=False, restarts=self._now.restarts + 1)
         return After.GO_ON
 
     async def _dismiss(self) -> After:
@@ -539,7 +538,7 @@ class _Visit:
             await self._write_out()
         except WriteBackFailed as error:
             failure = not_on_storage(error, self._now.job)
-            self._now = replace(self._now, doubt=str(error))
+            self._now = self._now._replace(doubt=str(error))
             raise failure from error
         return is_told
 
@@ -561,7 +560,7 @@ class _Visit:
             except CommandRefused as error:
                 kept.append(f"{node} ({error.reason})")
             else:
-                self._now = replace(self._now, released_nodes=(*self._now.released_nodes, node))
+                self._now = self._now._replace(released_nodes=(*self._now.released_nodes, node))
         if kept:
             self._note(f"QEMU keeps these nodes, and their files open: {', '.join(kept)}")
         if nodes:
@@ -598,7 +597,7 @@ class _Visit:
                 await writing
         position = f"job {job_id} has begun"
         if watch.last_seen is not None:
-            self._now = replace(self._now, cursor=watch.last_seen.offset)
+            self._now = self._now._replace(cursor=watch.last_seen.offset)
             position = watch.last_seen.position
         if end is WaitEnd.GONE:
             await self._check_ending(job_id)
@@ -617,7 +616,7 @@ class _Visit:
         return None if is_others or is_copied else self._budget.pacing
 
     def _give_way(self) -> After:
-        self._now = replace(self._now.left_alone(), gives_way=True, gave_way=True)
+        self._now = self._now.left_alone()._replace(gives_way=True, gave_way=True)
         return After.GIVE_WAY
 
     @contextlib.asynccontextmanager
@@ -645,7 +644,7 @@ class _Visit:
             try:
                 yield
             finally:
-                self._now = replace(self._now, ahead=found())
+                self._now = self._now._replace(ahead=found())
 
     def _tell_of_read_ahead(self, reason: str) -> None:
         self._note(f"nothing is read ahead of the stream, which goes on without it: {reason}")
@@ -669,7 +668,7 @@ class _Visit:
         """The job is gone. A failure is told by its event only; without one, the chain tells whether it succeeded."""
         ending = await self._watch(job_id).ending()
         if ending is not None and ending.offset is not None:
-            self._now = replace(self._now, cursor=ending.offset)
+            self._now = self._now._replace(cursor=ending.offset)
         is_wanted = self._request.state == "populated" and not self._now.is_stopping
         failure = failed_ending(ending, job_id, self._now.disk, self._now.cursor, is_wanted=is_wanted)
         if failure is not None:
@@ -681,6 +680,6 @@ class _Visit:
         """Take a job at its word that somebody else finished, unless something speaks against it."""
         if was_migrated_since(job_id, (await self._link.migration()).mark):
             doubt = cannot_be_proven(job_id)
-            self._now = replace(self._now, doubt=doubt)
+            self._now = self._now._replace(doubt=doubt)
             raise not_known_to_be_copied(doubt)
-        self._now = replace(self._now, proof="job")
+        self._now = self._now._replace(proof="job")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Callable  # noqa: UP035  # Python 3.8
 
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._plan import Step, next_step
@@ -58,7 +57,7 @@ class Qemu:
     def _end(self, *, succeeded: bool) -> None:
         self.job = None
         if succeeded:
-            self.disk = replace(self.disk, chain=self.disk.chain[:1] + self.disk.chain[self.base_index :])
+            self.disk = self.disk._replace(chain=self.disk.chain[:1] + self.disk.chain[self.base_index :])
             self.base_index = 1
 
     @property
@@ -82,23 +81,23 @@ class Qemu:
             return self._end(succeeded=self._chance("ends well", 1) == 0)
         happens = self._chance("goes on", 3)
         if happens == 0:
-            self.job = replace(running, status="pending")
+            self.job = running._replace(status="pending")
         elif happens == 1:
-            self.job = replace(running, status="paused", paused=True)
+            self.job = running._replace(status="paused", paused=True)
         elif happens == 2:
-            self.job = replace(running, status="concluded", error="failed")
+            self.job = running._replace(status="concluded", error="failed")
         else:
             self._end(succeeded=False)
         return None
 
     def _resume(self, asked: Request) -> None:
         assert self._present.paused, "a resume of what is not paused"
-        self.job = replace(self._present, status="running", paused=False, io_status="ok")
+        self.job = self._present._replace(status="running", paused=False, io_status="ok")
 
     def _retune(self, asked: Request) -> None:
         assert asked.speed is not None
         assert asked.speed != self._present.speed, "a speed that is set already"
-        self.job = replace(self._present, speed=asked.speed)
+        self.job = self._present._replace(speed=asked.speed)
 
     def _finalize(self, asked: Request) -> None:
         assert self._present.is_pending, "a job finalized that has not copied everything"
@@ -114,7 +113,7 @@ class Qemu:
     def _pause(self, asked: Request) -> None:
         assert asked.state == "paused"
         assert not self._present.paused
-        self.job = replace(self._present, status="paused", paused=True)
+        self.job = self._present._replace(status="paused", paused=True)
 
     def _cancel(self, asked: Request) -> None:
         assert asked.state == "aborted" or self.is_stopping, "a stream cancelled against the wish"

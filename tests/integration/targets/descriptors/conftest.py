@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab import images, product
@@ -60,7 +60,7 @@ class Disk:
         ]
         if data_file:
             found = bind([[data_file]], survey(self.vm.pid, [data_file], {}))
-            chain[0] = replace(chain[0], data_file=found[data_file])
+            chain[0] = chain[0]._replace(data_file=found[data_file])
         asked = read_map(self.vm.pid, chain, base_depth=base_depth, user=user, seconds=60, program=images.qemu_img())
         return asyncio.run(asked)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._backing import (
     as_qemu_opens,
@@ -20,7 +18,7 @@ from ansible_collections.virtops.qmp.tests.unit.fake_qemu import named
 def linked(*links: str) -> Disk:
     """A chain of three whose headers have these links."""
     top, mid, base = disk("top", "mid", "base").chain
-    return disk(replace(top, backing_name=links[0]), replace(mid, backing_name=links[1]), base)
+    return disk(top._replace(backing_name=links[0]), mid._replace(backing_name=links[1]), base)
 
 
 @pytest.mark.parametrize(

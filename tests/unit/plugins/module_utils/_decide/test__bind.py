@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._bind import bind
@@ -28,12 +27,12 @@ DEVICE, SAME_DEVICE = (Inode(FileId(device, 60), "block", number=77) for device 
 def opened(number: int, inode: Inode, path: str, **changes: object) -> Descriptor:
     """A descriptor that QEMU has opened for real, of an image that it locks and that this host has as well."""
     given = Descriptor(number, inode, path, here=path, writable=inode == TOP, locked=inode != LOG)
-    return replace(given, **changes)  # type: ignore[arg-type]
+    return given._replace(**changes)  # type: ignore[arg-type]
 
 
 def there(inode: Inode, path: str, **changes: object) -> Named:
     """A name that leads to an inode, for QEMU and for this host."""
-    return replace(Named(inode, path, here=path, inode_here=inode), **changes)  # type: ignore[arg-type]
+    return Named(inode, path, here=path, inode_here=inode)._replace(**changes)  # type: ignore[arg-type]
 
 
 def gone(path: str) -> Named:
@@ -116,31 +115,31 @@ def table(*rows: tuple[str, list[Descriptor], Mapping[str, Named], Bound]) -> py
     ),
     (
         "deleted",
-        [replace(TOP_OPEN, unlinked=True, here=None), LOG_OPEN],
+        [TOP_OPEN._replace(unlinked=True, here=None), LOG_OPEN],
         {"/vms/top": gone("/vms/top")},
         Bound(TOP, (3,), False, None, why="it was deleted"),
     ),
     (
         "replaced by a file that QEMU does not have open",
-        [replace(TOP_OPEN, unlinked=True, here=None), BASE_OPEN],
+        [TOP_OPEN._replace(unlinked=True, here=None), BASE_OPEN],
         {"/vms/top": there(FOREIGN, "/vms/top"), "/vms/base": BASE_THERE},
         Bound(TOP, (3,), False, None, why="another file has its name now"),
     ),
     (
         "replaced by its own base",
-        [replace(TOP_OPEN, unlinked=True, here=None), BASE_OPEN],
+        [TOP_OPEN._replace(unlinked=True, here=None), BASE_OPEN],
         {"/vms/top": there(BASE, "/vms/top"), "/vms/base": BASE_THERE},
         Bound(why="QEMU has another file open, too, that had this name before"),
     ),
     (
         "moved away, and its base put in its place",
-        [replace(TOP_MOVED, writable=False), BASE_OPEN],
+        [TOP_MOVED._replace(writable=False), BASE_OPEN],
         {"/vms/top": there(BASE, "/vms/top"), "/vms/base": BASE_THERE},
         Bound(why="two images of one chain would be one file: QEMU's files were exchanged"),
     ),
     (
         "two files that had the name were deleted",
-        [replace(TOP_OPEN, unlinked=True), opened(6, BASE, "/vms/top", unlinked=True)],
+        [TOP_OPEN._replace(unlinked=True), opened(6, BASE, "/vms/top", unlinked=True)],
         {"/vms/top": gone("/vms/top")},
         Bound(why="QEMU has several files open that had this name"),
     ),
@@ -176,7 +175,7 @@ def table(*rows: tuple[str, list[Descriptor], Mapping[str, Named], Bound]) -> py
     ),
     (
         "renamed, in a QEMU that does not lock",
-        [TOP_MOVED, replace(BASE_OPEN, locked=False)],
+        [TOP_MOVED, BASE_OPEN._replace(locked=False)],
         {"/vms/top": gone("/vms/top"), "/vms/base": BASE_THERE},
         Bound(same_file=False, why="there is no such file, and none that QEMU has open had this name"),
     ),
@@ -209,7 +208,7 @@ def test_one_name(descriptors: list[Descriptor], names: Mapping[str, Named], exp
             id="exchanged with its base",
         ),
         pytest.param(
-            [replace(TOP_MOVED, writable=False)],
+            [TOP_MOVED._replace(writable=False)],
             {"/vms/top": gone("/vms/top")},
             Bound(same_file=False, why="there is no such file, and none that QEMU has open had this name"),
             id="renamed, and not writable",
@@ -247,7 +246,7 @@ ELSEWHERE = "QEMU opened it from another directory or root"
     ),
     (
         "from such a directory, and deleted since",
-        [replace(TOP_OPEN, unlinked=True, here=None), BASE_OPEN],
+        [TOP_OPEN._replace(unlinked=True, here=None), BASE_OPEN],
         {"top": gone("/top"), "base": gone("/base")},
         Bound(TOP, (3,), False, None, ELSEWHERE),
     ),

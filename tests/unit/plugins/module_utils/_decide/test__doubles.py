@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,8 +21,8 @@ def seen_at(monitor: str, *disks: Any, **members: Any) -> Vm:
 
 
 OTHER_DISK = disk(image("other"), image("base"))
-RENAMED_OVER = disk(image(bound=replace(bound_to("/vms/top.qcow2"), inode=inode_of("/vms/other.qcow2"))), "base")
-RENAMED = disk(image(bound=replace(bound_to("/vms/top.qcow2"), file="/vms/new-name.qcow2")), "base")
+RENAMED_OVER = disk(image(bound=bound_to("/vms/top.qcow2")._replace(inode=inode_of("/vms/other.qcow2"))), "base")
+RENAMED = disk(image(bound=bound_to("/vms/top.qcow2")._replace(file="/vms/new-name.qcow2")), "base")
 LAUNCHER = qemu_process(812, program="launcher", serves=False)
 
 

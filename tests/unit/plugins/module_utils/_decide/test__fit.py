@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any, Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
@@ -156,7 +155,7 @@ def test_short_images_that_do_no_harm(sizes: tuple[int, ...], base_index: int) -
 def by_star(subject: Disk, name: str, **members: Any) -> Target:
     """A disk of the VM `name` that only the star has chosen."""
     who = {"identity": identity(name=name, monitor=f"/vms/{name}.qmp"), **members}
-    return replace(target(subject, **who), is_named=False)
+    return target(subject, **who)._replace(is_named=False)
 
 
 GOOD = by_star(disk(), "good")
@@ -167,7 +166,7 @@ GOOD = by_star(disk(), "good")
     [
         pytest.param(by_star(disk(), "x", status="inmigrate"), "incoming migration", id="incoming migration"),
         pytest.param(
-            replace(by_star(disk(), "x"), vm=vm(disk(), identity=identity(name="x", is_libvirts=True))),
+            by_star(disk(), "x")._replace(vm=vm(disk(), identity=identity(name="x", is_libvirts=True))),
             "libvirt manages this VM",
             id="libvirt",
         ),
@@ -210,7 +209,7 @@ def test_nothing_is_left_out_of_nothing() -> None:
     assert leave_out_unfit([], None) == ((), ())
 
 
-SAVED = replace(disk("top", "mid", "base"), snapshots=2)
+SAVED = disk("top", "mid", "base")._replace(snapshots=2)
 
 
 WAY_BACK = "`qemu-img rebase -u -b /vms/mid.qcow2 -F qcow2 /vms/top.qcow2`"
@@ -220,7 +219,7 @@ WAY_BACK = "`qemu-img rebase -u -b /vms/mid.qcow2 -F qcow2 /vms/top.qcow2`"
     ("subject", "words"),
     [
         pytest.param(target(SAVED), f"2 internal snapshots, which need /vms/mid.qcow2.*{WAY_BACK}", id="several"),
-        pytest.param(target(replace(SAVED, snapshots=1)), "an internal snapshot, which needs /vms/mid", id="one"),
+        pytest.param(target(SAVED._replace(snapshots=1)), "an internal snapshot, which needs /vms/mid", id="one"),
         pytest.param(target(SAVED, base_index=2), WAY_BACK, id="above a base"),
     ],
 )
@@ -237,8 +236,8 @@ def test_the_way_back_to_internal_snapshots_is_told(subject: Target, words: str)
         pytest.param(target(SAVED), False, id="no stream shall end"),
         pytest.param(by_star(SAVED, "x"), False, id="no stream shall end, and only the star chose it"),
         pytest.param(target(SAVED, base_index=1), True, id="nothing is dropped"),
-        pytest.param(by_star(replace(disk("top"), snapshots=2), "x"), True, id="populated already"),
-        pytest.param(by_star(replace(LONG, snapshots=None), "x"), True, id="unknown"),
+        pytest.param(by_star(disk("top")._replace(snapshots=2), "x"), True, id="populated already"),
+        pytest.param(by_star(LONG._replace(snapshots=None), "x"), True, id="unknown"),
     ],
 )
 def test_internal_snapshots_that_lose_nothing(subject: Target, populates: bool) -> None:
@@ -296,4 +295,4 @@ def test_what_would_not_go_wrong_is_not_refused(subject: Target) -> None:
 
 
 def refuse(subject: Target) -> None:
-    assert leave_out_unfit([replace(subject, is_named=True)], None)[0]
+    assert leave_out_unfit([subject._replace(is_named=True)], None)[0]

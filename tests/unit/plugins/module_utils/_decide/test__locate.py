@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._locate import (
     bind_disks,
@@ -106,7 +104,7 @@ def test_images_are_bound_to_what_qemu_has_open() -> None:
     assert names == ["/vms/top.qcow2", "/vms/base.qcow2", "/vms/other.qcow2"]
     opened = [Descriptor(10 + place, inode_of(name), name, writable=True) for place, name in enumerate(names)]
     survey = Survey(tuple(opened), {name: named(name) for name in names})
-    unbound = [replace(each, chain=tuple(replace(i, bound=Bound()) for i in each.chain)) for each in disks]
+    unbound = [each._replace(chain=tuple(i._replace(bound=Bound()) for i in each.chain)) for each in disks]
     bound = bind_disks(unbound, survey)
     assert [[each.id for each in found.chain] for found in bound] == [
         [inode_of(in_vms(each.path) or "").id for each in subject.chain] for subject in disks

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Callable  # noqa: UP035  # Python 3.8
 
 import pytest
@@ -36,7 +36,7 @@ def seen(count: int = 50, milliseconds: float = 1.0, *, rate: float = 1e12, most
 
 
 def pace(limit: float, **members: object) -> Pace:
-    return replace(Pace(), limit=limit * MIB, **members)  # type: ignore[arg-type]
+    return Pace()._replace(limit=limit * MIB, **members)  # type: ignore[arg-type]
 
 
 # -- One look ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +105,7 @@ def test_a_disk() -> None:
     ("bound", "path", "same_file"),
     [
         pytest.param(bound_to("/vms/new.qcow2"), "/vms/new.qcow2", True, id="renamed"),
-        pytest.param(replace(bound_to("/x"), file=None), "top.qcow2", False, id="no name on this host"),
+        pytest.param(bound_to("/x")._replace(file=None), "top.qcow2", False, id="no name on this host"),
         pytest.param(Bound(same_file=False), "top.qcow2", False, id="not what QEMU has open"),
         pytest.param(Bound(file="/vms/top.qcow2"), "/vms/top.qcow2", None, id="unknown"),
     ],

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import asking, disk, ta
 
 
 def outcome(**members: Any) -> Outcome:
-    return replace(untouched(target(), asking()), **members)
+    return untouched(target(), asking())._replace(**members)
 
 
 def test_an_outcome() -> None:
@@ -120,8 +119,8 @@ def test_has_changed(members: dict[str, Any], changed: bool) -> None:
 def test_what_a_guest_felt() -> None:
     """Latencies are told in milliseconds, and the disk by the name that people use."""
     felt = Felt(5_000_000, 7.04, 4_812_345.0, "/machine/peripheral/vda/virtio-backend", "write")
-    felt = replace(felt, paced=Paced(9, None, 1.0, 5.0, 60.0, 60.0, (("/m", "vda", "read", 4),)))
-    told = outcome_to_result(replace(untouched(target(), asking()), felt=felt), {}, ())["guest_latency"]
+    felt = felt._replace(paced=Paced(9, None, 1.0, 5.0, 60.0, 60.0, (("/m", "vda", "read", 4),)))
+    told = outcome_to_result(untouched(target(), asking())._replace(felt=felt), {}, ())["guest_latency"]
     paced = told.pop("paced")
     assert told == {
         "target": 5.0,
@@ -146,9 +145,9 @@ def test_what_a_guest_felt() -> None:
 def test_what_an_idle_guest_felt() -> None:
     """Nothing; and a device that is no disk any more has no other name."""
     outcome = untouched(target(), asking())
-    told = outcome_to_result(replace(outcome, felt=Felt(5_000_000, 0.0)), {}, ())["guest_latency"]
+    told = outcome_to_result(outcome._replace(felt=Felt(5_000_000, 0.0)), {}, ())["guest_latency"]
     assert (told["now"], told["disk"], told["kind"]) == (None, None, None)
     gone = Felt(5_000_000, 0.0, 1e6, "gone", "read", is_mean=True)
-    told = outcome_to_result(replace(outcome, felt=gone), {}, ())["guest_latency"]
+    told = outcome_to_result(outcome._replace(felt=gone), {}, ())["guest_latency"]
     assert (told["disk"], told["measure"]) == ("gone", "mean")
     assert outcome_to_result(outcome, {}, ())["guest_latency"] is None

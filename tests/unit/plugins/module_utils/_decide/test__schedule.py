@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._schedule import (
@@ -112,7 +111,7 @@ def crowd(*disks: Disk, running: Job | None = None) -> list[Target]:
 
 def starry(targets: Sequence[Target]) -> list[Target]:
     """The same disks, chosen by the star only."""
-    return [replace(each, is_named=False) for each in targets]
+    return [each._replace(is_named=False) for each in targets]
 
 
 def free_space(free: int, *numbers: int, device: int = 1) -> FreeSpaces:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Sequence  # noqa: UP035  # Python 3.8
 
 import pytest
@@ -220,9 +219,9 @@ def test_every_disk_of_no_vm() -> None:
 
 def test_a_path_is_one_of_the_vm() -> None:
     """A relative name means for each VM what its own QEMU finds."""
-    elsewhere = replace(WEB, meanings={"top.qcow2": Named(inode_of("/elsewhere/a-top.qcow2"))})
+    elsewhere = WEB._replace(meanings={"top.qcow2": Named(inode_of("/elsewhere/a-top.qcow2"))})
     other = named("db", disk(image("a-top", path="a-top.qcow2", file="/elsewhere/a-top.qcow2"), qdev="vda"))
-    found = replace(other, meanings={"link": Named(inode_of("/elsewhere/a-top.qcow2"))})
+    found = other._replace(meanings={"link": Named(inode_of("/elsewhere/a-top.qcow2"))})
     assert [each.vm.identity.label for each in chosen([elsewhere, found], ["link"]).targets] == ["db"]
 
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._outcome import Outcome, untouched
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._share import copies_on, share, streams_at_first
@@ -75,7 +73,7 @@ def test_streams_at_first(lanes: list[list[Target]], parallel: int, places: list
 
 def outcome(running: Job | None = None, kind: str | None = None) -> Outcome:
     found = untouched(target(running=running), asking())
-    return found if kind is None else replace(found, error=Failure(kind, "why"))
+    return found if kind is None else found._replace(error=Failure(kind, "why"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,20 +35,20 @@ FILE = {"driver": "file", "filename": "/vms/top"}
     ("layer", "fault"),
     [
         pytest.param(LAYER, "", id="qcow2"),
-        pytest.param(replace(LAYER, format="qed"), "", id="qed"),
-        pytest.param(replace(LAYER, format="vmdk"), "its format is vmdk", id="a descriptor that names files"),
-        pytest.param(replace(LAYER, format="raw"), "a raw image has no backing image", id="raw in the middle"),
-        pytest.param(replace(LAYER, bound=Bound(why="it was not found")), "it was not found", id="not bound"),
+        pytest.param(LAYER._replace(format="qed"), "", id="qed"),
+        pytest.param(LAYER._replace(format="vmdk"), "its format is vmdk", id="a descriptor that names files"),
+        pytest.param(LAYER._replace(format="raw"), "a raw image has no backing image", id="raw in the middle"),
+        pytest.param(LAYER._replace(bound=Bound(why="it was not found")), "it was not found", id="not bound"),
         pytest.param(
-            replace(LAYER, filename=spelled(driver="qcow2", file=FILE, backing={"driver": "raw"})), "", id="spelled out"
+            LAYER._replace(filename=spelled(driver="qcow2", file=FILE, backing={"driver": "raw"})), "", id="spelled out"
         ),
         pytest.param(
-            replace(LAYER, filename=spelled(driver="qcow2", file={"driver": "host_device", "filename": "/dev/sdb"})),
+            LAYER._replace(filename=spelled(driver="qcow2", file={"driver": "host_device", "filename": "/dev/sdb"})),
             "",
             id="a device, spelled out",
         ),
         *(
-            pytest.param(replace(LAYER, filename=name), "it is only a part of its file, or not directly on it", id=id)
+            pytest.param(LAYER._replace(filename=name), "it is only a part of its file, or not directly on it", id=id)
             for id, name in {
                 "offset": spelled(driver="raw", file=FILE, offset=512),
                 "offset below": spelled(driver="qcow2", file={**FILE, "offset": 512}),
@@ -70,7 +69,7 @@ def test_what_can_be_given_to_qemu_img(layer: Layer, fault: str) -> None:
 
 def test_raw_at_the_end() -> None:
     """A raw image may be the last one."""
-    assert fault_of(replace(LAYER, format="raw"), is_last=True) == ""
+    assert fault_of(LAYER._replace(format="raw"), is_last=True) == ""
 
 
 def test_a_chain_is_spelled_out() -> None:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +188,7 @@ def test_free_space(folder: Path) -> None:
             assert found is not None
             assert found.device == os.stat(str(folder)).st_dev
             assert 0 <= found.free <= os.statvfs(str(folder)).f_blocks * os.statvfs(str(folder)).f_frsize
-        closed = replace(known(folder / "file"), descriptors=())
+        closed = known(folder / "file")._replace(descriptors=())
     nothing = [(None, Bound()), (None, Bound(file="/dev/null")), (None, Bound(file=str(folder / "nosuch")))]
     for pid, bound in [*nothing, (os.getpid(), closed)]:
         assert asyncio.run(HOST.free_space(pid, bound)) is None
@@ -277,7 +276,7 @@ def test_the_files_of_an_image_are_held(folder: Path) -> None:
             await held.flush()
             held.forget()
             held.close()
-            closed = replace(known(folder / "image"), descriptors=())
+            closed = known(folder / "image")._replace(descriptors=())
         assert await HOST.hold(os.getpid(), [closed], "image") is None
         assert await HOST.hold(os.getpid(), [Bound()], "image") is None
         assert await HOST.hold(None, [closed], "image") is None

@@ -10,7 +10,6 @@ import json
 import sys
 import threading
 from collections.abc import Coroutine
-from dataclasses import replace
 from functools import partial
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
@@ -652,8 +651,8 @@ def test_a_pull_down_to_a_base(libvirt: FakeLibvirt, guest: Guest, name: str, fl
 
     async def work(link: DomainLink) -> None:
         (disk,) = (await link.look()).disks
-        chain = (disk.chain[0], replace(disk.chain[1], backing_name=name), disk.chain[2])
-        await link.pull(replace(disk, chain=chain), chain[2])
+        chain = (disk.chain[0], disk.chain[1]._replace(backing_name=name), disk.chain[2])
+        await link.pull(disk._replace(chain=chain), chain[2])
 
     at_guest(libvirt, work)
     assert libvirt.log[1:] == [("blockRebase", "vda", "vda[3]", 0, flags)]
@@ -736,8 +735,8 @@ def test_a_pull_of_what_libvirt_does_not_know(libvirt: FakeLibvirt, guest: Guest
 
     async def work(link: DomainLink) -> None:
         (disk,) = (await link.look()).disks
-        base = replace(disk.chain[2], node_name="theirs")
-        disk = replace(disk, chain=(*disk.chain[:2], base), target="vda" if how == "no number" else "")
+        base = disk.chain[2]._replace(node_name="theirs")
+        disk = disk._replace(chain=(*disk.chain[:2], base), target="vda" if how == "no number" else "")
         await link.pull(disk, base)
 
     with pytest.raises(CommandRefused, match="libvirt does not know this disk, or its base, by a name"):

@@ -10,7 +10,6 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +136,13 @@ def test_images_that_are_not_looked_into(
 ) -> None:
     """For what cannot be looked into an empty image of its size stands, and the totals say from which depth on."""
     qemu_img(PRINT_WHOLE)
-    given = [chain[0], replace(chain[1], **changes)]
+    given = [chain[0], chain[1]._replace(**changes)]
     assert ask(given, base_depth=base_depth) == MapTotals({(0, True): SIZE}, opaque, why)
 
 
 def test_the_stand_in_has_the_size_of_the_image(chain: list[Layer], opened: Callable[..., Bound]) -> None:
     """The image that stands for others is as large as the first of them, and has no data."""
-    found = _map._Chain(os.getpid(), [chain[0], replace(chain[1], bound=Bound(why="a protocol"))], None)
+    found = _map._Chain(os.getpid(), [chain[0], chain[1]._replace(bound=Bound(why="a protocol"))], None)
     status = os.fstat(found.numbers[-1])
     found.close()
     assert (status.st_size, status.st_blocks) == (SIZE, 0)
@@ -271,7 +270,7 @@ def test_a_size_that_no_file_has(chain: list[Layer], qemu_img: Callable[[str], N
     """Where a VM claims an impossible size, nothing is known."""
     qemu_img(PRINT_WHOLE)
     for size in (-1, 1 << 70):
-        found = ask([chain[0], replace(chain[1], bound=Bound(why="a protocol"), virtual_size=size)])
+        found = ask([chain[0], chain[1]._replace(bound=Bound(why="a protocol"), virtual_size=size)])
         assert isinstance(found, NoMap)
         assert found.why.startswith(f"an image of {size} bytes is not possible: ")
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._access import (
@@ -74,7 +74,7 @@ class FakeImage:
         if new in self.refuses:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self.set.append(new)
-        self.found = self.found if self.ignores else replace(self.found, rights=new)
+        self.found = self.found if self.ignores else self.found._replace(rights=new)
 
     def is_awaited(self) -> bool:
         return self.awaited.pop(0) if self.awaited else False

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +56,7 @@ SOMEBODY = Users({7: "x"})
 def populated(*left: Image, **members: Any) -> Outcome:
     """A populated disk that has left these images, all of them known."""
     done = untouched(target(disk("top")), Request())
-    return replace(done, **{"left": left, **members})
+    return done._replace(**{"left": left, **members})
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_each_disk_has_its_verdicts() -> None:
 def test_two_files_of_one_name() -> None:
     """Each disk is told about the file that its own QEMU had open."""
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
-    other = populated(replace(image("base"), bound=Bound(Inode(FileId(1, 9), "regular"), file="/vms/base.qcow2")))
+    other = populated(image("base")._replace(bound=Bound(Inode(FileId(1, 9), "regular"), file="/vms/base.qcow2")))
     verdicts = asyncio.run(judge_all([populated(image("base")), other], {}, host))
     assert [of_disk[0].inode for of_disk in verdicts] == [inode_of("/vms/base.qcow2").id.inode, 9]
     assert len(host.asked) == 2
@@ -136,5 +135,5 @@ def test_headers_in_the_folders_that_were_named() -> None:
 def test_a_disk_without_a_medium() -> None:
     """Where the medium is gone, its name stands for the active image."""
     host = Kernel({"/vms/base.qcow2": [YES]}, {})
-    (verdicts,) = asyncio.run(judge_all([populated(image("base"), disk=replace(EMPTY, snapshots=1))], {}, host))
+    (verdicts,) = asyncio.run(judge_all([populated(image("base"), disk=EMPTY._replace(snapshots=1))], {}, host))
     assert [isinstance(each, Verdict) and each.free for each in verdicts] == [False]
