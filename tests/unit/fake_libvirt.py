@@ -138,6 +138,7 @@ class FakeLibvirt:
         self.tells_ends = self.tells_in_threads = True
         self.is_up = True
         self.over = threading.Event()
+        self._asked: list[str] = []
         self._numbers = iter(range(1, 10**6))
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -173,8 +174,12 @@ class FakeLibvirt:
     def qemuMonitorCommand(self, domain: FakeDomain, line: str, flags: int) -> str:
         message = json.loads(line)
         command = message["execute"]
+        # The real one takes several at once, and lets them in as it likes.
+        assert not self._asked or self._asked[-1] in self.hangs, f"{self._asked[-1]} may come after {command}"
+        self._asked.append(command)
 
         def execute() -> str:
+            self._asked.clear()
             if not domain.guest.is_on:
                 raise LibvirtError(self.VIR_ERR_OPERATION_INVALID, NOT_RUNNING)
             if command in self.answers:

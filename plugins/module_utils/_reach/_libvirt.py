@@ -294,6 +294,7 @@ class Guest:
         self._undo: list[Callable[[], object]] = []
         # The ends of libvirt's own jobs, by the disk: what it says of each.
         self._ends: dict[str, asyncio.Future[int]] = {}
+        self._in_order = asyncio.Lock()
 
     async def meet(self, seconds: float) -> None:
         """Find the guest, and have libvirt tell of its events.
@@ -433,9 +434,12 @@ class Guest:
         """Send one command to QEMU."""
         seconds = REPLY_SECONDS.get(command, USUAL_REPLY_SECONDS)
         line = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
-        if descriptor is not None:
-            return _read_reply(await self._execute_with(line, descriptor, seconds), command)
-        text = await self._ask(libvirt_qemu.qemuMonitorCommand, line, 0, seconds=seconds)
+        # libvirt lets in one at a time, whoever it likes of those that wait; a monitor answers in the order of asking.
+        async with self._in_order:
+            if descriptor is None:
+                text = await self._ask(libvirt_qemu.qemuMonitorCommand, line, 0, seconds=seconds)
+            else:
+                text = await self._execute_with(line, descriptor, seconds)
         return _read_reply(text, command)
 
     async def _execute_with(self, line: str, descriptor: int, seconds: float) -> str:

@@ -19,8 +19,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, AsyncContextManager, AsyncIterator, Iterator, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncContextManager,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+    TypeVar,
+)
 
+from .._model._disk import Disk
 from .._model._errors import AnswersDiffer, CommandRefused, MonitorUnusable, QmpError, WriteBackFailed
 from .._model._graph import Graph
 from .._model._job import Job, JobEvent, Stream
@@ -28,7 +39,7 @@ from .._model._latency import GuestDevice, read_guest_devices
 from .._model._peer import Owner
 from .._model._reader import Members, text_of
 from .._model._seams import Ahead, Connection, Pull, RawEvents
-from .._model._serving import LOCK, Serving, read_exports, read_iothreads
+from .._model._serving import LOCK, Export, Serving, read_exports, read_iothreads
 from .._model._vm import (
     Identity,
     Migration,
@@ -48,6 +59,8 @@ from ._qmp import open_connection
 
 if TYPE_CHECKING:
     from ._ahead import Exporter
+
+T = TypeVar("T")
 
 # What QEMU knows of a VM, and qemu-storage-daemon does not.
 _OF_VMS_ONLY = ("query-name", "query-uuid", "query-status")
@@ -92,7 +105,8 @@ class QemuLink:
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
-    # One answer at a time is read, and let go: a guest that owns its QEMU can make each as large as is taken at all.
+    # What one look asks is sent at once: QEMU answers in this order, and none waits for the other between two answers.
+    # Each answer is read and let go by who asked: a guest that owns its QEMU can make each as large as is taken at all.
 
     async def identify(self) -> tuple[Identity, Sight]:
         """Who the VM is, and what it looks like now."""
@@ -102,13 +116,16 @@ class QemuLink:
             raise _no_vm(error) from error
 
     async def _identify(self) -> tuple[Identity, Sight]:
-        name = read_name(await self._ask("query-name"))
-        uuid = read_uuid(await self._ask("query-uuid"))
-        version = read_version(await self._ask("query-version"))
-        chardevs = read_chardevs(await self._ask("query-chardev"))
-        sight = (await self.look())._replace(serving=await self.serving())
+        name, uuid, version, chardevs, serving, sight = await asyncio.gather(
+            self._ask("query-name", read_name),
+            self._ask("query-uuid", read_uuid),
+            self._ask("query-version", read_version),
+            self._ask("query-chardev", read_chardevs),
+            self.serving(),
+            self.look(),
+        )
         managed = is_libvirts(chardevs, sight.disks)
-        return Identity(self.address, name, uuid, version, self.peer, managed), sight
+        return Identity(self.address, name, uuid, version, self.peer, managed), sight._replace(serving=serving)
 
     async def look(self) -> Sight:
         """The disks and jobs of the VM as they are now."""
@@ -117,35 +134,42 @@ class QemuLink:
         return await self._look()
 
     async def _look(self) -> Sight:
-        status = await self.status()
         # The chains come last. A job that ends in between is then seen beside the chain that it left, and never the
         # other way round: an old chain without its job would be streamed again.
-        jobs = await self.jobs()
-        graph = Graph.from_qmp(await self._ask("x-debug-query-block-graph"))
-        sight = Sight(status, read_disks(await self._ask("query-block"), graph), jobs, graph)
+        status, jobs, (graph, disks) = await asyncio.gather(self.status(), self.jobs(), self._chains())
+        sight = Sight(status, disks, jobs, graph)
         if not sight.uses_fdsets:
             return sight
-        return sight._replace(fdsets=read_fdsets(await self._ask("query-fdsets")))
+        return sight._replace(fdsets=await self._ask("query-fdsets", read_fdsets))
+
+    async def _chains(self) -> tuple[Graph, tuple[Disk, ...]]:
+        graph, reply = await asyncio.gather(
+            self._ask("x-debug-query-block-graph", Graph.from_qmp), self._connection.execute("query-block")
+        )
+        return graph, read_disks(reply, graph)
 
     async def jobs(self) -> tuple[Job, ...]:
         """The block jobs alone."""
-        return read_jobs(await self._ask("query-block-jobs"))
+        return await self._ask("query-block-jobs", read_jobs)
 
     async def status(self) -> str:
         """The run state of the VM alone."""
-        return read_status(await self._ask("query-status"))
+        return await self._ask("query-status", read_status)
 
     async def migration(self) -> Migration:
         """The last migration. QEMU keeps its total time until the next one begins."""
-        return read_migration(await self._ask("query-migrate"))
+        return await self._ask("query-migrate", read_migration)
 
     async def serving(self) -> Serving:
         """What QEMU serves to others, and whether it has iothreads. Before 5.2 it has no exports."""
-        has_iothreads = read_iothreads(await self._ask("query-iothreads"))
+        has_iothreads, exports = await asyncio.gather(self._ask("query-iothreads", read_iothreads), self._exports())
+        return Serving(has_iothreads, exports)
+
+    async def _exports(self) -> tuple[Export, ...]:
         try:
-            return Serving(has_iothreads, read_exports(await self._ask("query-block-exports")))
+            return await self._ask("query-block-exports", read_exports)
         except CommandRefused:
-            return Serving(has_iothreads)
+            return ()
 
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[QemuEvents]:
@@ -153,8 +177,8 @@ class QemuLink:
         with self._connection.listen(job_id) as events:
             yield QemuEvents(events)
 
-    async def _ask(self, command: str) -> Any:
-        return await self._connection.execute(command)
+    async def _ask(self, command: str, read: Callable[[Any], T]) -> T:
+        return read(await self._connection.execute(command))
 
     # -- Acting --------------------------------------------------------------------------------------------------------
 
@@ -184,7 +208,7 @@ class QemuLink:
 
     async def guest_devices(self) -> tuple[GuestDevice, ...]:
         """The devices of the guest, and how long its requests took. On a deep chain QEMU takes some milliseconds."""
-        return read_guest_devices(await self._ask("query-blockstats"))
+        return await self._ask("query-blockstats", read_guest_devices)
 
     async def set_histograms(self, qdev: str, boundaries: Sequence[int]) -> None:
         """Count from now on how many requests take how long. QEMU knows the device by what it calls ``qdev`` only."""

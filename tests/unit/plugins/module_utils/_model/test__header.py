@@ -112,8 +112,7 @@ def test_what_is_no_qcow2_header(head: bytes, why: str | None) -> None:
 )
 def test_qed(head: bytes, expected: Header) -> None:
     """The header of a qed image is read as QEMU reads it."""
-    given = {"version": 1, "cluster_bits": 16, "virtual_size": 1 << 30}
-    assert parse_header("qed", head) == expected._replace(**given)
+    assert parse_header("qed", head) == expected._replace(version=1, cluster_bits=16, virtual_size=1 << 30)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -275,6 +276,31 @@ def test_look_reads_the_state_again() -> None:
 
     clock.run(work())
     assert qemu.commands.count("query-name") == 1
+
+
+def test_a_look_waits_once() -> None:
+    """All that a look asks is sent before the first answer comes, the jobs before the graph and the chains."""
+    qemu = vm_called("vm1", 1)
+    asked: list[str] = []
+
+    class Slow(FakeConnection):
+        async def execute(
+            self, command: str, arguments: Mapping[str, Any] | None = None, descriptor: int | None = None
+        ) -> Any:
+            asked.append(command)
+            await asyncio.sleep(1)
+            return await super().execute(command, arguments, descriptor)
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await QemuLink(Slow(qemu)).identify()
+        assert loop.time() - began == pytest.approx(1)
+
+    clock.run(work())
+    order = ["query-block-jobs", "x-debug-query-block-graph", "query-block"]
+    assert [command for command in asked if command in order] == order
+    assert sorted(qemu.commands) == sorted(asked)
 
 
 @pytest.mark.parametrize(
