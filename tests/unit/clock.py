@@ -12,12 +12,18 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _threads
+
 # As long as a thread of `_threads.away` may really take; one that hangs is left behind by the jump.
 _REAL_SECONDS = 1.0
 
 
+# What a thread of the tests is called whose time is waited for as well.
+WAITED_FOR = "waited for by the clock"
+
+
 def _has_threads() -> bool:
-    return any(thread.name.startswith("away: ") for thread in threading.enumerate())
+    return bool(_threads.busy) or any(thread.name == WAITED_FOR for thread in threading.enumerate())
 
 
 class _Jump(selectors.DefaultSelector):

@@ -21,6 +21,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import CommandRefused
+from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import FakeJob, FakeQemu
 
 # No call of a test takes so long; it is the end of a test that hangs.
@@ -236,7 +237,7 @@ class FakeLibvirt:
     def _call(self, callback: Callable[..., None], *words: object) -> None:
         if not self.tells_in_threads:
             return callback(*words)
-        thread = threading.Thread(target=callback, args=words, name="away: events")
+        thread = threading.Thread(target=callback, args=words, name=clock.WAITED_FOR)
         thread.start()
         thread.join(_PATIENCE)
         return None

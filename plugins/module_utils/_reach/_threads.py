@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import queue
 import threading
 from types import TracebackType
 from typing import Callable, TypeVar
@@ -18,6 +18,13 @@ T = TypeVar("T")
 
 # Each call that hangs keeps a thread until the storage answers. A VM must not be able to fill the host with them.
 MOST_THREADS = 128
+
+Calls = queue.SimpleQueue  # of functions without arguments, one at a time
+
+# The threads that work, by where they take their calls from, and those that wait for one. To start a thread takes four
+# times as long as a call in one that is there.
+busy: set[Calls[Callable[[], None]]] = set()
+_idle: list[Calls[Callable[[], None]]] = []
 
 
 class _Outcome:
@@ -37,7 +44,7 @@ class _Outcome:
 
 
 async def away(function: Callable[..., T], *args: object, seconds: float, what: str = "the storage") -> T:
-    """Call a function in a thread of its own, and wait for it at most ``seconds``.
+    """Call a function in a thread that does nothing else meanwhile, and wait for it at most ``seconds``.
 
     The thread is a daemon of nobody's pool: asyncio's own threads are joined when the process ends, and one that hangs
     would keep it from ending. After the deadline, and when the waiter is cancelled, the thread is left alone: what it
@@ -47,22 +54,45 @@ async def away(function: Callable[..., T], *args: object, seconds: float, what: 
     :param what: whose answer is waited for, the subject of the error.
     :raise HostSilent: there was no answer in time, or too many earlier calls still wait for theirs.
     """
-    if threading.active_count() >= MOST_THREADS:
+    if len(busy) >= MOST_THREADS:
         raise HostSilent(f"{what} is not asked: {MOST_THREADS} earlier calls still wait for an answer")
     loop = asyncio.get_running_loop()
     answered = loop.create_future()
     outcome = _Outcome()
+    calls = _idle.pop() if _idle else _start_thread()
 
     def work() -> None:
         with outcome:
             outcome.value = function(*args)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(answered.set_result, None)
+        try:
+            loop.call_soon_threadsafe(leave)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            rest()
 
-    threading.Thread(target=work, name=f"away: {what}", daemon=True).start()
+    def leave() -> None:
+        rest()
+        answered.set_result(None)
+
+    def rest() -> None:
+        busy.discard(calls)
+        _idle.append(calls)
+
+    busy.add(calls)
+    calls.put(work)
     await asyncio.wait({answered}, timeout=seconds)
     if not answered.done():
         raise HostSilent(f"{what} does not answer within {seconds:g} s")
     if outcome.error is not None:
         raise outcome.error
     return outcome.value  # type: ignore[return-value]  # it is what the function returned
+
+
+def _start_thread() -> Calls[Callable[[], None]]:
+    calls: Calls[Callable[[], None]] = Calls()
+    threading.Thread(target=_serve, args=(calls,), name="away", daemon=True).start()
+    return calls
+
+
+def _serve(calls: Calls[Callable[[], None]]) -> None:
+    while True:
+        calls.get()()

@@ -17,23 +17,25 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach._threads import
 
 
 class Storage:
-    """Storage that hangs until it is let go; `thread` is the one that hangs in it."""
+    """Storage that hangs until it is let go."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
-        self.thread: threading.Thread | None = None
+        self.is_asked = False
+        self._has_answered = threading.Event()
 
     def read(self, error: Exception | None = None) -> str:
-        self.thread = threading.current_thread()
+        self.is_asked = True
         self.answers.wait()
+        self._has_answered.set()
         if error is not None:
             raise error
         return "late"
 
     def end(self) -> None:
         self.answers.set()
-        if self.thread is not None:
-            self.thread.join()
+        if self.is_asked:
+            self._has_answered.wait()
 
 
 @pytest.fixture
@@ -73,12 +75,29 @@ def test_what_is_raised(error: BaseException) -> None:
     assert asyncio.run(work()) is error
 
 
+def test_a_thread_is_used_again() -> None:
+    """One call after the other needs one thread; whoever comes while it is busy gets another one."""
+
+    async def work() -> tuple[list[int], set[int]]:
+        in_turn = [await away(threading.get_ident, seconds=60) for _each in range(3)]
+        both = threading.Barrier(2)
+
+        def meet() -> int:
+            both.wait()
+            return threading.get_ident()
+
+        return in_turn, {*await asyncio.gather(away(meet, seconds=60), away(meet, seconds=60))}
+
+    in_turn, at_once = asyncio.run(work())
+    assert (len(set(in_turn)), len(at_once)) == (1, 2)
+
+
 def test_the_loop_goes_on(storage: Storage) -> None:
     """While the function blocks, the loop does other things."""
 
     async def work() -> str:
         waiting = asyncio.ensure_future(away(storage.read, seconds=60))
-        while storage.thread is None:
+        while not storage.is_asked:
             await asyncio.sleep(0)
         storage.answers.set()  # which only a loop that is not blocked can do
         return await waiting
@@ -104,7 +123,7 @@ def test_who_gives_up(storage: Storage) -> None:
 
     async def work() -> bool:
         waiting = asyncio.ensure_future(away(storage.read, seconds=60))
-        while storage.thread is None:
+        while not storage.is_asked:
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
@@ -124,10 +143,10 @@ def test_an_answer_after_the_end_of_the_loop(storage: Storage) -> None:
 
 def test_threads_are_counted(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where too many calls hang already, none is made: a VM cannot fill the host with threads."""
-    monkeypatch.setattr(_threads, "MOST_THREADS", threading.active_count())
+    monkeypatch.setattr(_threads, "MOST_THREADS", len(_threads.busy))
     with pytest.raises(HostSilent, match=r"the storage is not asked: .* still wait"):
         asyncio.run(away(storage.read, seconds=60))
-    assert storage.thread is None
+    assert not storage.is_asked
 
 
 END = """

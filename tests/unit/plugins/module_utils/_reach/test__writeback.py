@@ -178,18 +178,17 @@ def test_without_dd(held: WriteBack, dd: object, monkeypatch: pytest.MonkeyPatch
 
 def test_a_thread_that_hangs(held: WriteBack, dd: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that hangs in fsync is given up like a process."""
-    answers = threading.Event()
-    threads = []
+    answers, has_answered = threading.Event(), threading.Event()
 
     def fsync(descriptor: int) -> None:
-        threads.append(threading.current_thread())
         answers.wait()
+        has_answered.set()
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(HostSilent):
         flush(held, 0.01)
     answers.set()
-    threads[0].join()
+    has_answered.wait()
 
 
 def test_the_file_is_let_go(image: int) -> None:
