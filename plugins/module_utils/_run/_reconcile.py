@@ -535,7 +535,9 @@ class _Visit:
             await self._write_out()
             await self._ask_state()
             is_told = await self._link.flush(self._top, beneath)
-            await self._write_out()
+            # Where nothing was streamed, QEMU has had the file open for longer than we have, and tells more.
+            if self._watches or not is_told:
+                await self._write_out()
         except WriteBackFailed as error:
             failure = not_on_storage(error, self._now.job)
             self._now = self._now._replace(doubt=str(error))
