@@ -257,8 +257,9 @@ options:
   progress:
     description:
       - Prints a progress line for each running stream every N seconds, on the controller's stderr. In a long task the
-        interval grows to a tenth of the time watched, up to 5 minutes, or up to N if that is longer.
+        interval grows to a tenth of the time watched, up to 10 minutes, or up to N if that is longer.
       - V(0) prints no such line, and runs the module once for the whole wait.
+      - While it waits, the module sends an empty line every minute, for firewalls forget a connection that is silent.
       - The bytes of a line are what needs no more copying, of the most that is copied; the time left is for the
         present pace. Where there are several disks, one more line tells how many of them are through, and the bytes and
         the time of all together.

@@ -24,7 +24,7 @@ from ..module_utils._model._errors import Failure, StreamFailed, WrongRequest
 
 # A slice lasts a tenth of the time that was watched already, and no longer than this unless the user wants fewer lines.
 _SHARE = 10
-_LONGEST_SECONDS = 300
+_LONGEST_SECONDS = 600
 
 # What a slice does to a stream that ran when the slice before ended, against what somebody else did meanwhile.
 _CONTRADICTIONS = {

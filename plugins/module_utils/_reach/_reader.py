@@ -2,11 +2,15 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether anybody still reads what this process will print: the connection that it was started over may be gone."""
+"""The connection that this process was started over: whether anybody still reads there, and that it is not forgotten.
+
+A firewall forgets a connection on which nothing was sent for a while (some after four minutes), and does not tell.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import threading
@@ -14,6 +18,9 @@ from types import TracebackType
 from typing import Any, Coroutine
 
 _STDOUT = 1
+
+# How often something is sent to the reader. Ansible passes over empty lines before a result.
+BEAT_SECONDS = 60.0
 
 
 class NobodyReads(Exception):
@@ -47,6 +54,8 @@ class _Reader:
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
         self._wakes, self._wake = os.pipe()
+        self._printing = threading.Lock()
+        self._is_over = False
         self.is_gone = False
 
     def __enter__(self) -> _Reader:
@@ -55,10 +64,13 @@ class _Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Whatever is printed from now on is the result, and nothing comes into it.
+        with self._printing:
+            self._is_over = True
         os.close(self._wake)
 
     def when_gone(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-        """Cancel a task once the reader is gone."""
+        """Cancel a task once the reader is gone, and remind the reader of us until the task is done."""
 
         def cancel() -> None:
             self.is_gone = not task.done()
@@ -68,10 +80,20 @@ class _Reader:
             waits = select.poll()
             waits.register(self._wakes, 0)
             waits.register(self._descriptor, 0)
-            events = dict(waits.poll())
+            events: dict[int, int] = {}
+            while not events:
+                events = dict(waits.poll(1000 * BEAT_SECONDS))
+                if not events:
+                    self._remind()
             os.close(self._wakes)
             # Once the work is done the loop may be closed. A descriptor that was never open has lost no reader.
             if self._wakes not in events and events[self._descriptor] & (select.POLLERR | select.POLLHUP):
                 loop.call_soon_threadsafe(cancel)
 
         threading.Thread(target=wait, name="reader", daemon=True).start()
+
+    def _remind(self) -> None:
+        # Where that is not possible the reader may be gone, which the kernel tells.
+        with self._printing, contextlib.suppress(OSError):
+            if not self._is_over:
+                os.write(self._descriptor, b"\n")

@@ -81,6 +81,22 @@ def test_a_hypervisor_is_populated(  # a host, how it is reached, and what is on
     assert [image["free"] for image in run.result("users")["images"]] == [True]
 
 
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "a file"])
+def test_empty_lines_before_a_result_are_passed_over(folder: Path, sshd: Sshd, vms: list[Vm], pipelining: bool) -> None:
+    """So the modules may send some while they wait, for a firewall forgets a connection that is silent."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\necho\necho\nexec {product.target_python()} "$@"\n')
+    python.chmod(0o755)
+    look = {"virtops.qmp.block_stream_info": {"monitors": [f"{folder}/*.qmp"]}}
+    tasks = [{"name": "look", **look}, {"name": "later", **look, "async": 60, "poll": 1}]
+    play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+    variables = {**way("login", pipelining), "ansible_python_interpreter": str(python)}
+    run = product.playbook(json.dumps([play]), *sshd.reach(variables))
+    assert run.code == 0, run.stdout + run.stderr
+    assert "WARNING" not in run.stdout + run.stderr
+    assert [len(run.result(name)["disks"]) for name in ("look", "later")] == [len(vms)] * 2
+
+
 @pytest.mark.parametrize("number", ROUNDS)
 def test_whoever_is_cut_off_comes_back_at_once(number: int) -> None:
     """What a lost connection or controller has left behind gives the monitor to the next run, which ends the stream."""

@@ -112,7 +112,7 @@ def test_what_is_watched(options: dict[str, Any], expected: Watch | None) -> Non
         pytest.param(FOREVER, 0.0, Slice(10, "leave", False), id="the first"),
         pytest.param(FOREVER, 99.0, Slice(10, "leave", False), id="young"),
         pytest.param(FOREVER, 605.0, Slice(60, "leave", False), id="ten minutes"),
-        pytest.param(FOREVER, 86400.0, Slice(300, "leave", False), id="a day"),
+        pytest.param(FOREVER, 86400.0, Slice(600, "leave", False), id="a day"),
         pytest.param(Watch(900, None, "fail"), 86400.0, Slice(900, "leave", False), id="fewer lines are wanted"),
         pytest.param(AN_HOUR, 0.0, Slice(10, "leave", False), id="a long wait begins"),
         pytest.param(AN_HOUR, 3000.0, Slice(300, "leave", False), id="goes on"),

@@ -13,6 +13,7 @@ import threading
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _reader
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads, unless_unread
 from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
 
@@ -90,6 +91,56 @@ def test_the_work_ends_by_itself(connection: Callable[[], Any], monkeypatch: pyt
     assert "reader" not in [thread.name for thread in threading.enumerate()]
     assert made
     assert {f"pipe:[{inode}]" for inode in made}.isdisjoint(open_files())
+
+
+async def in_a_thread(function: Callable[..., Any], *args: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def test_the_connection_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty lines are sent while the work goes on, and nothing any more once its result can be printed."""
+    monkeypatch.setattr(_reader, "BEAT_SECONDS", 0.001)
+    reads, writes = os.pipe()
+
+    async def work() -> dict[str, Any]:
+        return {"sent": [await in_a_thread(os.read, reads, 1) for _each in range(3)]}
+
+    assert asyncio.run(asyncio.wait_for(unless_unread(work(), writes), 30)) == {"sent": [b"\n"] * 3}
+    os.write(writes, b"the result")
+    os.close(writes)
+    with open(reads, "rb") as rest:
+        assert rest.read().lstrip(b"\n") == b"the result"
+
+
+def test_no_line_comes_into_the_result() -> None:
+    """Who was about to send one when the work ended sends none."""
+    reads, writes = os.pipe()
+    with _reader._Reader(writes) as reader:
+        pass
+    reader._remind()
+    os.close(writes)
+    with open(reads, "rb") as rest:
+        assert rest.read() == b""
+    os.close(reader._wakes)
+
+
+def test_a_line_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It disturbs nobody: if the reader is gone, the kernel tells."""
+    monkeypatch.setattr(_reader, "BEAT_SECONDS", 0.001)
+    tried = threading.Semaphore(0)
+
+    def refuse(_descriptor: int, _text: bytes) -> int:
+        tried.release()
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "write", refuse)
+    descriptor, close = a_pipe()
+
+    async def work() -> dict[str, Any]:
+        return {"tried": [await in_a_thread(tried.acquire) for _each in range(2)]}
+
+    assert run(descriptor, work()) == {"tried": [True, True]}
+    close()
 
 
 def test_what_is_typed_is_no_end() -> None:
