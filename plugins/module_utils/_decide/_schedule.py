@@ -34,6 +34,17 @@ def turn(target: Target, request: Request) -> Turn:
     return Turn.COUNTS
 
 
+def done_monitors(targets: Sequence[Target], request: Request) -> set[str]:
+    """The monitors of the VMs whose disks are all as they are to be: there is only to make sure of it, and at once."""
+    if request.state != "populated":
+        return set()
+    done = {target.vm.identity.monitor for target in targets}
+    for target in targets:
+        if target.job is not None or turn(target, request) is not Turn.NEEDS_NONE:
+            done.discard(target.vm.identity.monitor)
+    return done
+
+
 def lanes(targets: Sequence[Target]) -> list[list[Target]]:
     """Group the disks that must be streamed one after the other: those of one VM that share a node below their tops.
 

@@ -7,18 +7,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from typing import TYPE_CHECKING, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._schedule import Turn, lanes, turn
 from .._decide._share import copies_on, streams_at_first
 from .._model._errors import Failure, QmpError, TimeIsUp
 from .._model._request import Request, Waiting
-from .._model._seams import Host, Link, OpenLink, OtherRuns
+from .._model._seams import Host, OtherRuns
 from .._model._target import Target
 from ._budget import Budget
+from ._links import Links
 from ._observe import explain
 from ._reconcile import reconcile
 
@@ -84,59 +84,29 @@ class _Slots:
         return self._taken < self._limit
 
 
-class _SharedLink:
-    """A monitor that is open as long as one of its VM's disks needs it."""
-
-    def __init__(self, address: str, open_link: OpenLink):
-        self._address = address
-        self._open_link = open_link
-        self._opening = asyncio.Lock()
-        self._users = 0
-        self._session = contextlib.AsyncExitStack()
-        self._link: Link | None = None
-
-    @contextlib.asynccontextmanager
-    async def borrow(self) -> AsyncIterator[Link]:
-        """Open the monitor unless it is open, and close it unless somebody else needs it."""
-        async with self._opening:
-            if self._link is None:
-                self._link = await self._session.enter_async_context(self._open_link(self._address))
-            link = self._link
-            self._users += 1
-        try:
-            yield link
-        finally:
-            async with self._opening:
-                self._users -= 1
-                if self._users == 0:
-                    self._link = None
-                    await self._session.aclose()
-
-
-async def reconcile_all(targets: Sequence[Target], request: Request, open_link: OpenLink, host: Host) -> list[Outcome]:
+async def reconcile_all(targets: Sequence[Target], request: Request, links: Links, host: Host) -> list[Outcome]:
     """Do what is wished with every target; the outcomes are in the order of the targets.
 
     What fails for one disk stops no other.
     """
     # Not before: what the look at the VMs has taken is no more to be waited for by the clock.
     now = request._replace(waiting=request.waiting.beginning_at(time.time()))
-    return await _Fleet(targets, now, open_link, host).run()
+    return await _Fleet(targets, now, links, host).run()
 
 
 class _Fleet:
     """All disks of a call on their way."""
 
-    def __init__(self, targets: Sequence[Target], request: Request, open_link: OpenLink, host: Host):
+    def __init__(self, targets: Sequence[Target], request: Request, links: Links, host: Host):
         self._targets = targets
         self._request = request
         self._host = host
         self._deadline = _deadline_of(request.waiting)
         self._slots = _Slots(request.parallel)
-        addresses = {target.vm.identity.monitor for target in targets}
-        self._links = {address: _SharedLink(address, open_link) for address in addresses}
+        self._links = links
         self._lanes = lanes(targets)
         at_first = [target.key for target in streams_at_first(self._lanes, request)]
-        self._budget = Budget(request, lambda address: self._links[address].borrow(), at_first)
+        self._budget = Budget(request, links.borrow, at_first)
         self._outcomes: dict[int, Outcome] = {}
 
     async def run(self) -> list[Outcome]:
@@ -191,14 +161,18 @@ class _Fleet:
     async def _see_through(self, target: Target) -> Outcome:
         """One long visit to the monitor, unless another run wants it; or short ones, with a ``poll_interval``."""
         outcome: Outcome | None = None
+        monitor = target.vm.identity.monitor
         while True:
             is_last = _until(self._deadline) == 0
             try:
-                async with self._links[target.vm.identity.monitor].borrow() as link:
+                async with self._links.borrow(monitor) as link:
                     runs = link.runs
-                    outcome = await reconcile(link, self._host, target, self._budget, self._deadline, outcome)
+                    is_seen = outcome is None and self._links.is_seen(monitor)
+                    outcome = await reconcile(
+                        link, self._host, target, self._budget, self._deadline, outcome, is_seen=is_seen
+                    )
             except QmpError as error:
-                failure = await explain(target.label, error, target.vm.identity.monitor, self._host)
+                failure = await explain(target.label, error, monitor, self._host)
                 return (outcome or untouched(target, self._request))._replace(error=failure)
             if is_last or outcome.error is not None:
                 return outcome

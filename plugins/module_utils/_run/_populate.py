@@ -12,7 +12,7 @@ from .._decide._fit import leave_out_unfit
 from .._decide._forecast import plan
 from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._report_work import Populated
-from .._decide._schedule import leave_out_crowded
+from .._decide._schedule import done_monitors, leave_out_crowded
 from .._decide._second_look import confirm, is_claim
 from .._decide._select import select, select_bound
 from .._decide._verdict import labels_of
@@ -21,6 +21,7 @@ from .._model._request import BoundVms, Request, Selection
 from .._model._seams import Find, Host, OpenLink
 from .._model._target import Target
 from ._fleet import reconcile_all
+from ._links import Links
 from ._observe import Sighting, observe, visit_all
 from ._release import judge_all
 from ._space import free_spaces
@@ -43,25 +44,26 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     """
     if bound is not None:
         return await _populate_bound(bound, request, open_link, host, is_check=is_check)
-    sighting = await observe(find, open_link, host, selection.names(request.base))
-    if sighting.failures and not sighting.vms:
-        return await _judged(
-            sighting, [], sighting.failures, host, request
-        )  # no name can fit, and that is not what is wrong
-    targets: Sequence[Target] = ()
-    try:
-        selected = select(sighting.vms, selection, request.base)
-        targets = selected.targets
-        fit, left_out = leave_out_unfit(targets, request.base, populates=request.state == "populated")
-        sighting = sighting._replace(skipped=(*sighting.skipped, *selected.warnings, *left_out))
-        targets = fit
-        crowded: Mapping[tuple[str, str], str] = {}
-        if request.state == "populated" and request.check_space:
-            fit, crowded = leave_out_crowded(fit, await free_spaces([(each.vm, each.disk) for each in fit], host))
-    except WrongRequest as error:
-        failures = (*sighting.failures, *Failure.each_of(error))
-        return await _judged(sighting, [untouched(target, request) for target in targets], failures, host, request)
-    outcomes, sighting = await _act(sighting, fit, request, open_link, host, is_check=is_check)
+    async with Links(open_link) as links:
+        sighting = await observe(find, links.look, host, selection.names(request.base))
+        if sighting.failures and not sighting.vms:
+            # No name can fit, and that is not what is wrong.
+            return await _judged(sighting, [], sighting.failures, host, request)
+        targets: Sequence[Target] = ()
+        try:
+            selected = select(sighting.vms, selection, request.base)
+            targets = selected.targets
+            fit, left_out = leave_out_unfit(targets, request.base, populates=request.state == "populated")
+            sighting = sighting._replace(skipped=(*sighting.skipped, *selected.warnings, *left_out))
+            targets = fit
+            crowded: Mapping[tuple[str, str], str] = {}
+            if request.state == "populated" and request.check_space:
+                fit, crowded = leave_out_crowded(fit, await free_spaces([(each.vm, each.disk) for each in fit], host))
+        except WrongRequest as error:
+            failures = (*sighting.failures, *Failure.each_of(error))
+            untouched_ones = [untouched(target, request) for target in targets]
+            return await _judged(sighting, untouched_ones, failures, host, request)
+        outcomes, sighting = await _act(sighting, fit, request, links, host, is_check=is_check)
     by_key = {target.key: outcome for target, outcome in zip(fit, outcomes)}
     for target in targets:
         if target.key in crowded:
@@ -74,11 +76,12 @@ async def _populate_bound(
 ) -> Populated:
     """Go on with what an earlier look has found fit; what stands in the way by now is told by each disk's own visit."""
     meant = [vm for vm in bound if vm.keys]
-    sighting = await visit_all(
-        {vm.monitor: True for vm in meant}, open_link, host, [request.base] if request.base else []
-    )
-    targets, failures = select_bound(sighting.vms, meant, request.base)
-    outcomes, sighting = await _act(sighting, targets, request, open_link, host, is_check=is_check)
+    async with Links(open_link) as links:
+        sighting = await visit_all(
+            {vm.monitor: True for vm in meant}, links.look, host, [request.base] if request.base else []
+        )
+        targets, failures = select_bound(sighting.vms, meant, request.base)
+        outcomes, sighting = await _act(sighting, targets, request, links, host, is_check=is_check)
     known = {vm.pid: vm.name or vm.monitor for vm in bound if vm.pid is not None}
     return await _judged(sighting, outcomes, (*sighting.failures, *failures), host, request, known)
 
@@ -87,20 +90,21 @@ async def _act(
     sighting: Sighting,
     targets: Sequence[Target],
     request: Request,
-    open_link: OpenLink,
+    links: Links,
     host: Host,
     *,
     is_check: bool,
 ) -> tuple[Sequence[Outcome], Sighting]:
     """The outcomes, and the VMs as they are then."""
+    await links.keep(() if is_check else done_monitors(targets, request))
     if is_check:
         return plan(targets, request), sighting
-    outcomes = await reconcile_all(targets, request, open_link, host)
+    outcomes = await reconcile_all(targets, request, links, host)
     if request.state != "populated":
         return outcomes, sighting
     # In the order of the disks, as a set would not be.
     claims = dict.fromkeys(target.key for target, outcome in zip(targets, outcomes) if is_claim(target, outcome))
-    return await _ask_again(sighting, outcomes, claims, request.base, open_link, host)
+    return await _ask_again(sighting, outcomes, claims, request.base, links, host)
 
 
 async def _ask_again(
@@ -108,12 +112,12 @@ async def _ask_again(
     outcomes: Sequence[Outcome],
     claims: Collection[tuple[str, str]],
     base: str | None,
-    open_link: OpenLink,
+    links: Links,
     host: Host,
 ) -> tuple[Sequence[Outcome], Sighting]:
     """Look once more at the VMs of those disks that are said to be populated now, by connections of their own."""
     monitors = {monitor: True for monitor, _key in claims}
-    again = await visit_all(monitors, open_link, host, [base] if base else [])
+    again = await visit_all(monitors, links.borrow, host, [base] if base else [])
     confirmed: list[Outcome] = []
     for outcome in outcomes:
         if (outcome.vm.identity.monitor, outcome.before.key) in claims:

@@ -94,19 +94,27 @@ _SOON_SECONDS = 0.05
 _LATER_SECONDS = 5.0
 
 
-async def reconcile(
-    link: Link, host: Host, target: Target, budget: Budget, deadline: float | None, earlier: Outcome | None = None
+async def reconcile(  # noqa: PLR0913  # who does what to which disk, and what is known of it
+    link: Link,
+    host: Host,
+    target: Target,
+    budget: Budget,
+    deadline: float | None,
+    earlier: Outcome | None = None,
+    *,
+    is_seen: bool = False,
 ) -> Outcome:
     """Do what was asked for with one disk of the VM behind ``link``.
 
     :param budget: what is asked for; how fast its stream may be changes as others begin and end.
     :param deadline: the time of the event loop at which the wait is over.
     :param earlier: the outcome of an earlier visit, which left a job to QEMU.
+    :param is_seen: the VM of the target was seen over this very link, which is open since.
     :return: the outcome; what went wrong is in its ``error``.
     """
     with contextlib.ExitStack() as listeners:
         visit = _Visit(link, host, target, budget, deadline, listeners)
-        return await visit.run(earlier)
+        return await visit.run(earlier, is_seen=is_seen)
 
 
 class _Visit:
@@ -139,12 +147,12 @@ class _Visit:
         """What is asked for now."""
         return self._budget.request
 
-    async def run(self, earlier: Outcome | None) -> Outcome:
+    async def run(self, earlier: Outcome | None, *, is_seen: bool) -> Outcome:
         """Step by step, until it is as asked for, is left to QEMU, or failed."""
         if earlier is not None:
             self._now = earlier.left_alone()._replace(cursor=self._request.waiting.cursor, watched="", gives_way=False)
         try:
-            await self._arrive(is_first=earlier is None)
+            await self._arrive(is_first=earlier is None, is_seen=is_seen)
         except QmpError as error:
             # Where the VM cannot be asked, or is another one, no job is known of.
             return await self._failed(error, self._now.vm._replace(jobs=()))
@@ -242,9 +250,9 @@ class _Visit:
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
-    async def _arrive(self, *, is_first: bool) -> None:
+    async def _arrive(self, *, is_first: bool, is_seen: bool) -> None:
         """See whether this is still the VM that was planned for, and the disk as it is now."""
-        vm = await identify(self._link, self._host, self._names)
+        vm = self._now.vm if is_seen else await identify(self._link, self._host, self._names)
         successor = self._now.vm.identity.successor(vm.identity)
         if successor is not None:
             raise MonitorUnusable(f"{successor}. Run the task again")

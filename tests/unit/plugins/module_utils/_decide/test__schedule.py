@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._schedule import (
     Turn,
+    done_monitors,
     lanes,
     leave_out_crowded,
     turn,
@@ -50,6 +51,24 @@ from ansible_collections.virtops.qmp.tests.unit.builders import (
 def test_turn(subject: Disk, running: Job | None, state: str, expected: Turn) -> None:
     """Only what would add a stream waits for a place; one that runs already counts."""
     assert turn(target(subject, running), asking(state=state)) is expected
+
+
+@pytest.mark.parametrize(
+    ("own", "state", "expected"),
+    [
+        pytest.param([(disk("top"), None)], "populated", True, id="done"),
+        pytest.param([(disk("top"), None), (disk("top", qdev="vdb"), None)], "populated", True, id="both done"),
+        pytest.param([(disk("top"), None), (disk(qdev="vdb"), None)], "populated", False, id="one to do"),
+        pytest.param([(disk(), job("running"))], "populated", False, id="a stream runs"),
+        pytest.param([(disk("top"), job(type="mirror"))], "populated", False, id="done, another job"),
+        pytest.param([(disk("top"), None)], "paused", False, id="nothing to make sure of"),
+    ],
+)
+def test_done_monitors(own: list[tuple[Disk, Job | None]], state: str, expected: bool) -> None:
+    """Those of the VMs on whose disks there is nothing to do, whatever there is to do on others."""
+    other = target(disk(), identity=identity(monitor="/vms/other.qmp"))
+    done = done_monitors([other, *(target(*each) for each in own)], asking(state=state))
+    assert done == ({"/vms/vm0.qmp"} if expected else set())
 
 
 def over(number: int, *bases: str) -> Disk:

@@ -14,6 +14,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _fleet
 from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import reconcile_all
+from ansible_collections.virtops.qmp.plugins.module_utils._run._links import Links
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import observe
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
@@ -64,7 +65,7 @@ def all_about(
         host.begin_to_count()
         then()
         begun = asyncio.get_running_loop().time()
-        outcomes = await reconcile_all(targets, requested, host.open_link, host)
+        outcomes = await reconcile_all(targets, requested, Links(host.open_link), host)
         if lasts is not None:
             lasts.append(asyncio.get_running_loop().time() - begun)
         assert [outcome.before.key for outcome in outcomes] == [target.disk.key for target in targets]

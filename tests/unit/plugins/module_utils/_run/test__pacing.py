@@ -15,6 +15,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._select import
 from ansible_collections.virtops.qmp.plugins.module_utils._model._latency import Paced
 from ansible_collections.virtops.qmp.plugins.module_utils._model._request import Request, Selection
 from ansible_collections.virtops.qmp.plugins.module_utils._run._fleet import reconcile_all
+from ansible_collections.virtops.qmp.plugins.module_utils._run._links import Links
 from ansible_collections.virtops.qmp.plugins.module_utils._run._observe import observe
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking
@@ -69,7 +70,7 @@ def stream(*qemus: FakeQemu, asked: Request | None = None, first: Act = nothing,
         for qemu in qemus:
             qemu.log.clear()
         then()
-        outcomes = await reconcile_all(targets, requested, host.open_link, host)
+        outcomes = await reconcile_all(targets, requested, Links(host.open_link), host)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         assert not [task for task in others if not task.done()], "a task was left behind"
         return outcomes

@@ -65,6 +65,31 @@ def told(result: dict[str, Any]) -> list[tuple[str, bool, bool | None, str | Non
     return [(disk["vm"], disk["finished"], disk["populated"], disk["error_kind"]) for disk in result["disks"]]
 
 
+def test_a_rerun_asks_each_vm_once() -> None:
+    """One session and one look for each VM that is done, however many disks it has; who has work to do gets its own."""
+    done, new = vm_called("done", 1), vm_called("new", 2)
+    done.add("vdb", "done-b.qcow2", "golden.qcow2", named=True)
+    assert run(FakeHost(done))["finished"]
+    host = FakeHost(done, new)
+    done.log.clear()
+    result = run(host)
+    assert told(result) == [("done", True, True, None)] * 2 + [("new", True, True, None)]
+    assert (done.commands.count("query-block"), done.acts) == (1, ["blockdev-snapshot"] * 2)
+    assert (host.opened.count(done.address), host.opened.count(new.address)) == (1, LOOKS)
+
+
+def test_who_waits_for_a_turn_keeps_no_monitor() -> None:
+    """A VM of which only some disks are done is left between the look and its turn."""
+    qemu, other = vm_called("vm0", 1), vm_called("vm1", 2)
+    assert run(FakeHost(qemu))["finished"]
+    qemu.add("vdb", "other-b.qcow2", "golden.qcow2", named=True)
+    host = Hypervisor(qemu, other)
+    seen: list[list[str]] = []
+    host.before[3] = lambda: seen.append([*host.open])
+    assert run(host, asking(parallel=1))["finished"]
+    assert seen == [[]]
+
+
 def test_headers_are_asked_before_an_image_is_free() -> None:
     """The folders of the request are searched, and what is named there is not free."""
     host = FakeHost(vm_called())
@@ -92,7 +117,7 @@ def test_every_vm_that_was_worked_on_is_asked_again() -> None:
         pytest.param(asking(), True, 1, id="check mode"),
         pytest.param(asking(state="paused"), False, 2, id="nothing is to be populated"),
         pytest.param(asking(wait=False), False, 2, id="nothing is said to be populated"),
-        pytest.param(asking(base="golden"), False, 2, id="it was so before"),
+        pytest.param(asking(base="golden"), False, 1, id="it was so before"),
     ],
 )
 def test_without_a_claim_nobody_is_asked_again(asked: Request, check: bool, opened: int) -> None:
