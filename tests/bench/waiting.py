@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .tasks import Bench
 
 SILENT_PLAY = f"{OUR_PLAY}, progress: 0"
+PATIENT_PLAY = f"{OUR_PLAY}, internal_poll_interval 0.1"
+# How often Ansible's own processes ask each other whether there is anything new: 1000 times a second by default.
+PATIENT = "[defaults]\ninternal_poll_interval = 0.1\n"
 # Long enough that the start is over, and that the interval of the progress lines is the one of a usual stream.
 SETTLE_SECONDS, SECONDS = 15, 60
 
@@ -35,7 +38,7 @@ def idle(bench: Bench) -> Iterator[Figure]:
         commands: dict[str, list[str]] = {}
         meters: dict[str, MeteredPython] = {}
         daemons: dict[str, Sequence[int]] = {}
-        for way in (OUR_PLAY, SILENT_PLAY, SHELL_PLAY, *([VIRSH_PLAY] if bench.libvirt else [])):
+        for way in (OUR_PLAY, PATIENT_PLAY, SILENT_PLAY, SHELL_PLAY, *([VIRSH_PLAY] if bench.libvirt else [])):
             folder = bench.folder / f"idle{len(commands)}"
             folder.mkdir()
             meters[way] = MeteredPython(folder)
@@ -50,6 +53,7 @@ def idle(bench: Bench) -> Iterator[Figure]:
                 options |= {"progress": 0} if way == SILENT_PLAY else {}
                 tasks = by_socat(monitor, speed=1) if way == SHELL_PLAY else [ours(**options)]
             commands[way] = play(folder, *tasks)
+            (folder / "ansible.cfg").write_text(PATIENT if way == PATIENT_PLAY else "")
         with ThreadPoolExecutor(len(commands)) as pool:
             futures = {way: pool.submit(_minute, commands[way], meters[way], daemons.get(way, ())) for way in commands}
             spent = {way: future.result() for way, future in futures.items()}
@@ -64,7 +68,8 @@ def idle(bench: Bench) -> Iterator[Figure]:
 
 def _minute(command: Sequence[str], meter: MeteredPython, daemons: Sequence[int]) -> tuple[float, float]:
     """The processor time of a run in a minute of its waiting, and the KiB that went to and from the modules."""
-    environ, null = environment(**meter.environ), subprocess.DEVNULL
+    settings = {"ANSIBLE_CONFIG": str(meter.path.with_name("ansible.cfg"))}
+    environ, null = environment(**meter.environ, **settings), subprocess.DEVNULL
     with subprocess.Popen(command, stdout=null, stderr=null, env=environ) as process:
         roots = [psutil.Process(pid) for pid in (process.pid, *daemons)]
         try:
