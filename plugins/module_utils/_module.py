@@ -19,7 +19,7 @@ from ._model._peer import Owner
 from ._model._request import Selection
 from ._model._seams import Find, Host, OpenLink
 from ._model._text import presentable
-from ._reach._host import LinuxHost
+from ._reach._host import LinuxHost, allow_descriptors
 from ._reach._peer import find_owner
 from ._reach._qemu import open_link
 from ._reach._qmp import QEMU_QMP_IMPORT_ERROR
@@ -49,6 +49,7 @@ def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True, takes_turn
         by = _vms_by(module.params, is_needed=needs_vms)
         _require_library(module, by)
         check_range("connect_timeout", module.params["connect_timeout"], least=0.001, most=86400)
+        allow_descriptors()
         host = LinuxHost(functools.partial(module.run_command, handle_exceptions=False))
         way = _way(module, by, host, takes_turns=takes_turns)
         result = asyncio.run(unless_unread(work(module, way, host)))

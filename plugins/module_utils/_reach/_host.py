@@ -10,6 +10,7 @@ import contextlib
 import glob
 import os
 import re
+import resource
 import stat
 from typing import Callable, Collection, Mapping, Sequence, Tuple
 
@@ -40,6 +41,10 @@ _WRITE_OUT_SECONDS = 600.0
 # A folder of sockets is in memory, and a listing of all sockets takes milliseconds.
 _FOLDER_SECONDS = 30.0
 _SS_SECONDS = 5.0
+
+# What hundreds of streams at a time take: each a monitor, its images, and what writes them out. A process may have 1024
+# unless it asks for more.
+_DESCRIPTORS = 16_384
 
 # Runs a command, and returns its exit code, stdout and stderr.
 RunCommand = Callable[[Sequence[str]], Tuple[int, str, str]]
@@ -160,6 +165,14 @@ class HeldFiles:
         """Let go of the files."""
         for file in self._files:
             file.close()
+
+
+def allow_descriptors() -> None:
+    """Let this process have as many open files as it may need, or as many as it may have at all."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _read_headers(pid: int | None, images: Sequence[tuple[Bound, str]]) -> list[Reading]:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 # Each call that hangs keeps a thread until the storage answers. A VM must not be able to fill the host with them.
 MOST_THREADS = 128
+# How often a call that finds so many at work looks again.
+_PAUSE_SECONDS = 0.01
 
 Calls = queue.SimpleQueue  # of functions without arguments, one at a time
 
@@ -52,11 +54,14 @@ async def away(function: Callable[..., T], *args: object, seconds: float, what: 
     and what it returns after the deadline is only collected.
 
     :param what: whose answer is waited for, the subject of the error.
-    :raise HostSilent: there was no answer in time, or too many earlier calls still wait for theirs.
+    :raise HostSilent: there was no answer in time, or too many earlier calls waited for theirs all the while.
     """
-    if len(busy) >= MOST_THREADS:
-        raise HostSilent(f"{what} is not asked: {MOST_THREADS} earlier calls still wait for an answer")
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while len(busy) >= MOST_THREADS:
+        if loop.time() >= deadline:
+            raise HostSilent(f"{what} is not asked: {MOST_THREADS} earlier calls still wait for an answer")
+        await asyncio.sleep(_PAUSE_SECONDS)
     answered = loop.create_future()
     outcome = _Outcome()
     calls = _idle.pop() if _idle else _start_thread()
@@ -79,7 +84,7 @@ async def away(function: Callable[..., T], *args: object, seconds: float, what: 
 
     busy.add(calls)
     calls.put(work)
-    await asyncio.wait({answered}, timeout=seconds)
+    await asyncio.wait({answered}, timeout=max(0.0, deadline - loop.time()))
     if not answered.done():
         raise HostSilent(f"{what} does not answer within {seconds:g} s")
     if outcome.error is not None:

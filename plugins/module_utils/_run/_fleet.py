@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _QUIET_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 
+# So many disks are visited at a time of those that need no stream: each visit is short, and takes some descriptors.
+_BRIEF_VISITS = 32
+
 
 def _deadline_of(waiting: Waiting) -> float | None:
     """When the wait is over, by the clock of the event loop; None where it takes as long as it takes."""
@@ -103,6 +106,7 @@ class _Fleet:
         self._host = host
         self._deadline = _deadline_of(request.waiting)
         self._slots = _Slots(request.parallel)
+        self._brief = asyncio.Semaphore(_BRIEF_VISITS)
         self._links = links
         self._lanes = lanes(targets)
         at_first = [target.key for target in streams_at_first(self._lanes, request)]
@@ -135,7 +139,8 @@ class _Fleet:
     async def _take_turn(self, target: Target) -> Outcome:
         kind = turn(target, self._request)
         if kind is Turn.NEEDS_NONE:
-            return await self._see_through(target)
+            async with self._brief:
+                return await self._see_through(target)
         if not await self._slots.take(self._deadline, runs_already=kind is Turn.COUNTS):
             reason = f"its turn did not come before {self._request.waiting.over}"
             return _left_waiting(target, self._request, reason)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -29,7 +30,11 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._header import 
 from ansible_collections.virtops.qmp.plugins.module_utils._model._images import Asked, Search, Unread
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import NoMap
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _host, _lease
-from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost, describe_socket
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import (
+    LinuxHost,
+    allow_descriptors,
+    describe_socket,
+)
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._mounts import Mount
 from ansible_collections.virtops.qmp.tests.unit.builders import qcow2
 from ansible_collections.virtops.qmp.tests.unit.descriptors import open_files
@@ -177,6 +182,25 @@ def _leads_to(number: str, status: os.stat_result) -> bool:
         return os.path.samestat(os.stat(f"/proc/self/fd/{number}"), status)
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("soft", "most", "expected"),
+    [
+        pytest.param(1024, 524_288, 16_384, id="usual"),
+        pytest.param(1024, 4096, 4096, id="no more may be had"),
+        pytest.param(1024, resource.RLIM_INFINITY, 16_384, id="any may be had"),
+        pytest.param(65_536, 524_288, None, id="enough"),
+        pytest.param(resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, id="no limit"),
+    ],
+)
+def test_descriptors(monkeypatch: pytest.MonkeyPatch, soft: int, most: int, expected: int | None) -> None:
+    """As many as hundreds of streams need, if they may be had, and never fewer than there were."""
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, most))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.append((which, limit)))
+    allow_descriptors()
+    assert limits == ([] if expected is None else [(resource.RLIMIT_NOFILE, (expected, most))])
 
 
 def test_free_space(folder: Path) -> None:

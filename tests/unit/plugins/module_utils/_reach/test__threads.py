@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import HostSilent
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _threads
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._threads import away
+from ansible_collections.virtops.qmp.tests.unit import clock
 
 
 class Storage:
@@ -142,11 +143,23 @@ def test_an_answer_after_the_end_of_the_loop(storage: Storage) -> None:
 
 
 def test_threads_are_counted(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where too many calls hang already, none is made: a VM cannot fill the host with threads."""
+    """Where too many calls hang for as long, none is made: a VM cannot fill the host with threads."""
     monkeypatch.setattr(_threads, "MOST_THREADS", len(_threads.busy))
     with pytest.raises(HostSilent, match=r"the storage is not asked: .* still wait"):
-        asyncio.run(away(storage.read, seconds=60))
+        clock.run(away(storage.read, seconds=60))
     assert not storage.is_asked
+
+
+def test_many_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that only take their time are all made, however many there are; few of them at a time."""
+    most = len(_threads.busy) + 2
+    monkeypatch.setattr(_threads, "MOST_THREADS", most)
+
+    async def work() -> list[int]:
+        return await asyncio.gather(*(away(lambda: len(_threads.busy), seconds=60) for _each in range(20)))
+
+    at_a_time = asyncio.run(work())
+    assert (len(at_a_time), max(at_a_time) <= most) == (20, True)
 
 
 END = """

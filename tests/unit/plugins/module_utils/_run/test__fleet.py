@@ -112,6 +112,14 @@ def test_a_monitor_is_held_only_while_its_vm_has_work() -> None:
     assert (host.most_open, len(host.opened)) == (1, 4)
 
 
+def test_finished_disks_are_visited_a_few_at_a_time() -> None:
+    """However many there are: each visit takes descriptors and a thread, of which a process has only so many."""
+    host = FakeHost(*vms(100))
+    all_about(host, asking(parallel=100))
+    assert all(outcome.is_finished for outcome in all_about(host))
+    assert host.most_open == 32
+
+
 def test_disks_of_one_vm_share_its_monitor() -> None:
     """A monitor serves one client, so the disks of a VM use one connection."""
     host = FakeHost(*vms(1, disks=4))
