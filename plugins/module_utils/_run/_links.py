@@ -13,8 +13,12 @@ from typing import AsyncIterator, Collection
 
 from .._model._seams import Link, OpenLink
 
-# So many monitors stay open after the look at their VMs: each takes a descriptor, of which a process has 1024.
+# So many monitors stay open after the look at their VMs: each takes a descriptor.
 MOST_KEPT = 256
+
+# A monitor opens at once, unless somebody else is there. Two runs that each wait for what the other keeps would wait
+# for ever: so whoever waits for longer keeps none.
+_PATIENCE_SECONDS = 0.3
 
 
 class _SharedLink:
@@ -55,6 +59,7 @@ class Links:
         self._open_link = open_link
         self._links: dict[str, _SharedLink] = {}
         self._kept: dict[str, contextlib.AsyncExitStack] = {}
+        self._is_alone = True
 
     async def __aenter__(self) -> Links:
         return self
@@ -73,11 +78,22 @@ class Links:
     async def look(self, address: str) -> AsyncIterator[Link]:
         """Open a monitor for a look at its VM, and leave it open for who comes next, unless many are."""
         async with contextlib.AsyncExitStack() as session:
-            yield await session.enter_async_context(self._at(address).borrow())
+            yield await self._open(address, session)
             self._leave_open(address, session)
 
+    async def _open(self, address: str, session: contextlib.AsyncExitStack) -> Link:
+        opening = asyncio.ensure_future(session.enter_async_context(self._at(address).borrow()))
+        try:
+            await asyncio.wait({opening}, timeout=_PATIENCE_SECONDS)
+            if not opening.done():
+                self._is_alone = False
+                await self.keep(())
+            return await opening
+        finally:
+            opening.cancel()
+
     def _leave_open(self, address: str, session: contextlib.AsyncExitStack) -> None:
-        if len(self._kept) < MOST_KEPT:
+        if self._is_alone and len(self._kept) < MOST_KEPT:
             self._at(address).is_seen = True
             self._kept[address] = session.pop_all()
 
@@ -89,7 +105,8 @@ class Links:
     @contextlib.asynccontextmanager
     async def borrow(self, address: str) -> AsyncIterator[Link]:
         """A monitor, until the context ends; from the first one on it is kept no longer."""
-        async with self._at(address).borrow() as link:
+        async with contextlib.AsyncExitStack() as session:
+            link = await self._open(address, session)
             if address in self._kept:
                 await self._kept.pop(address).aclose()
             yield link

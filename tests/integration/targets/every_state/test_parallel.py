@@ -69,6 +69,22 @@ def test_disks_in_parallel(folder: Path, boot: Boot) -> None:
         assert images.differences(base.expected, images.content(top)) == []
 
 
+def test_reruns_side_by_side(boot: Boot, folder: Path) -> None:
+    """Runs that meet at the same VMs, each in another order, wait for each other a moment, and none of them fails."""
+    vms = [two_disks(boot, folder, f"web{number}") for number in range(6)]
+    monitors = [vm.monitor for vm in vms]
+    done = product.module("block_stream", monitors=monitors, disks=["*"], parallel=4)
+    assert (done.failed, done["finished"]) == (False, True), done
+    orders = [monitors, monitors[::-1], monitors[3:] + monitors[:3]]
+    runs = [product.Running("block_stream", {"monitors": order, "disks": ["*"]}) for order in orders]
+    for run in runs:
+        again = run.result()
+        assert (again.failed, again["changed"], again["finished"], len(again["disks"])) == (False, False, True, 12), (
+            again
+        )
+    assert [vm.inserted(disk)["backing_file_depth"] for vm in vms for disk in ("vda", "vdb")] == [0] * 12
+
+
 def test_streams_that_run_already_count(boot: Boot, folder: Path) -> None:
     """With one place, taken by a stream that runs, no other is started, however long the task waits."""
     vms = [two_disks(boot, folder, name) for name in ("web1", "web2")]

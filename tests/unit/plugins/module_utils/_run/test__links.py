@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorLost
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._qemu import QemuLink
 from ansible_collections.virtops.qmp.plugins.module_utils._run import _links
 from ansible_collections.virtops.qmp.plugins.module_utils._run._links import Links
 from ansible_collections.virtops.qmp.tests.unit import clock
@@ -91,5 +96,53 @@ def test_a_look_that_failed_keeps_nothing(host: FakeHost) -> None:
                 async with links.look(A):
                     raise MonitorLost("the connection ended")
             assert (host.open, links.is_seen(A)) == ([], False)
+
+    clock.run(work())
+
+
+class Turns(FakeHost):
+    """Whoever comes while another client is there waits until that is gone."""
+
+    def __init__(self, *qemus: FakeQemu):
+        super().__init__(*qemus)
+        self._turns = {address: asyncio.Lock() for address in self.qemus}
+
+    @contextlib.asynccontextmanager
+    async def open_link(self, address: str) -> AsyncIterator[QemuLink]:
+        async with self._turns[address], super().open_link(address) as link:
+            yield link
+
+
+def test_two_runs_do_not_wait_for_each_other() -> None:
+    """Each keeps what the other one needs next: both let go of it, and keep nothing any more."""
+
+    async def work() -> None:
+        host = Turns(FakeQemu("a", 1), FakeQemu("b", 2))
+
+        async def run(*addresses: str) -> list[str]:
+            async with Links(host.open_link) as links:
+                for address in addresses:
+                    async with links.look(address):
+                        await asyncio.sleep(0.01)
+                return [address for address in addresses if links.is_seen(address)]
+
+        assert [*await asyncio.gather(run(A, B), run(B, A))] == [[], []]
+        assert asyncio.get_running_loop().time() < 1
+
+    clock.run(work())
+
+
+def test_who_does_not_come_in_leaves_the_queue() -> None:
+    """A visit that is broken off while another client is there waits no longer."""
+
+    async def work() -> None:
+        host = Turns(FakeQemu("a", 1), FakeQemu("b", 2))
+        async with Links(host.open_link) as links, host.open_link(A):
+            waiting = asyncio.ensure_future(links.look(A).__aenter__())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        async with host.open_link(A):
+            pass
 
     clock.run(work())
