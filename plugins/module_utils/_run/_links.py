@@ -18,7 +18,7 @@ MOST_KEPT = 256
 
 # A monitor opens at once, unless somebody else is there. Two runs that each wait for what the other keeps would wait
 # for ever: so whoever waits for longer keeps none.
-_PATIENCE_SECONDS = 0.3
+_PATIENCE_SECONDS = 1.0
 
 
 class _SharedLink:
