@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import select
+import sys
 import threading
 from types import TracebackType
 from typing import Any, Coroutine
@@ -93,7 +94,8 @@ class _Reader:
         threading.Thread(target=wait, name="reader", daemon=True).start()
 
     def _remind(self) -> None:
-        # Where that is not possible the reader may be gone, which the kernel tells.
+        # Where Python was started without a stdout, something else has its number by now. Where nothing can be sent the
+        # reader may be gone, which the kernel tells.
         with self._printing, contextlib.suppress(OSError):
-            if not self._is_over:
+            if not self._is_over and sys.__stdout__ is not None:
                 os.write(self._descriptor, b"\n")

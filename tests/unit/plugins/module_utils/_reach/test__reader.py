@@ -9,6 +9,7 @@ import asyncio
 import os
 import pty
 import socket
+import sys
 import threading
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
@@ -118,6 +119,18 @@ def test_no_line_comes_into_the_result() -> None:
     with _reader._Reader(writes) as reader:
         pass
     reader._remind()
+    os.close(writes)
+    with open(reads, "rb") as rest:
+        assert rest.read() == b""
+    os.close(reader._wakes)
+
+
+def test_no_line_goes_to_what_has_the_number_of_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python was started without a stdout: its number may be that of a monitor by now."""
+    monkeypatch.setattr(sys, "__stdout__", None)
+    reads, writes = os.pipe()
+    with _reader._Reader(writes) as reader:
+        reader._remind()
     os.close(writes)
     with open(reads, "rb") as rest:
         assert rest.read() == b""
