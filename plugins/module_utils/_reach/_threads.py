@@ -23,9 +23,9 @@ _PAUSE_SECONDS = 0.01
 
 Calls = queue.SimpleQueue  # of functions without arguments, one at a time
 
-# The threads that work, by where they take their calls from, and those that wait for one. To start a thread takes four
-# times as long as a call in one that is there.
-busy: set[Calls[Callable[[], None]]] = set()
+# The calls under way, and the threads that wait for one. To start a thread takes four times as long as a call in one
+# that is there.
+busy: set[_Outcome] = set()
 _idle: list[Calls[Callable[[], None]]] = []
 
 
@@ -72,17 +72,15 @@ async def away(function: Callable[..., T], *args: object, seconds: float, what: 
         try:
             loop.call_soon_threadsafe(leave)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            rest()
+            _idle.append(calls)
+        # Not in the loop, which may have ended without a look at what was left there.
+        busy.discard(outcome)
 
     def leave() -> None:
-        rest()
+        _idle.append(calls)
         answered.set_result(None)
 
-    def rest() -> None:
-        busy.discard(calls)
-        _idle.append(calls)
-
-    busy.add(calls)
+    busy.add(outcome)
     calls.put(work)
     await asyncio.wait({answered}, timeout=max(0.0, deadline - loop.time()))
     if not answered.done():

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,11 +144,25 @@ def test_an_answer_after_the_end_of_the_loop(storage: Storage) -> None:
     storage.end()
 
 
+def test_an_answer_to_a_loop_that_stands_still(storage: Storage) -> None:
+    """It may never be taken, and its thread is not counted for ever."""
+    before = set(_threads.busy)
+    loop = asyncio.new_event_loop()
+    with pytest.raises(HostSilent):
+        loop.run_until_complete(away(storage.read, seconds=0.01))
+    storage.end()
+    given_up = time.monotonic() + 30
+    while _threads.busy - before and time.monotonic() < given_up:
+        os.sched_yield()
+    loop.close()
+    assert _threads.busy <= before
+
+
 def test_threads_are_counted(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where too many calls hang for as long, none is made: a VM cannot fill the host with threads."""
     monkeypatch.setattr(_threads, "MOST_THREADS", len(_threads.busy))
     with pytest.raises(HostSilent, match=r"the storage is not asked: .* still wait"):
-        clock.run(away(storage.read, seconds=60))
+        clock.run(away(storage.read, seconds=0.05))
     assert not storage.is_asked
 
 
