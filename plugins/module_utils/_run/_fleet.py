@@ -19,7 +19,7 @@ from .._model._seams import Host, OtherRuns
 from .._model._target import Target
 from ._budget import Budget
 from ._links import Links
-from ._observe import explain
+from ._observe import VISITS_AT_ONCE, explain
 from ._reconcile import reconcile
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 # other one takes between two slices. How often that is looked at.
 _QUIET_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
-
-# So many disks are visited at a time of those that need no stream: each visit is short, and takes some descriptors.
-_BRIEF_VISITS = 32
 
 
 def _deadline_of(waiting: Waiting) -> float | None:
@@ -106,7 +103,7 @@ class _Fleet:
         self._host = host
         self._deadline = _deadline_of(request.waiting)
         self._slots = _Slots(request.parallel)
-        self._brief = asyncio.Semaphore(_BRIEF_VISITS)
+        self._brief = asyncio.Semaphore(VISITS_AT_ONCE)
         self._links = links
         self._lanes = lanes(targets)
         at_first = [target.key for target in streams_at_first(self._lanes, request)]

@@ -20,8 +20,9 @@ from .._model._files import Bound
 from .._model._seams import Find, Found, Host, Link, ListDomains, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
-# So many monitors are visited at a time. A visit takes milliseconds, but a silent monitor takes the whole time-out.
-_VISITS_AT_ONCE = 32
+# So many monitors are visited at a time where no stream is waited for. A visit takes milliseconds, a thread and some
+# descriptors, but a silent monitor takes the whole time-out.
+VISITS_AT_ONCE = 32
 
 
 class Sighting(NamedTuple):
@@ -86,7 +87,7 @@ async def visit_all(wanted: Mapping[str, bool], open_link: OpenLink, host: Host,
     skipped: list[str] = []
     failures: list[Failure] = []
     off: list[str] = []
-    turnstile = asyncio.Semaphore(_VISITS_AT_ONCE)
+    turnstile = asyncio.Semaphore(VISITS_AT_ONCE)
 
     async def visit(address: str) -> Vm:
         async with turnstile, open_link(address) as link:

@@ -96,9 +96,9 @@ async def _act(
     is_check: bool,
 ) -> tuple[Sequence[Outcome], Sighting]:
     """The outcomes, and the VMs as they are then."""
-    await links.keep(() if is_check else done_monitors(targets, request))
     if is_check:
         return plan(targets, request), sighting
+    await links.keep(done_monitors(targets, request))
     outcomes = await reconcile_all(targets, request, links, host)
     if request.state != "populated":
         return outcomes, sighting

@@ -543,7 +543,7 @@ class _Visit:
             await self._write_out()
             await self._ask_state()
             is_told = await self._link.flush(self._top, beneath)
-            # Where nothing was streamed, QEMU has had the file open for longer than we have, and tells more.
+            # Where this visit streams nothing, QEMU has had the file open for longer than we have, and tells more.
             if self._watches or not is_told:
                 await self._write_out()
         except WriteBackFailed as error:

@@ -113,28 +113,29 @@ def test_the_connection_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
         assert rest.read().lstrip(b"\n") == b"the result"
 
 
-def test_no_line_comes_into_the_result() -> None:
-    """Who was about to send one when the work ended sends none."""
+def reminded(*, is_over: bool) -> bytes:
+    """What is sent when it is time to, while the work goes on or right after it."""
     reads, writes = os.pipe()
     with _reader._Reader(writes) as reader:
-        pass
-    reader._remind()
+        if not is_over:
+            reader._remind()
+    if is_over:
+        reader._remind()
     os.close(writes)
-    with open(reads, "rb") as rest:
-        assert rest.read() == b""
     os.close(reader._wakes)
+    with open(reads, "rb") as rest:
+        return rest.read()
+
+
+def test_no_line_comes_into_the_result() -> None:
+    """Who was about to send one when the work ended sends none."""
+    assert (reminded(is_over=False), reminded(is_over=True)) == (b"\n", b"")
 
 
 def test_no_line_goes_to_what_has_the_number_of_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python was started without a stdout: its number may be that of a monitor by now."""
     monkeypatch.setattr(sys, "__stdout__", None)
-    reads, writes = os.pipe()
-    with _reader._Reader(writes) as reader:
-        reader._remind()
-    os.close(writes)
-    with open(reads, "rb") as rest:
-        assert rest.read() == b""
-    os.close(reader._wakes)
+    assert reminded(is_over=False) == b""
 
 
 def test_a_line_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
