@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils import basic
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._qmp import QmpEvents
-from ansible_collections.virtops.qmp.plugins.module_utils._run import _populate, _reconcile
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _populate, _reconcile, _release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ def main() -> None:
     noting(visit, "_flush", "another look", "the flush")
     noting(visit, "_doubt_of", "another look", "the proof: the map of the chain")
     noting(_populate, "_ask_again", "the old images closed", "a look over a new connection")
-    noting(_populate, "judge_all", "a look over a new connection", "who has the old images open")
+    noting(_release, "judge_all", "a look over a new connection", "who has the old images open")
     events: Any = QmpEvents
     events._accept = noting_events(events._accept)
     try:

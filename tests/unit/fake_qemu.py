@@ -714,6 +714,8 @@ class FakeHost:
         self.free = 1000 * MIB
         # The devices that are other hosts' file systems; all files of /vms lie on device 1.
         self.remote: set[int] = set()
+        # What had been done to the VMs whenever somebody made ready for the end of a stream.
+        self.acts_when_ready: list[list[str]] = []
         self.open: list[str] = []
         self.most_open = 0
         self.opened: list[str] = []
@@ -798,6 +800,9 @@ class FakeHost:
     async def hold(self, pid: int | None, files: Sequence[Bound], name: str) -> FakeHeld | None:
         """The files of an image, if they are files."""
         return FakeHeld(self, name) if all(bound.inode is not None for bound in files) else None
+
+    def make_ready(self) -> None:
+        self.acts_when_ready.append([act for qemu in self.qemus.values() for act in qemu.acts])
 
     async def write_out(self, file: str) -> bool:
         """Whether the storage answers; what it says is `unwritable`."""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 from .._model._errors import Failure
 from .._model._files import FreeSpaces
@@ -19,7 +19,9 @@ from ._outcome import Outcome
 from ._plan import space_needed
 from ._released import each_once, unanswered, weigh
 from ._report import disk_to_result, vm_to_result
-from ._verdict import Verdict
+
+if TYPE_CHECKING:
+    from ._verdict import Verdict
 
 
 class Populated(NamedTuple):

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
-from typing import NamedTuple, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Sequence
 
 from ._disk import Disk
 from ._errors import MonitorUnusable
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
 
 # libvirt numbers the images of a guest, and calls their nodes so; raw ones have no format node since libvirt 9.10.
 _NODE = re.compile(r"libvirt-(\d+)-(?:format|storage)")
@@ -45,6 +47,9 @@ def read_domain(text: str) -> tuple[DomainDisk, ...]:
 
     :raise MonitorUnusable: it is none.
     """
+    # Loaded here, and only here: whoever names monitors reads no XML.
+    import xml.etree.ElementTree as ET
+
     try:
         root = ET.fromstring(text)
     except ET.ParseError as error:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from typing import (
+    TYPE_CHECKING,
     Any,
     AsyncContextManager,
     Awaitable,
@@ -20,17 +21,20 @@ from typing import (
 )
 
 from ._disk import Disk, Image
-from ._domain import Listed
 from ._errors import Failure
 from ._files import Bound, FreeSpace, KnownFile, Lease, Survey, Users
 from ._header import Reading
-from ._images import Search
 from ._job import Job, JobEvent, Stream
 from ._latency import GuestDevice
-from ._map import Layer, MapTotals, NoMap
 from ._peer import Peer
 from ._serving import Serving
 from ._vm import Identity, Migration, Sight
+
+if TYPE_CHECKING:
+    # What most calls have no need of.
+    from ._domain import Listed
+    from ._images import Search
+    from ._map import Layer, MapTotals, NoMap
 
 
 class OtherRuns(Protocol):
@@ -218,6 +222,9 @@ class Held(Protocol):
 class Host(Protocol):
     """What the hypervisor knows beside its monitors."""
 
+    def make_ready(self) -> None:
+        """Load what the end of a stream takes, so that nobody waits for it then."""
+
     async def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds, sorted; None where there is a file of this very name.
 
@@ -285,4 +292,4 @@ class Found(NamedTuple):
 
 
 Find = Callable[[], Awaitable[Found]]
-ListDomains = Callable[[], Awaitable[Sequence[Listed]]]
+ListDomains = Callable[[], Awaitable[Sequence["Listed"]]]

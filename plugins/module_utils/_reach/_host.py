@@ -12,23 +12,22 @@ import os
 import re
 import resource
 import stat
-from typing import Callable, Collection, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Collection, Mapping, Sequence, Tuple
 
 from .._model._address import UnixAddress
 from .._model._errors import HostSilent
 from .._model._files import Bound, FreeSpace, Granted, KnownFile, Lease, Survey, Users
 from .._model._header import Reading
-from .._model._images import Asked, Search, Unread
-from .._model._map import Layer, MapTotals, NoMap
 from ._descriptors import reopen, survey
 from ._header import read_header
-from ._lease import try_leases
-from ._map import read_map, user_of
 from ._mounts import read_mounts, read_text
 from ._runs import NAME_OF_OURS
 from ._threads import away
-from ._users import find_users
 from ._writeback import WriteBack
+
+if TYPE_CHECKING:
+    from .._model._images import Search
+    from .._model._map import Layer, MapTotals, NoMap
 
 # A look at files takes milliseconds, unless their storage hangs.
 _ANSWER_SECONDS = 30.0
@@ -55,6 +54,10 @@ class LinuxHost:
 
     def __init__(self, run_command: RunCommand):
         self._run_command = run_command
+
+    def make_ready(self) -> None:
+        """Load what the end of a stream takes, so that nobody waits for it then."""
+        from . import _lease, _map, _users  # noqa: F401
 
     async def expand(self, pattern: str) -> Sequence[str] | None:
         """The sockets that a glob finds."""
@@ -87,6 +90,10 @@ class LinuxHost:
 
     async def read_map(self, pid: int | None, layers: Sequence[Layer], base_depth: int | None) -> MapTotals | NoMap:
         """Ask qemu-img, which runs as QEMU's own user."""
+        # Loaded while a stream runs, as below: what is populated already has no need of it.
+        from .._model._map import NoMap
+        from ._map import read_map, user_of
+
         if pid is None:
             return NoMap("the process behind this monitor is not known")
         try:
@@ -118,6 +125,8 @@ class LinuxHost:
 
     async def leases(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Lease]:
         """Ask the kernel whether the files are open anywhere."""
+        from ._lease import try_leases
+
         try:
             return await away(try_leases, files, seconds=_ANSWER_SECONDS)
         except HostSilent as error:
@@ -125,6 +134,8 @@ class LinuxHost:
 
     async def users(self, files: Collection[KnownFile]) -> Mapping[KnownFile, Users]:
         """Find who has the files open, in one walk through /proc."""
+        from ._users import find_users
+
         try:
             return await away(find_users, files, seconds=_ANSWER_SECONDS)
         except HostSilent:
@@ -132,7 +143,7 @@ class LinuxHost:
 
     async def search(self, files: Collection[KnownFile], folders: Sequence[str]) -> Search:
         """Read the headers of all images in the folders."""
-        # Loaded here, and only here: most tasks do without.
+        from .._model._images import Asked, Search, Unread
         from ._images import search
 
         what = "the storage of the images"

@@ -10,7 +10,6 @@ import asyncio
 from typing import Mapping, NamedTuple, Sequence
 
 from .._decide._bind import bind
-from .._decide._domains import meant_domains
 from .._decide._doubles import tell_apart
 from .._decide._locate import bind_disks, hold_against_header, names_in_header, reported_names
 from .._model._address import DomainName, read_address
@@ -64,6 +63,9 @@ async def find_domains(patterns: Sequence[str], uri: str, list_domains: ListDoma
 
     :raise WrongRequest: a name may mean two.
     """
+    # Loaded here, and only here: whoever names monitors has no domains.
+    from .._decide._domains import meant_domains
+
     try:
         guests = await list_domains()
     except QmpError as error:

@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Collection, Mapping, Sequence
 
 from .._decide._fit import leave_out_unfit
-from .._decide._forecast import plan
 from .._decide._outcome import Outcome, not_begun, untouched
 from .._decide._report_work import Populated
 from .._decide._schedule import done_monitors, leave_out_crowded
 from .._decide._second_look import confirm, is_claim
 from .._decide._select import select, select_bound
-from .._decide._verdict import labels_of
 from .._model._errors import Failure, WrongRequest
 from .._model._request import BoundVms, Request, Selection
 from .._model._seams import Find, Host, OpenLink
@@ -23,8 +21,10 @@ from .._model._target import Target
 from ._fleet import reconcile_all
 from ._links import Links
 from ._observe import Sighting, observe, visit_all
-from ._release import judge_all
 from ._space import free_spaces
+
+if TYPE_CHECKING:
+    from .._decide._verdict import Verdict
 
 
 async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out of this process
@@ -97,6 +97,9 @@ async def _act(
 ) -> tuple[Sequence[Outcome], Sighting]:
     """The outcomes, and the VMs as they are then."""
     if is_check:
+        # Loaded here, and only here: hardly any task only tells what it would do.
+        from .._decide._forecast import plan
+
         return plan(targets, request), sighting
     await links.keep(done_monitors(targets, request))
     outcomes = await reconcile_all(targets, request, links, host)
@@ -139,8 +142,14 @@ async def _judged(  # what is known by now, and who knows more
 
     :param known: what an earlier look of the same task has called VMs, by their processes.
     """
-    labels = labels_of(sighting.vms, known or {})
-    verdicts = await judge_all(outcomes, labels, host, sighting.off, request.images)
+    verdicts: Sequence[Sequence[Verdict]] = [()] * len(outcomes)
+    if any(outcome.left for outcome in outcomes):
+        # Loaded while the streams ran.
+        from .._decide._verdict import labels_of
+        from ._release import judge_all
+
+        labels = labels_of(sighting.vms, known or {})
+        verdicts = await judge_all(outcomes, labels, host, sighting.off, request.images)
     return Populated(
         vms=sighting.vms,
         outcomes=tuple(outcomes),

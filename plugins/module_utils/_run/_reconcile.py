@@ -17,8 +17,6 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, AsyncIterator, Awaitable, Callable, Mapping, cast
 
-from .._decide._backing import as_qemu_opens, choose_name, names_for_base
-from .._decide._copied import layers_of, left_below
 from .._decide._endings import (
     cannot_be_proven,
     ended_unheard,
@@ -64,7 +62,6 @@ from .._model._errors import (
     WriteBackFailed,
 )
 from .._model._job import Job, Stream, is_our_id, job_id_for, was_migrated_since
-from .._model._map import MapTotals, NoMap
 from .._model._request import Request, Waiting
 from .._model._seams import Held, Host, Link, Pull
 from .._model._serving import LOCK
@@ -390,6 +387,9 @@ class _Visit:
 
     async def _name_for_base(self) -> str | None:
         """What the header shall call the base; None leaves that to QEMU, for what is no file."""
+        # Loaded here, and only here: most tasks have no base.
+        from .._decide._backing import as_qemu_opens, choose_name, names_for_base
+
         now = self._now
         base = now.disk.chain[now.base_index]
         names = names_for_base(now.disk, now.base_index)
@@ -462,6 +462,9 @@ class _Visit:
         The map of the chain proves it. Where there is none, the job is taken at its word, unless the VM's state was
         saved meanwhile, or the VM migrated: QEMU's job goes on then and copies nothing.
         """
+        from .._decide._copied import layers_of, left_below
+        from .._model._map import MapTotals, NoMap
+
         now = self._now
         base_depth = now.base_index if now.base_index < len(now.disk.chain) else None
         totals = await self._host.read_map(now.vm.identity.pid, layers_of(now.disk), base_depth)
@@ -598,6 +601,7 @@ class _Visit:
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
         writing = asyncio.ensure_future(self._keep_written_out())
+        self._make_ready()
         try:
             async with paced(pacing, followed), self._reading_ahead(job_id):
                 end = followed.end = await watch.wait(waiting, deadline)
@@ -615,6 +619,13 @@ class _Visit:
         if after is After.FAIL:
             raise failed_wait(end, position, waiting.over)
         return self._give_way() if after is After.GIVE_WAY else after
+
+    def _make_ready(self) -> None:
+        """Load what the end of a stream takes, while QEMU copies: a task that finds all done never needs it."""
+        from .._decide import _copied  # noqa: F401
+        from . import _release  # noqa: F401
+
+        self._host.make_ready()
 
     def _pacing_of(self, speed: int | None) -> Pacing | None:
         """What paces a stream for the sake of its guest, if that was asked for; not where a later run has had its say.

@@ -28,7 +28,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._reach import _libvirt
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._process import Turn
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._reader import NobodyReads
-from ansible_collections.virtops.qmp.plugins.module_utils._run import _populate
+from ansible_collections.virtops.qmp.plugins.module_utils._run import _release
 from ansible_collections.virtops.qmp.tests.unit import clock
 from ansible_collections.virtops.qmp.tests.unit.builders import asking, qcow2
 from ansible_collections.virtops.qmp.tests.unit.fake_libvirt import FakeLibvirt, Guest
@@ -421,7 +421,7 @@ def test_the_notes_on_free_images_are_warnings(lab: Lab, module: RunModule, monk
     async def judge_all(outcomes: Sequence[Outcome], *_rest: Any) -> list[list[Verdict]]:
         return [[note, note] for _each in outcomes]
 
-    monkeypatch.setattr(_populate, "judge_all", judge_all)
+    monkeypatch.setattr(_release, "judge_all", judge_all)
     found = module("block_stream", monitors=[lab.vm().address], disks=["vda"])
     assert found["warnings"].count("look at VM web02, too") == 1
 

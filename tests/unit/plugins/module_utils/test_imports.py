@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,3 +200,27 @@ def test_nobody_else_spells_a_command(path: Path) -> None:
     spelled = {text for text in strings(UTILS["_reach/_qemu.py"]) if re.fullmatch(r"[a-z]+(-[a-z]+)+", text)}
     assert {"block-stream", "job-finalize", "query-block", "x-debug-query-block-graph"} <= spelled
     assert not strings(path) & (spelled - {"base-node"})
+
+
+LOADED = """
+import sys
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._host import LinuxHost
+from ansible_collections.virtops.qmp.plugins.modules import {module}
+print(*sys.modules)
+LinuxHost(None).make_ready()
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize("module", ["block_stream", "block_stream_info"])
+def test_what_most_tasks_do_not_need_is_loaded_late(module: str) -> None:
+    """Each file is compiled in each task anew: what only the end of a stream takes is loaded when one runs."""
+    words = [sys.executable, "-c", LOADED.format(module=module)]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    at_first, when_ready = (set(line.split()) for line in told.splitlines())
+    here = _errors.__name__.replace("._model._errors", "")
+    for_the_end = {f"{here}.{name}" for name in ("_reach._lease", "_reach._map", "_reach._users")}
+    late = {f"{here}.{name}" for name in ("_decide._copied", "_decide._verdict", "_decide._forecast", "_model._domain")}
+    assert f"{here}._reach._qemu" in at_first
+    assert not at_first & (for_the_end | late | {"xml", "libvirt"})
+    assert for_the_end <= when_ready

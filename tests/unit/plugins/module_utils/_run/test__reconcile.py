@@ -333,6 +333,17 @@ def test_another_job_on_a_populated_disk_is_no_matter() -> None:
     assert (outcome.error, outcome.is_finished, outcome.action) == (None, True, "none")
 
 
+def test_what_the_end_takes_is_loaded_while_qemu_copies() -> None:
+    """Nobody waits for it when all is copied, and a task that finds all done never loads it."""
+    qemu, done = vm_with(), vm_with("top.qcow2")
+    host, other = FakeHost(qemu), FakeHost(done)
+    bring(qemu, host=host)
+    bring(done, host=other)
+    assert host.acts_when_ready
+    assert host.acts_when_ready[0] == qemu.acts[: qemu.acts.index("block-stream") + 1]
+    assert other.acts_when_ready == []
+
+
 # -- Ends that are no success ------------------------------------------------------------------------------------------
 
 
