@@ -24,6 +24,10 @@ description:
     image's files open from before the stream, and has the kernel write them out (fsync) before and after QEMU's flush.
     Without a job QEMU is told to take a snapshot onto a node that does not exist, which flushes, tells if that fails,
     and changes nothing.
+  - Where the cache mode of a disk is C(unsafe), QEMU flushes nothing and is told nothing. The module's own fsync takes
+    its place, and a warning says so, because what the guest writes later is not as safe. The kernel tells an error of
+    the storage once. So the module then leaves a mark in QEMU, an empty node C(populate-unwritten-...), and no later
+    task calls the disk populated before the VM is restarted.
   - The header is read from the file that QEMU has open (C(/proc/PID/fd)), whatever has its name now. With O(base), it
     calls the base as the headers of the dropped images did, so a relative name stays relative.
   - The task can be run again at any time. It joins a stream that runs, whoever started it, resumes one that an error

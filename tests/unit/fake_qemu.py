@@ -334,12 +334,18 @@ class FakeQemu:
         del self.descriptors[str(arguments["fdset-id"])]
 
     def _blockdev_add(self, arguments: Any) -> None:
+        name = arguments["node-name"]
+        self._refuse_unless(name not in self.nodes, f"Duplicate nodes with node-name='{name}'", "blockdev-add")
+        if arguments["driver"] == "null-co":
+            assert arguments["read-only"]  # else nobody can take a snapshot of the VM
+            self.nodes[name] = Node(name, "null-co", "null-co://")
+            return
         assert arguments["file"]["filename"] == "/dev/fdset/0"
         migrates = self.migration.get("status") == "active"
         self._refuse_unless(
             not migrates, "disallowing migration blocker (migration/snapshot in progress)", "blockdev-add"
         )
-        self.nodes[arguments["node-name"]] = Node(arguments["node-name"], arguments["driver"], "/dev/fdset/0")
+        self.nodes[name] = Node(name, arguments["driver"], "/dev/fdset/0")
 
     def _block_export_del(self, arguments: Any) -> None:
         id = arguments["id"]
@@ -376,6 +382,7 @@ class FakeQemu:
             **({} if disk.get("active", True) else {"active": False}),  # told since QEMU 10.0
             "node-name": root.name,
             "drv": root.driver,
+            "cache": {"writeback": True, "direct": False, "no-flush": disk.get("no-flush", False)},
             "ro": disk["ro"],
             "file": root.filename,
         }

@@ -97,14 +97,37 @@ def no_room(disk: Disk, job: Job) -> QmpError:
     )
 
 
-def not_on_storage(error: QmpError, job: Job | None) -> QmpError:
+def not_on_storage(error: QmpError, job: Job | None, disk: Disk) -> QmpError:
     """The kernel could not bring to the storage what was written to it."""
     state = "The old images are needed as before"
     if job is not None:
         state = f"The {job.position}, and needs the old images"
+    if disk.is_never_flushed:
+        # Elsewhere its tables come to the storage after what they point to, or not at all.
+        return WriteBackFailed(
+            f"{error}. {state}. What the kernel could not write it forgets, and QEMU, which never flushes this disk "
+            f"(its cache mode is unsafe), may have noted in {disk.top.path} that it is there: no restart cures that. "
+            "Make room, or repair the storage, and give the VM a new image over the old ones"
+        )
     return WriteBackFailed(
-        f"{error}. {state}. What the kernel could not write it forgets, and QEMU fails every later flush of this file: "
-        "make room, or repair the storage, then restart the VM, and run the task again"
+        f"{error}. {state}. What the kernel could not write it forgets, and nobody can tell what is missing: make "
+        "room, or repair the storage, then restart the VM, and run the task again"
+    )
+
+
+def nobody_flushes(disk: Disk) -> QmpError:
+    """QEMU brings nothing of the disk to the storage, and its file is not open here to do it in QEMU's place."""
+    return WriteBackFailed(
+        f"the cache mode of the disk is unsafe: QEMU never flushes it, and {disk.top.path} cannot be opened here to do "
+        "that in its place. Give the disk another cache mode, or run the task on the VM's own host, as root"
+    )
+
+
+def never_flushed(disk: Disk) -> str:
+    """A note: the disk is populated, and what comes after that is not as safe as on others."""
+    return (
+        "the cache mode of the disk is unsafe: QEMU never flushes it. All that was copied is on the storage now, but a "
+        f"crash of this host may damage {disk.top.path} at any later time"
     )
 
 

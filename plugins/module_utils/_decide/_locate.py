@@ -11,8 +11,10 @@ from typing import Mapping, Sequence
 
 from .._model._disk import Disk, is_local
 from .._model._files import Bound, Survey
+from .._model._graph import Graph
 from .._model._header import Header, NoHeader, Reading
 from ._bind import bind
+from ._populated import loss_of
 
 
 def reported_names(disks: Sequence[Disk]) -> list[str]:
@@ -59,7 +61,7 @@ def _from_the_image(disk: Disk, name: str) -> str:
     return posixpath.join(posixpath.dirname(disk.top.path), name)
 
 
-def hold_against_header(disk: Disk, reading: Reading, found: Mapping[str, Bound]) -> Disk:
+def hold_against_header(disk: Disk, reading: Reading, found: Mapping[str, Bound], graph: Graph) -> Disk:
     """Hold what QEMU says of a disk against what the file of its active image says.
 
     :param found: the files behind ``names_in_header``.
@@ -77,7 +79,7 @@ def hold_against_header(disk: Disk, reading: Reading, found: Mapping[str, Bound]
         stale_header=_stale_name(disk, reading.backing, found),
         snapshots=max(counted),
         lost=_why_lost(disk),
-        doubt=_why_doubtful(disk),
+        doubt=_why_doubtful(disk) or loss_of(disk, graph),
     )
 
 

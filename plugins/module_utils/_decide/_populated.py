@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .._model._disk import Disk
+from .._model._graph import Graph
 
 
 def why_not_populated(disk: Disk) -> tuple[bool | None, str | None]:
@@ -18,6 +19,16 @@ def why_not_populated(disk: Disk) -> tuple[bool | None, str | None]:
     if disk.doubt is not None:
         return None, disk.doubt
     return True, None
+
+
+def loss_of(disk: Disk, graph: Graph) -> str | None:
+    """What an earlier task was told of the storage of the active image, and has left a mark of; None without one."""
+    if disk.mark_of_loss not in graph.below:
+        return None
+    return (
+        f"an earlier task was told that what was written to {disk.top.path} did not reach the storage: an Input/output "
+        "error, or no space left"
+    )
 
 
 def _why_needed(disk: Disk) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from typing import NamedTuple, Sequence
 
 from ._errors import AnswersDiffer
@@ -116,6 +117,7 @@ class Disk(NamedTuple):
     the guest's own requests. ``is_active``: this QEMU may write to it, and not the other end of a migration.
     ``target`` is what libvirt calls the disk of its guest (``vda``), and ``stale_view`` an image that libvirt still
     takes for the disk's backing image though QEMU does not: libvirt would make a later copy depend on it.
+    ``is_never_flushed``: its cache mode is ``unsafe``, so that QEMU brings nothing to the storage and is told no error.
     """
 
     device: str
@@ -134,6 +136,7 @@ class Disk(NamedTuple):
     is_active: bool = True
     target: str = ""
     stale_view: str | None = None
+    is_never_flushed: bool = False
 
     @classmethod
     def from_qmp(cls, entry: Members, graph: Graph) -> Disk:
@@ -148,6 +151,7 @@ class Disk(NamedTuple):
             return cls(device=device, qdev=qdev, node_name=None, read_only=False, chain=())
         image = inserted.members("image")
         node_name = inserted.text("node-name")
+        cache = inserted.optional_members("cache")
         chain = _read_chain(image, node_name, graph)
         return cls(
             device=device,
@@ -163,6 +167,7 @@ class Disk(NamedTuple):
             is_active="active" not in inserted or inserted.flag("active"),
             extended_l2=_has_subclusters(image),
             cluster_size=image.optional_size("cluster-size") or 0,
+            is_never_flushed=cache is not None and cache.optional_flag("no-flush"),
         )
 
     @property
@@ -196,6 +201,15 @@ class Disk(NamedTuple):
     def top(self) -> Image:
         """The active image, which a stream writes to."""
         return self.chain[0]
+
+    @property
+    def mark_of_loss(self) -> str:
+        """The node that says in this QEMU that the storage did not take what was written to the active image.
+
+        A node's name has 31 characters at most.
+        """
+        file = self.top.bound.id
+        return f"populate-unwritten-{zlib.crc32(repr(file).encode()):08x}"
 
     @property
     def chain_paths(self) -> tuple[str, ...]:

@@ -186,6 +186,9 @@ class Link(Protocol):
     async def delete_node(self, node: str) -> None:
         """Close a block node that nothing uses."""
 
+    async def leave_mark(self, node: str) -> None:
+        """Leave an empty node of this name, which stays until the VM is restarted, unless there is one."""
+
     async def serving(self) -> Serving:
         """What QEMU serves to others, and whether it has iothreads."""
 

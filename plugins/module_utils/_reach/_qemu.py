@@ -277,6 +277,11 @@ class QemuLink:
         """Close a block node that nothing uses."""
         await self._tell("blockdev-del", {"node-name": node})
 
+    async def leave_mark(self, node: str) -> None:
+        """Leave an empty node, which is in the block graph from now on. One that can be written has no snapshots."""
+        with contextlib.suppress(CommandRefused):
+            await self._tell("blockdev-add", {"driver": "null-co", "node-name": node, "read-only": True})
+
     # -- Reading ahead -------------------------------------------------------------------------------------------------
 
     def read_ahead(self, node: str) -> AsyncContextManager[Ahead]:

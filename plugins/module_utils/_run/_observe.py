@@ -16,6 +16,7 @@ from .._model._address import DomainName, read_address
 from .._model._disk import Disk
 from .._model._errors import Failure, HostSilent, MonitorMissing, MonitorSilent, QmpError
 from .._model._files import Bound
+from .._model._graph import Graph
 from .._model._seams import Find, Found, Host, Link, ListDomains, OpenLink
 from .._model._vm import Identity, Sight, Vm
 
@@ -140,7 +141,7 @@ async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[
     return Vm(
         identity=identity,
         status=sight.status,
-        disks=await _hold_against_headers(disks, identity, host),
+        disks=await _hold_against_headers(disks, identity, host, sight.graph),
         jobs=sight.jobs,
         graph=sight.graph,
         meanings={name: survey.names[name] for name in names if name in survey.names},
@@ -148,7 +149,9 @@ async def _locate(identity: Identity, sight: Sight, host: Host, names: Sequence[
     )
 
 
-async def _hold_against_headers(disks: Sequence[Disk], identity: Identity, host: Host) -> tuple[Disk, ...]:
+async def _hold_against_headers(
+    disks: Sequence[Disk], identity: Identity, host: Host, graph: Graph
+) -> tuple[Disk, ...]:
     full = [disk for disk in disks if disk.chain]
     readings = await host.headers(identity.pid, [(disk.top.bound, disk.top.format) for disk in full])
     named: list[str] = []
@@ -162,6 +165,6 @@ async def _hold_against_headers(disks: Sequence[Disk], identity: Identity, host:
     for disk in disks:
         # A drive without a medium has no header, and was not asked about.
         if disk.chain:
-            disk = hold_against_header(disk, next(answers), found)
+            disk = hold_against_header(disk, next(answers), found, graph)
         held.append(disk)
     return tuple(held)

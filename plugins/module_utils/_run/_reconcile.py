@@ -24,8 +24,10 @@ from .._decide._endings import (
     failed_wait,
     guest_errors,
     never_copied,
+    never_flushed,
     no_name_for_base,
     no_room,
+    nobody_flushes,
     not_copied,
     not_known_to_be_copied,
     not_now,
@@ -49,6 +51,7 @@ from .._decide._plan import (
     obstacle_of,
     releasable,
 )
+from .._decide._populated import loss_of
 from .._model._disk import is_local
 from .._model._errors import (
     CommandRefused,
@@ -206,6 +209,8 @@ class _Visit:
             self._refuse_states()
             # Whoever streamed this disk, now or before: "populated" means that a crash cannot undo it.
             await self._flush()
+            if self._now.disk.is_never_flushed:
+                self._note(never_flushed(self._now.disk))
         await self._release()
 
     # -- What went wrong -----------------------------------------------------------------------------------------------
@@ -538,22 +543,32 @@ class _Visit:
         Until QEMU answers the guest stands still, so the kernel writes out before. The kernel tells of an error whoever
         has had the file open since before it happened; QEMU tells of all, but may not be able to beside a job.
 
+        Where QEMU never flushes, only the kernel does, and what it tells is told once. A mark keeps it.
+
         :return: whether QEMU told.
         """
-        top = self._now.disk.top
+        disk, top = self._now.disk, self._now.disk.top
+        if disk.is_never_flushed and self._held is None:
+            failure = nobody_flushes(disk)
+            self._now = self._now._replace(doubt=str(failure))
+            raise failure
         beneath = top.nodes[top.nodes.index(self._top) + 1 :]
         try:
+            loss = loss_of(disk, self._now.vm.graph)
+            if loss is not None:
+                raise WriteBackFailed(loss)
             await self._write_out()
             await self._ask_state()
             is_told = await self._link.flush(self._top, beneath)
-            # Where this visit streams nothing, QEMU has had the file open for longer than we have, and tells more.
-            if self._watches or not is_told:
-                await self._write_out()
+            # A node may be set never to flush where QEMU does not show it.
+            await self._write_out()
         except WriteBackFailed as error:
-            failure = not_on_storage(error, self._now.job)
-            self._now = self._now._replace(doubt=str(error))
-            raise failure from error
+            raise self._not_on_storage(error) from error
         return is_told
+
+    def _not_on_storage(self, error: WriteBackFailed) -> QmpError:
+        self._now = self._now._replace(doubt=str(error))
+        return not_on_storage(error, self._now.job, self._now.disk)
 
     async def _write_out(self) -> None:
         try:
@@ -561,6 +576,11 @@ class _Visit:
                 await self._held.flush()
         except HostSilent as error:
             raise JobHangs(f"what was copied cannot be written out: {error}") from error
+        except WriteBackFailed:
+            # The kernel has told it now, and does not tell it again to who opens the file later.
+            with contextlib.suppress(QmpError):
+                await self._link.leave_mark(self._now.disk.mark_of_loss)
+            raise
 
     async def _release(self) -> None:
         """Delete the explicitly named nodes that only this chain used, so that QEMU closes their files."""
@@ -609,6 +629,8 @@ class _Visit:
             writing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await writing
+        if self._now.disk.is_never_flushed:
+            await self._hear_out()
         position = f"job {job_id} has begun"
         if watch.last_seen is not None:
             self._now = self._now._replace(cursor=watch.last_seen.offset)
@@ -619,6 +641,13 @@ class _Visit:
         if after is After.FAIL:
             raise failed_wait(end, position, waiting.over)
         return self._give_way() if after is After.GIVE_WAY else after
+
+    async def _hear_out(self) -> None:
+        """Wait for what was asked of the storage: what it answers is told to nobody else, not even to QEMU."""
+        try:
+            await self._write_out()
+        except WriteBackFailed as error:
+            raise self._not_on_storage(error) from error
 
     def _make_ready(self) -> None:
         """Load what the end of a stream takes, while QEMU copies: a task that finds all done never needs it."""
@@ -677,11 +706,11 @@ class _Visit:
         """
         pause = _SOON_SECONDS
         # An error stays known, and is told when the image is flushed.
-        with contextlib.suppress(HostSilent, WriteBackFailed):
+        with contextlib.suppress(JobHangs, WriteBackFailed):
             while self._held is not None:
                 await asyncio.sleep(pause)
                 began = asyncio.get_running_loop().time()
-                await self._held.flush()
+                await self._write_out()
                 has_much = asyncio.get_running_loop().time() - began >= _SOON_SECONDS
                 pause = _SOON_SECONDS if has_much else _LATER_SECONDS
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,11 @@ class Full(Disk):
         self.assert_claims_nothing(result, "restart the VM")
         assert any(error in result["msg"] for error in ERRORS), result["msg"]
 
+    def assert_lost(self, result: product.Result) -> None:
+        """The task failed, keeps the link, and says what happened."""
+        self.assert_claims_nothing(result)
+        assert any(error in result["msg"] for error in ERRORS), result["msg"]
+
     def assert_restart_cures(self) -> None:
         """With room and a VM started anew, the same task is done, and every byte is on the storage."""
         self.vm.kill()
@@ -180,23 +186,49 @@ def storage(folder: Path) -> Iterator[thin.Thin]:
 @pytest.fixture(params=["ext4", "device"])
 def full(request: pytest.FixtureRequest, folder: Path, storage: thin.Thin) -> Iterator[Full]:
     """The top is a file on ext4 on such a device, or the device itself."""
-    below = dense_chain(folder, layers=0)
     if request.param == "ext4":
-        with thin.ext4(storage, folder / "ext4") as mounted:
-            top = images.create(mounted.path / "top.qcow2", backing=below.base)
-            mounted.sync()
-            mounted.trim()
-            yield from boot_on(storage, images.Chain((top, below.base), below.expected))
+        with on_ext4(folder, storage) as chain:
+            yield from boot_on(storage, chain, *disks.drive(chain.top, id="drive0", qdev="vda"))
     else:
+        below = dense_chain(folder, layers=0)
         top = Path(storage.device)
         image = images.create(folder / "top.qcow2", backing=below.base)
         run(["dd", f"if={image}", f"of={top}", "bs=64k", "conv=fsync", "status=none"])
-        yield from boot_on(storage, images.Chain((top, below.base), below.expected))
+        yield from boot_on(
+            storage,
+            images.Chain((top, below.base), below.expected),
+            *disks.drive(top, id="drive0", qdev="vda"),
+        )
 
 
-def boot_on(storage: thin.Thin, chain: images.Chain) -> Iterator[Full]:
+@pytest.fixture(params=["cache=unsafe", "the file alone"])
+def unflushed(request: pytest.FixtureRequest, folder: Path, storage: thin.Thin) -> Iterator[Full]:
+    """The same on ext4, and QEMU never flushes the file: the kernel tells of an error, once, to who asks."""
+    with on_ext4(folder, storage) as chain:
+        words = disks.drive(chain.top, id="drive0", qdev="vda", cache="unsafe")
+        if request.param == "the file alone":
+            words = [
+                *disks.blockdev("file", "top-file", filename=str(chain.top), cache={"no-flush": True}),
+                *disks.blockdev("qcow2", "top", file="top-file"),
+                *disks.frontend("virtio-blk-pci", "vda", drive="top"),
+            ]
+        yield from boot_on(storage, chain, *words)
+
+
+@contextlib.contextmanager
+def on_ext4(folder: Path, storage: thin.Thin) -> Iterator[images.Chain]:
+    """A chain whose top is on a thin device."""
+    below = dense_chain(folder, layers=0)
+    with thin.ext4(storage, folder / "ext4") as mounted:
+        top = images.create(mounted.path / "top.qcow2", backing=below.base)
+        mounted.sync()
+        mounted.trim()
+        yield images.Chain((top, below.base), below.expected)
+
+
+def boot_on(storage: thin.Thin, chain: images.Chain, *words: str) -> Iterator[Full]:
     """A VM that ends before its storage does."""
     storage.leave(ROOM)
-    with Vm(chain.base.parent, *disks.drive(chain.top, id="drive0", qdev="vda"), running=True) as vm:
+    with Vm(chain.base.parent, *words, running=True) as vm:
         yield Full(vm, chain, storage)
     storage.make_room()

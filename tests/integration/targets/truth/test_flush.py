@@ -10,16 +10,20 @@ of the VM makes the disk trustworthy again. The backing images are elsewhere, an
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Proxy, images, product, thin
+from lab import Proxy, disks, images, product, thin
 
-from .conftest import ERRORS, SPEED
+from .conftest import ERRORS, SPEED, dense_chain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from lab import Vm
 
     from .conftest import Full
 
@@ -121,3 +125,45 @@ def test_the_header_is_not_taken(full: Full, folder: Path) -> None:
         assert said["populated"] is not True
         assert [each["path"] for each in said["released"] if each["free"]] == []
     full.assert_restart_cures()
+
+
+# -- A QEMU that never flushes -----------------------------------------------------------------------------------------
+
+
+def test_what_qemu_never_flushes_is_on_the_storage(unflushed: Full) -> None:
+    """The task does it in QEMU's place."""
+    unflushed.storage.make_room()
+    result = unflushed.stream()
+    assert (result.failed, result["finished"]) == (False, True), result
+    assert not unflushed.stream()["changed"]
+    unflushed.vm.kill()
+    thin.forget_cache(unflushed.chain.top)
+    unflushed.assert_safe_after_kill()
+
+
+def test_a_rerun_does_not_forget_what_only_the_kernel_knew(unflushed: Full) -> None:
+    """The kernel has told the first task, and tells no other; QEMU is told nothing, and would go on."""
+    unflushed.assert_lost(unflushed.stream())
+    unflushed.storage.make_room()
+    thin.forget_cache(unflushed.chain.top)
+    for _rerun in range(2):
+        unflushed.assert_lost(unflushed.stream())
+    assert unflushed.info()["populated"] is not True
+    assert unflushed.vm.hmp("savevm now") == ""  # the mark in QEMU forbids nothing
+
+
+def test_a_stream_that_is_left_does_not_forget_it_either(unflushed: Full) -> None:
+    """The task hears of it while it waits, and ends before all is copied."""
+    result = unflushed.stream(speed="1M", wait_timeout=7, on_timeout="leave")
+    assert not result["finished"]
+    unflushed.storage.make_room()
+    unflushed.assert_lost(unflushed.stream(speed="0"))
+
+
+def test_that_qemu_never_flushes_is_told(folder: Path, boot: Callable[..., Vm]) -> None:
+    """With the VM's own cache mode a later crash of the host may cost the disk: who deletes its base should know."""
+    chain = dense_chain(folder)
+    vm = boot(*disks.drive(chain.top, id="drive0", qdev="vda", cache="unsafe"))
+    result = product.module("block_stream", monitors=[vm.monitor], disks=["vda"])
+    assert (result.failed, result["finished"]) == (False, True), result
+    assert "QEMU never flushes it" in json.dumps(result["warnings"])

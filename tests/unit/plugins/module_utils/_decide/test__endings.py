@@ -25,7 +25,7 @@ from ansible_collections.virtops.qmp.tests.unit.builders import disk, job
 )
 def test_what_is_true_now_is_told(running: Job | None, words: str) -> None:
     """A job that stays is told with its state, and one that is not there is not spoken of."""
-    for told in (not_on_storage(WriteBackFailed("no space"), running), not_now("it was saved", running)):
+    for told in (not_on_storage(WriteBackFailed("no space"), running, disk()), not_now("it was saved", running)):
         assert words in str(told)
         assert ("The job" in str(told)) is (running is not None)
 

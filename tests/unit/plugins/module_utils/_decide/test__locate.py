@@ -13,9 +13,12 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._locate import
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._populated import why_not_populated
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import Disk
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, Descriptor, FileId, Inode, Survey
+from ansible_collections.virtops.qmp.plugins.module_utils._model._graph import Graph
 from ansible_collections.virtops.qmp.plugins.module_utils._model._header import Header, NoHeader, Reading
 from ansible_collections.virtops.qmp.tests.unit.builders import bound_to, disk, image
 from ansible_collections.virtops.qmp.tests.unit.fake_qemu import in_vms, inode_of, named
+
+NO_NODES = Graph({}, {}, {})
 
 
 def found_behind(subject: Disk, reading: Reading) -> dict[str, Bound]:
@@ -37,7 +40,7 @@ def found_behind(subject: Disk, reading: Reading) -> dict[str, Bound]:
 def test_a_header_that_names_more_than_qemu_uses(subject: Disk, backing: str, stale: str | None) -> None:
     """A header that still names an image that QEMU dropped makes the disk need that image."""
     reading = Header(backing=backing)
-    held = hold_against_header(subject, reading, found_behind(subject, reading))
+    held = hold_against_header(subject, reading, found_behind(subject, reading), NO_NODES)
     assert held.stale_header == stale
     assert held.is_populated is (subject.is_populated and stale is None)
 
@@ -67,12 +70,35 @@ RENAMED = Bound(Inode(FileId(1, 2), "regular"), (10,), same_file=False, file="/v
 )
 def test_populated(subject: Disk, reading: Reading, populated: bool | None, words: str) -> None:
     """What speaks against it makes it false, and what cannot be told makes it unknown; both have their reason."""
-    held = hold_against_header(subject, reading, found_behind(subject, reading))
+    held = hold_against_header(subject, reading, found_behind(subject, reading), NO_NODES)
     answer, reason = why_not_populated(held)
     assert answer is populated
     assert held.is_populated is (populated is True)
     assert words in (reason or "")
     assert (reason is None) == (populated is True)
+
+
+@pytest.mark.parametrize(
+    ("subject", "reading", "populated", "words"),
+    [
+        pytest.param(disk("top"), Header(), None, "did not reach the storage", id="alone"),
+        pytest.param(disk("top", "base"), Header(backing="base.qcow2"), False, "still needs", id="over a base"),
+        pytest.param(disk(image("top", bound=Bound(why="x"))), Header(), None, "cannot be told: x", id="unknown file"),
+    ],
+)
+def test_what_the_storage_did_not_take(subject: Disk, reading: Reading, populated: bool | None, words: str) -> None:
+    """A disk of which an earlier task was told so is populated or not: nobody knows what is missing."""
+    marked = Graph({subject.mark_of_loss: {}}, {}, {})
+    assert len(subject.mark_of_loss) <= 31  # as long as the name of a node may be
+    answer, reason = why_not_populated(hold_against_header(subject, reading, found_behind(subject, reading), marked))
+    assert answer is populated
+    assert words in (reason or "")
+
+
+def test_what_the_storage_did_not_take_of_another_disk() -> None:
+    """It says nothing of this one."""
+    marked = Graph({disk("other").mark_of_loss: {}}, {}, {})
+    assert hold_against_header(disk("top"), Header(), {}, marked).is_populated
 
 
 def test_an_empty_drive_is_not_populated() -> None:
@@ -86,7 +112,10 @@ def test_an_empty_drive_is_not_populated() -> None:
 )
 def test_snapshots(in_qemu: int | None, in_header: int, count: int) -> None:
     """Whoever knows of more internal snapshots is right: they may need the images below."""
-    assert hold_against_header(disk("top", snapshots=in_qemu), Header(snapshots=in_header), {}).snapshots == count
+    assert (
+        hold_against_header(disk("top", snapshots=in_qemu), Header(snapshots=in_header), {}, NO_NODES).snapshots
+        == count
+    )
 
 
 def test_an_external_data_file() -> None:
@@ -94,7 +123,9 @@ def test_an_external_data_file() -> None:
     reading = Header(data_file="data.raw")
     subject = disk("top")
     assert names_in_header(subject, reading) == ["/vms/data.raw"]
-    assert hold_against_header(subject, reading, found_behind(subject, reading)).top.data == bound_to("/vms/data.raw")
+    assert hold_against_header(subject, reading, found_behind(subject, reading), NO_NODES).top.data == bound_to(
+        "/vms/data.raw"
+    )
 
 
 def test_images_are_bound_to_what_qemu_has_open() -> None:
