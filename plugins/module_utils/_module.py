@@ -17,7 +17,7 @@ from ._decide._failures import failure_to_result, in_one_message
 from ._model._errors import Failure, QmpError, WrongRequest
 from ._model._peer import Owner
 from ._model._request import Selection
-from ._model._seams import Find, Host, OpenLink
+from ._model._seams import AskPlans, Find, Host, OpenLink
 from ._model._text import presentable
 from ._reach._host import LinuxHost, allow_descriptors
 from ._reach._peer import find_owner
@@ -91,10 +91,11 @@ def _require_library(module: AnsibleModule, by: str) -> None:
 
 
 class Way(NamedTuple):
-    """How the VMs of a call are found and reached."""
+    """How the VMs of a call are found and reached, and who tells what libvirt would do with them later."""
 
     find: Find
     open_link: OpenLink
+    ask_plans: AskPlans | None = None
 
 
 def _way(module: AnsibleModule, by: str, host: Host, *, takes_turns: bool) -> Way:
@@ -119,7 +120,8 @@ def _way_to_domains(module: AnsibleModule, owner: Owner | None, *, takes_turns: 
     params = module.params
     _libvirt.check_uri(params["uri"])
     domains = _libvirt.Domains(params["uri"], params["connect_timeout"], owner, takes_turns=takes_turns)
-    return Way(functools.partial(find_domains, params["domains"], params["uri"], domains.list), domains.open)
+    find = functools.partial(find_domains, params["domains"], params["uri"], domains.list)
+    return Way(find, domains.open, domains.plans)
 
 
 def _leave_out_empty(params: dict[str, Any]) -> None:

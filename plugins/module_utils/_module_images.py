@@ -23,4 +23,4 @@ async def inform_of_images(module: AnsibleModule, way: Way, host: Host) -> dict[
         check_image_path("paths", path)
     for folder in folders:
         check_path("search", folder)
-    return (await _images.inform_of_images(paths, folders, way.find, way.open_link, host)).to_result()
+    return (await _images.inform_of_images(paths, folders, way.find, way.open_link, host, way.ask_plans)).to_result()

@@ -39,7 +39,14 @@ async def populate(module: AnsibleModule, way: Way, host: Host) -> dict[str, Any
     check = module.check_mode
     bound = None if params["bound"] is None else bound_from(params["bound"], is_of_domains=bool(params["domains"]))
     done = await _populate.populate(
-        way.find, selection_from(params), request, way.open_link, host, is_check=check, bound=bound
+        way.find,
+        selection_from(params),
+        request,
+        way.open_link,
+        host,
+        is_check=check,
+        bound=bound,
+        ask_plans=way.ask_plans,
     )
     return {**done.to_result(), "deadline": deadline_to_result(request.waiting.until, time.time())}
 

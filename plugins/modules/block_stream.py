@@ -853,7 +853,8 @@ disks:
           by whatever name; V(false) where something is known to need it; and null where it cannot be known, such as on
           a file system that other hosts may have mounted, or for a user who may not ask the kernel. It is V(false) also
           as long as this disk is not populated, or its active image has internal snapshots. With O(images) it is
-          V(true) only where all headers there were read, and none of them names the image.
+          V(true) only where all headers there were read, and none of them names the image; with O(domains) only where
+          no definition of any domain, running or off, names it as a disk, and no snapshot of libvirt's needs it.
       type: list
       elements: dict
       contains: &image

@@ -167,9 +167,11 @@ images:
       type: str
     free:
       description:
-        - V(true), the kernel says that nobody on this host has the image open; V(false), somebody has.
+        - V(true), the kernel says that nobody on this host has the image open; V(false), somebody has. With O(domains),
+          it is V(false) also where the definition of a domain, running or off, names the image as a disk, or a snapshot
+          of libvirt's needs it.
         - Null where that cannot be told, such as on a file system that other hosts may use.
-        - It says nothing of VMs that are off. See C(needed_by).
+        - It says nothing of other VMs that are off. See C(needed_by).
       type: bool
     reason:
       description: Why C(free) is V(false) or null, in words; null where it is V(true).

@@ -50,6 +50,9 @@ class Guest:
         self.qemu = FakeQemu(name, pid, uuid)
         self.targets: dict[str, str] = {}
         self.chains: dict[str, list[str]] = {}
+        # What it starts with the next time, if it is defined, and the XML of its snapshots.
+        self.definition: str | None = None
+        self.snapshots: dict[str, str] = {}
 
     def add(self, target: str, *files: str) -> None:
         """A disk over these files of /vms, the top first."""
@@ -122,6 +125,7 @@ class FakeLibvirt:
     VIR_DOMAIN_BLOCK_JOB_COMPLETED = 0
     VIR_DOMAIN_BLOCK_JOB_FAILED = 1
     VIR_DOMAIN_BLOCK_REBASE_RELATIVE = 16
+    VIR_DOMAIN_XML_INACTIVE = 2
     VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX = 1
     libvirtError = LibvirtError
 
@@ -369,8 +373,18 @@ class FakeDomain:
     def isActive(self) -> int:
         return self._do("isActive", lambda: int(self.guest.is_on))  # type: ignore[no-any-return]
 
+    def isPersistent(self) -> int:
+        return int(self.guest.definition is not None)
+
     def XMLDesc(self, flags: int) -> str:
+        if flags == self._libvirt.VIR_DOMAIN_XML_INACTIVE:
+            return self._do("XMLDesc", lambda: self.guest.definition)  # type: ignore[no-any-return]
         return self._do("XMLDesc", self.guest.xml)  # type: ignore[no-any-return]
+
+    def listAllSnapshots(self, flags: int) -> list[FakeSnapshot]:
+        return self._do(  # type: ignore[no-any-return]
+            "listAllSnapshots", lambda: [FakeSnapshot(self, *each) for each in self.guest.snapshots.items()]
+        )
 
     def blockJobInfo(self, target: str, flags: int) -> dict[str, Any]:
         return self._do("blockJobInfo", lambda: {"cur": 0} if self.guest.job(target) else {})  # type: ignore[no-any-return]
@@ -403,3 +417,16 @@ class FakeDomain:
             self.guest.qemu.serve("job-cancel", {"id": job.id})
 
         self._do("blockJobAbort", abort)
+
+
+class FakeSnapshot:
+    """`libvirt.virDomainSnapshot`, which refers to its domain."""
+
+    def __init__(self, domain: FakeDomain, name: str, text: str):
+        self._domain, self._name, self._text = domain, name, text
+
+    def getName(self) -> str:
+        return self._name
+
+    def getXMLDesc(self, flags: int) -> str:
+        return self._text

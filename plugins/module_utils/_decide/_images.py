@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Mapping, NamedTuple, Sequence
 
+from .._model._domain import Plans
 from .._model._files import Granted, KnownFile, Lease, Users
 from .._model._images import Asked, Search, Unread
 from .._model._vm import Vm
 from ._names import needed_by
-from ._verdict import labels_of, proves_no_use, why_open, why_unknown
+from ._verdict import NO_PLANS, labels_of, proves_no_use, weigh_plans, why_open, why_unknown
 
 
 class ImagesInformed(NamedTuple):
@@ -23,6 +24,7 @@ class ImagesInformed(NamedTuple):
     users: Mapping[KnownFile, Users]
     vms: Sequence[Vm]
     warnings: Sequence[str]
+    plans: Plans = NO_PLANS
 
     def to_result(self) -> dict[str, Any]:
         """The result of the module, with ``warnings`` and ``errors``."""
@@ -41,6 +43,7 @@ class ImagesInformed(NamedTuple):
     def _image(self, file: KnownFile, asked: Asked) -> dict[str, Any]:
         lease, users, labels = self.leases[file], self.users.get(file), labels_of(self.vms)
         free, reason = is_free(asked, lease, users, labels)
+        free, reason = weigh_plans(free, reason, {file.path}, file.id, self.plans)
         return {
             "path": file.path,
             "free": free,

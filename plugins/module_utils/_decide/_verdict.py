@@ -9,9 +9,11 @@ What speaks against it makes it *not free*; what cannot be seen, read or asked m
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Sequence
+import posixpath
+from typing import Collection, Mapping, NamedTuple, Sequence
 
 from .._model._disk import Image
+from .._model._domain import Needed, Plans
 from .._model._files import FileId, Granted, KnownFile, Lease, Users
 from .._model._images import Search
 from .._model._vm import Vm
@@ -25,6 +27,8 @@ _LOCAL = frozenset(
         *("ramfs", "squashfs", "tmpfs", "xfs", "zfs"),
     }
 )
+
+NO_PLANS = Plans()
 
 # A golden image may be open in hundreds of VMs. The pids of all are in the result beside these words.
 _MOST_NAMES = 5
@@ -78,13 +82,14 @@ class Verdict(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def judge(
+def judge(  # noqa: PLR0913  # all that may speak against it
     left: LeftImage,
     lease: Lease | None,
     users: Users | None,
     labels: Mapping[int, str],
     off: Sequence[str] = (),
     search: Search | None = None,
+    plans: Plans = NO_PLANS,
 ) -> Verdict:
     """Say whether an image may be archived or deleted, as far as this host can know.
 
@@ -93,12 +98,15 @@ def judge(
     :param labels: what the VMs are called, by their processes.
     :param off: the sockets or domains of VMs that are off: an overlay of theirs may name the image.
     :param search: what headers say of it; None where no folder was named to be searched.
+    :param plans: what libvirt would start, or revert to.
     """
     free, reason = _is_free(left, lease, users, labels)
     # What is open or unknown has a reason already, and a header that names it outweighs what is unknown.
     if search is not None and free is not False and left.file is not None:
         free, reason = _weigh_names(free, reason, left.file, search)
     path = left.image.file or left.image.path
+    if left.file is not None:
+        free, reason = weigh_plans(free, reason, {path, left.image.path}, left.id, plans)
     verdict = Verdict(path, free, reason, _pids(lease, users))
     if left.id is not None:
         verdict = verdict._replace(device=left.id.device, inode=left.id.inode)
@@ -106,6 +114,33 @@ def judge(
     if free and off and search is None:
         verdict = verdict._replace(notes=(_note_on(off),))
     return verdict
+
+
+def weigh_plans(
+    free: bool | None, reason: str | None, paths: Collection[str], file: FileId | None, plans: Plans
+) -> tuple[bool | None, str | None]:
+    """What is left of a verdict when libvirt's plans are known.
+
+    :param paths: the names of the file.
+    """
+    # What is open has a reason already, and what libvirt needs outweighs what is unknown.
+    if free is False:
+        return free, reason
+    for needed in plans.needed:
+        if _is_meant(needed, paths, file):
+            return False, needed.why
+    if free and plans.unknown:
+        return None, f"what libvirt's domains and snapshots need cannot be told: {plans.unknown}"
+    return free, reason
+
+
+def _is_meant(needed: Needed, paths: Collection[str], file: FileId | None) -> bool:
+    if file is not None and needed.file == file:
+        return True
+    # Of a volume only the name is known here.
+    if "/" not in needed.path:
+        return needed.path in map(posixpath.basename, paths)
+    return needed.path in paths
 
 
 def _weigh_names(

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What libvirt knows of a guest's disks, from its XML, beside what QEMU tells of them."""
+"""What libvirt knows of its guests' disks, from its XML, beside what QEMU tells of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Sequence
 
 from ._disk import Disk
 from ._errors import MonitorUnusable
+from ._files import FileId
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
@@ -42,19 +43,53 @@ class DomainDisk(NamedTuple):
     below: tuple[str, ...]
 
 
+class Needed(NamedTuple):
+    """A file that libvirt would need later, whether anybody has it open now or not; ``why`` says for what.
+
+    ``path`` is the name of a file, or without any slash that of a volume in a pool; ``file`` is what has it here.
+    """
+
+    path: str
+    file: FileId | None
+    why: str
+
+
+class Plans(NamedTuple):
+    """What libvirt would start, or revert to; ``unknown`` says why not all of it can be told, if so."""
+
+    needed: tuple[Needed, ...] = ()
+    unknown: str = ""
+
+
 def read_domain(text: str) -> tuple[DomainDisk, ...]:
     """Read the XML of a running guest.
 
     :raise MonitorUnusable: it is none.
     """
+    return tuple(_read_disk(element) for element in _parse(text).findall("./devices/disk"))
+
+
+def sources_in(text: str) -> tuple[str, ...]:
+    """All that the disks in the XML of a domain, or of a snapshot of one, are made of: files, devices and volumes.
+
+    :raise MonitorUnusable: it is none.
+    """
+    names: dict[str, None] = {}
+    for disk in _parse(text).iter("disk"):
+        # That of the top, and those of the images below it where they are spelled out.
+        for source in disk.iter("source"):
+            names.update(dict.fromkeys(_attribute(source, kind) for kind in ("file", "dev", "volume")))
+    return tuple(filter(None, names))
+
+
+def _parse(text: str) -> ET.Element:
     # Loaded here, and only here: whoever names monitors reads no XML.
     import xml.etree.ElementTree as ET
 
     try:
-        root = ET.fromstring(text)
+        return ET.fromstring(text)
     except ET.ParseError as error:
         raise MonitorUnusable(f"libvirt's description of the domain cannot be read: {error}") from error
-    return tuple(_read_disk(element) for element in root.findall("./devices/disk"))
 
 
 def _read_disk(element: ET.Element) -> DomainDisk:

@@ -32,7 +32,7 @@ from ._vm import Identity, Migration, Sight
 
 if TYPE_CHECKING:
     # What most calls have no need of.
-    from ._domain import Listed
+    from ._domain import Listed, Plans
     from ._images import Search
     from ._map import Layer, MapTotals, NoMap
 
@@ -295,4 +295,7 @@ class Found(NamedTuple):
 
 
 Find = Callable[[], Awaitable[Found]]
+# What libvirt would start, or revert to, of all its domains; it raises nothing.
+AskPlans = Callable[[], Awaitable["Plans"]]
+
 ListDomains = Callable[[], Awaitable[Sequence["Listed"]]]

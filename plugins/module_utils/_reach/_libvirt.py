@@ -22,7 +22,18 @@ from urllib.parse import urlsplit
 
 from .._model._address import DomainName
 from .._model._disk import Disk, Image, is_local
-from .._model._domain import DomainDisk, Listed, as_libvirt_knows, index_of_node, is_behind, read_domain, target_of_job
+from .._model._domain import (
+    DomainDisk,
+    Listed,
+    Needed,
+    Plans,
+    as_libvirt_knows,
+    index_of_node,
+    is_behind,
+    read_domain,
+    sources_in,
+    target_of_job,
+)
 from .._model._errors import (
     CommandRefused,
     HostSilent,
@@ -66,6 +77,8 @@ _PULL_POLL_SECONDS = 1.0
 _SETTLE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+# Hundreds of domains with their snapshots take a second.
+_PLANS_SECONDS = 60.0
 
 
 def check_uri(uri: str) -> None:
@@ -112,6 +125,15 @@ class Domains:
         async with self._connected() as connection:
             listed: Sequence[Listed] = await self._ask(_list, connection)
         return listed
+
+    async def plans(self) -> Plans:
+        """What the definitions and the snapshots of all domains need; see ``_seams.AskPlans``."""
+        try:
+            async with self._connected() as connection:
+                plans: Plans = await _ask(_plans, connection, seconds=_PLANS_SECONDS)
+        except QmpError as error:
+            return Plans(unknown=str(error))
+        return plans
 
     @contextlib.asynccontextmanager
     async def open(self, address: str) -> AsyncIterator[DomainLink]:
@@ -210,6 +232,38 @@ def _list(connection: Any) -> list[Listed]:
         with contextlib.suppress(libvirt.libvirtError):
             found.append(Listed(domain.name(), domain.UUIDString(), bool(domain.isActive())))
     return sorted(found, key=_name_of)
+
+
+def _plans(connection: Any) -> Plans:
+    needed: list[Needed] = []
+    unknown = ""
+    for domain in connection.listAllDomains(0):
+        try:
+            needed += _needed_by(domain)
+        except (libvirt.libvirtError, MonitorUnusable) as error:
+            traceback.clear_frames(error.__traceback__)  # they refer to the domain
+            unknown = str(error) if isinstance(error, MonitorUnusable) else _why_no_plans(error) or unknown
+    return Plans(tuple(needed), unknown)
+
+
+def _why_no_plans(error: Any) -> str:
+    # A domain that goes away meanwhile has none.
+    return "" if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else f"libvirt refuses: {error}"
+
+
+def _needed_by(domain: Any) -> list[Needed]:
+    """What a domain starts with the next time, and what its snapshots would revert to."""
+    # Loaded here, and only here, as above.
+    from ._users import file_id
+
+    name, needed = domain.name(), []
+    if domain.isPersistent():
+        for path in sources_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
+            needed.append(Needed(path, file_id(path), f"the definition of domain {name} names it as a disk"))
+    for snapshot in domain.listAllSnapshots(0):
+        for path in sources_in(snapshot.getXMLDesc(0)):
+            needed.append(Needed(path, file_id(path), f"snapshot {snapshot.getName()} of domain {name} needs it"))
+    return needed
 
 
 def _name_of(guest: Listed) -> str:

@@ -47,7 +47,7 @@ def opened_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
     found: set[FileId] = set()
     for table in _descriptor_tables(pid):
         for descriptor in _list(table):
-            each = _file_id(f"{table}/{descriptor}")
+            each = file_id(f"{table}/{descriptor}")
             if each is None or each in found or each not in wanted:
                 continue
             # The costly look comes last: hardly any descriptor gets here.
@@ -95,7 +95,7 @@ def _mapped_by(pid: int, wanted: Collection[FileId]) -> set[FileId]:
     for line in re.finditer(rf"^(\S+) \S+ \S+ (\w+):(\w+) ({inodes})\b", _maps(pid), re.MULTILINE):
         device = os.makedev(int(line[2], 16), int(line[3], 16))
         found.add(FileId(device, int(line[4])))
-        found.add(_file_id(f"/proc/{pid}/map_files/{line[1]}"))
+        found.add(file_id(f"/proc/{pid}/map_files/{line[1]}"))
     return set(wanted).intersection(found)
 
 
@@ -139,7 +139,7 @@ def _swap_files() -> Iterator[tuple[str, FileId]]:
     """The files that the kernel swaps to, by the names that they had then."""
     # The first line has the titles.
     for line in read_text("/proc/swaps").splitlines()[1:]:
-        each = _file_id(unescape(line.split()[0]))
+        each = file_id(unescape(line.split()[0]))
         if each is not None:
             yield "swap", each
 
@@ -175,16 +175,17 @@ def _seen_through(mount: Mount, layer: str, file: KnownFile) -> FileId | None:
     inside = file.path[len(folder) :]
     if _shown_by(mount.layers, inside) != file.id:
         return None
-    return _file_id(f"{mount.point}{inside}")
+    return file_id(f"{mount.point}{inside}")
 
 
 def _shown_by(layers: Iterable[str], inside: str) -> FileId | None:
     """What the upper one of the layers has by this name, which hides what the others have."""
-    found = filter(None, (_file_id(f"{layer}{inside}") for layer in layers))
+    found = filter(None, (file_id(f"{layer}{inside}") for layer in layers))
     return next(found, None)
 
 
-def _file_id(path: str) -> FileId | None:
+def file_id(path: str) -> FileId | None:
+    """What has a name now; None where nothing has, or it cannot be reached."""
     try:
         status = os.stat(path)
     except OSError:

@@ -16,7 +16,7 @@ from .._decide._second_look import confirm, is_claim
 from .._decide._select import select, select_bound
 from .._model._errors import Failure, WrongRequest
 from .._model._request import BoundVms, Request, Selection
-from .._model._seams import Find, Host, OpenLink
+from .._model._seams import AskPlans, Find, Host, OpenLink
 from .._model._target import Target
 from ._fleet import reconcile_all
 from ._links import Links
@@ -36,14 +36,16 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     *,
     is_check: bool,
     bound: BoundVms | None = None,
+    ask_plans: AskPlans | None = None,
 ) -> Populated:
     """Do what is asked for with the disks: nothing is started unless all of it can be right.
 
     :param is_check: only tell what would be done.
     :param bound: the VMs and disks that an earlier look has selected, in place of ``find`` and ``selection``.
+    :param ask_plans: who tells what libvirt would start, or revert to; None where libvirt has no part in it.
     """
     if bound is not None:
-        return await _populate_bound(bound, request, open_link, host, is_check=is_check)
+        return await _populate_bound(bound, request, open_link, host, ask_plans, is_check=is_check)
     async with Links(open_link) as links:
         sighting = await observe(find, links.look, host, selection.names(request.base))
         if sighting.failures and not sighting.vms:
@@ -68,11 +70,18 @@ async def populate(  # noqa: PLR0913  # what was asked for, and the two ways out
     for target in targets:
         if target.key in crowded:
             by_key[target.key] = not_begun(target, request, WrongRequest, crowded[target.key])
-    return await _judged(sighting, [by_key[target.key] for target in targets], sighting.failures, host, request)
+    outcomes = [by_key[target.key] for target in targets]
+    return await _judged(sighting, outcomes, sighting.failures, host, request, ask_plans=ask_plans)
 
 
 async def _populate_bound(
-    bound: BoundVms, request: Request, open_link: OpenLink, host: Host, *, is_check: bool
+    bound: BoundVms,
+    request: Request,
+    open_link: OpenLink,
+    host: Host,
+    ask_plans: AskPlans | None,
+    *,
+    is_check: bool,
 ) -> Populated:
     """Go on with what an earlier look has found fit; what stands in the way by now is told by each disk's own visit."""
     meant = [vm for vm in bound if vm.keys]
@@ -83,7 +92,7 @@ async def _populate_bound(
         targets, failures = select_bound(sighting.vms, meant, request.base)
         outcomes, sighting = await _act(sighting, targets, request, links, host, is_check=is_check)
     known = {vm.pid: vm.name or vm.monitor for vm in bound if vm.pid is not None}
-    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host, request, known)
+    return await _judged(sighting, outcomes, (*sighting.failures, *failures), host, request, known, ask_plans)
 
 
 async def _act(
@@ -130,26 +139,29 @@ async def _ask_again(
     return confirmed, sighting._replace(vms=tuple(now.get(vm.identity.monitor, vm) for vm in sighting.vms))
 
 
-async def _judged(  # what is known by now, and who knows more
+async def _judged(  # noqa: PLR0913  # what is known by now, and who knows more
     sighting: Sighting,
     outcomes: Sequence[Outcome],
     failures: Sequence[Failure],
     host: Host,
     request: Request,
     known: Mapping[int, str] | None = None,
+    ask_plans: AskPlans | None = None,
 ) -> Populated:
     """Say of each image that left a chain whether it is free.
 
     :param known: what an earlier look of the same task has called VMs, by their processes.
+    :param ask_plans: as above.
     """
     verdicts: Sequence[Sequence[Verdict]] = [()] * len(outcomes)
     if any(outcome.left for outcome in outcomes):
         # Loaded while the streams ran.
-        from .._decide._verdict import labels_of
+        from .._decide._verdict import NO_PLANS, labels_of
         from ._release import judge_all
 
         labels = labels_of(sighting.vms, known or {})
-        verdicts = await judge_all(outcomes, labels, host, sighting.off, request.images)
+        plans = NO_PLANS if ask_plans is None else await ask_plans()
+        verdicts = await judge_all(outcomes, labels, host, sighting.off, request.images, plans)
     return Populated(
         vms=sighting.vms,
         outcomes=tuple(outcomes),

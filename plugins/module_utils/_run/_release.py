@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Collection, Mapping, Sequence
 
 from .._decide._outcome import Outcome
-from .._decide._verdict import LeftImage, Verdict, judge
+from .._decide._verdict import NO_PLANS, LeftImage, Verdict, judge
+from .._model._domain import Plans
 from .._model._files import Granted, KnownFile, Lease, Users
 from .._model._seams import Host
 
@@ -21,11 +22,13 @@ async def judge_all(
     host: Host,
     off: Sequence[str] = (),
     folders: Sequence[str] = (),
+    plans: Plans = NO_PLANS,
 ) -> list[list[Verdict]]:
     """The verdicts on the images that each of the disks has left, in order.
 
     :param labels: what the VMs are called, by their processes.
     :param folders: where headers may still name them.
+    :param plans: what libvirt would start, or revert to.
     """
     left = [images_left(outcome) for outcome in outcomes]
     files: set[KnownFile] = set()
@@ -38,7 +41,7 @@ async def judge_all(
 
     def judged(image: LeftImage) -> Verdict:
         lease, found = (None, None) if image.file is None else (leases.get(image.file), users.get(image.file))
-        return judge(image, lease, found, labels, off, search)
+        return judge(image, lease, found, labels, off, search, plans)
 
     verdicts: list[list[Verdict]] = []
     for images in left:

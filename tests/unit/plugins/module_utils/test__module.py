@@ -537,6 +537,18 @@ def test_what_is_free_may_be_of_a_domain_that_is_off(daemon: FakeLibvirt, module
     assert any("a VM that is off: web02" in warning for warning in found["warnings"])
 
 
+def test_what_a_snapshot_needs_is_not_free(daemon: FakeLibvirt, module: RunModule) -> None:
+    """Nobody has it open any more, and libvirt would revert to it."""
+    disk = "<domain><devices><disk><source file='/vms/mid.qcow2'/></disk></devices></domain>"
+    daemon.guests[0].snapshots = {"before": f"<domainsnapshot>{disk}</domainsnapshot>"}
+    found = module("block_stream", domain="web01", disk="vda")
+    told = {image["path"]: (image["free"], image["reason"]) for image in found["disks"][0]["released"]}
+    needed = (False, "snapshot before of domain web01 needs it")
+    assert told == {"/vms/mid.qcow2": needed, "/vms/base.qcow2": (True, None)}
+    shown = module("image_info", paths=["/vms/mid.qcow2"], domains=["*"])["images"]
+    assert [(image["free"], image["reason"]) for image in shown] == [needed]
+
+
 def test_images_of_domains(daemon: FakeLibvirt, module: RunModule) -> None:
     """A process that has an image open is called by its guest."""
     found = module("image_info", paths=["/vms/base.qcow2"], domains=["*"])

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._images import ImagesInformed
+from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import NO_PLANS
+from ansible_collections.virtops.qmp.plugins.module_utils._model._domain import Needed, Plans
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     FileId,
     Granted,
@@ -23,12 +25,19 @@ THERE = Inode(FileId(1, 2), "regular")
 QEMU = {"pid": 100, "process": "qemu", "vm": "vm0"}
 
 
-def told(asked: Asked, lease: Lease, users: Users | None = None, file_id: FileId | None = THERE.id) -> dict[str, Any]:
+def told(
+    asked: Asked,
+    lease: Lease,
+    users: Users | None = None,
+    file_id: FileId | None = THERE.id,
+    plans: Plans = NO_PLANS,
+) -> dict[str, Any]:
     """The element of `images` of one image, and all else of the result."""
     file = KnownFile("/g/a", file_id)
     search = Search(("/v",), {file: asked})
     found = {} if users is None else {file: users}
-    result = ImagesInformed(search, {file: lease}, found, [vm(disk(), identity=identity(pid=100))], ["w"]).to_result()
+    vms = [vm(disk(), identity=identity(pid=100))]
+    result = ImagesInformed(search, {file: lease}, found, vms, ["w"], plans).to_result()
     (image,) = result.pop("images")
     assert result == {"changed": False, "unread": [], "unread_count": 0, "warnings": ["w"], "errors": []}
     element: dict[str, Any] = image
@@ -82,6 +91,13 @@ def test_what_is_no_file_that_was_seen(asked: Asked, lease: Lease, reason: str) 
     found = told(asked, lease, file_id=None)
     assert (found["free"], found["device"], found["inode"]) == (None, None, None)
     assert reason in found["reason"]
+
+
+def test_what_libvirt_would_start_or_revert_to() -> None:
+    """It is not free, whoever has it open."""
+    plans = Plans((Needed("/g/a", None, "snapshot s of domain d needs it"),))
+    found = told(Asked(THERE), FREE, plans=plans)
+    assert (found["free"], found["reason"]) == (False, "snapshot s of domain d needs it")
 
 
 def test_what_was_not_read_is_told() -> None:

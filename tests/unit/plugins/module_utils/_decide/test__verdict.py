@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._verdict import LeftImage, Verdict, judge, labels_of
+from ansible_collections.virtops.qmp.plugins.module_utils._model._domain import Needed, Plans
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import (
     FileId,
     Granted,
@@ -273,6 +274,39 @@ def test_headers_that_were_searched(
 def test_headers_of_what_is_not_free_anyway(members: dict[str, Any], search: Search) -> None:
     """What they say changes nothing."""
     assert judge(left(**members), None, None, {}, search=search) == judge(left(**members), None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("needed", "unknown", "lease", "free", "reason"),
+    [
+        pytest.param((), "", FREE, True, None, id="none"),
+        pytest.param((Needed("/link", FileId(1, 2), "s needs it"),), "", FREE, False, "s needs it", id="the file"),
+        pytest.param((Needed(PATH, None, "s needs it"),), "", FREE, False, "s needs it", id="the name"),
+        pytest.param((Needed("base.qcow2", None, "s needs it"),), "", FREE, False, "s needs it", id="a volume"),
+        pytest.param((Needed("/vms/other", FileId(1, 3), "no"),), "", FREE, True, None, id="another file"),
+        pytest.param((Needed("other", None, "no"),), "", FREE, True, None, id="another volume"),
+        pytest.param((Needed(PATH, None, "s needs it"),), "why", unknown("x"), False, "s needs it", id="else unknown"),
+        pytest.param((Needed(PATH, None, "s needs it"),), "", OPEN, False, SOMEWHERE, id="open, and needed"),
+        pytest.param((), "why", FREE, None, "what libvirt's domains and snapshots need cannot be", id="not told"),
+        pytest.param(
+            (), "why", unknown("x"), None, "whether it is open cannot be told: x", id="unknown for two reasons"
+        ),
+    ],
+)
+def test_what_libvirt_would_start_or_revert_to(
+    needed: tuple[Needed, ...], unknown: str, lease: Lease, free: bool | None, reason: str | None
+) -> None:
+    """Nobody has it open, and it is not free; where libvirt does not tell, that is unknown."""
+    found = judge(left(), lease, None, {}, plans=Plans(needed, unknown))
+    assert found.free is free
+    assert (found.reason or "").startswith(reason or "")
+    assert (found.reason is None) == (found.free is True)
+
+
+def test_libvirt_has_no_part_in_what_is_no_file() -> None:
+    """Only its server knows who uses it."""
+    plans = Plans((Needed("base", None, "no"),))
+    assert judge(left(**REMOTE), None, None, {}, plans=plans) == judge(left(**REMOTE), None, None, {})
 
 
 def test_a_vm_over_tcp_lends_its_name_to_no_process() -> None:

@@ -11,6 +11,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._domain import 
     index_of_node,
     is_behind,
     read_domain,
+    sources_in,
     target_of_job,
 )
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import MonitorUnusable
@@ -97,6 +98,30 @@ def test_what_is_no_xml(text: str) -> None:
     """What cannot be read is told, and is no traceback."""
     with pytest.raises(MonitorUnusable, match="libvirt's description of the domain cannot be read"):
         read_domain(text)
+    with pytest.raises(MonitorUnusable, match="libvirt's description of the domain cannot be read"):
+        sources_in(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param(domain(VDA), ("/vms/top.qcow2", "/vms/mid & more.qcow2", "/vms/base.qcow2"), id="a chain"),
+        pytest.param(domain(), (), id="no disk"),
+        pytest.param(
+            "<domainsnapshot><name>s</name><disks><disk name='vda'><source file='/vms/new'/></disk></disks>"
+            "<domain><devices><disk><source file='/vms/then'/></disk></devices></domain><inactiveDomain><devices>"
+            "<disk><source dev='/dev/x'/></disk></devices></inactiveDomain></domainsnapshot>",
+            ("/vms/new", "/vms/then", "/dev/x"),
+            id="a snapshot",
+        ),
+        pytest.param(one("<source pool='p' volume='base.qcow2'/>"), ("base.qcow2",), id="a volume"),
+        pytest.param(one("<source protocol='rbd' name='pool/x'/>"), (), id="a network source"),
+        pytest.param(one("<source file='/vms/x'/>", "<source file='/vms/x'/>"), ("/vms/x",), id="each once"),
+    ],
+)
+def test_sources_in(text: str, names: tuple[str, ...]) -> None:
+    """All that a start, or a revert, would open on this host is found."""
+    assert sources_in(text) == names
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable  # noqa: UP035  # Python 3.8
 
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._address import DomainName
-from ansible_collections.virtops.qmp.plugins.module_utils._model._domain import Listed
+from ansible_collections.virtops.qmp.plugins.module_utils._model._domain import Listed, Needed, Plans
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import (
     CommandRefused,
     MonitorError,
@@ -25,6 +26,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import 
     MonitorUnusable,
     WrongRequest,
 )
+from ansible_collections.virtops.qmp.plugins.module_utils._model._files import FileId
 from ansible_collections.virtops.qmp.plugins.module_utils._model._job import Stream
 from ansible_collections.virtops.qmp.plugins.module_utils._model._peer import Owner
 from ansible_collections.virtops.qmp.plugins.module_utils._model._seams import Found
@@ -205,6 +207,61 @@ def test_libvirt_is_prepared_once(libvirt: FakeLibvirt) -> None:
     run(libvirt, twice)
     assert libvirt.log == [("events",)]
     assert [each.name for each in threading.enumerate()].count("libvirt's events") == 1
+
+
+def plans(libvirt: FakeLibvirt) -> Plans:
+    told: Plans = run(libvirt, domains().plans)
+    assert libvirt.open_connections == 0
+    return told
+
+
+def disk_of(path: str) -> str:
+    return f"<domain><devices><disk><source file='{path}'/></disk></devices></domain>"
+
+
+def test_plans(libvirt: FakeLibvirt, tmp_path: Path) -> None:
+    """What defined guests start with, running or off, and what snapshots revert to; each with what has its name now."""
+    template = tmp_path / "template.qcow2"
+    template.touch()
+    status = template.stat()
+    libvirt.guests += [Guest("web02", TWO, is_on=False), Guest("db01", THREE)]
+    libvirt.guests[1].definition = disk_of(str(template))
+    libvirt.guests[0].snapshots = {"before": f"<domainsnapshot>{disk_of('/no/such')}</domainsnapshot>"}
+    assert plans(libvirt) == Plans(
+        (
+            Needed("/no/such", None, "snapshot before of domain web01 needs it"),
+            Needed(
+                str(template),
+                FileId(status.st_dev, status.st_ino),
+                "the definition of domain web02 names it as a disk",
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "unknown"),
+    [
+        pytest.param("open", LibvirtError(38, "No such file"), "libvirt cannot be reached: No such file", id="down"),
+        pytest.param("listAllDomains", LibvirtError(88, "denied"), "libvirt refuses: denied", id="no list"),
+        pytest.param("listAllSnapshots", LibvirtError(88, "denied"), "libvirt refuses: denied", id="no snapshots"),
+        pytest.param("XMLDesc", LibvirtError(42, "no domain"), "", id="a guest that goes away"),
+    ],
+)
+def test_plans_that_are_not_told(libvirt: FakeLibvirt, call: str, error: Any, unknown: str) -> None:
+    """What cannot be asked is unknown; a guest that is no more has no plans."""
+    libvirt.guests[0].definition = disk_of("/x")
+    libvirt.refuses[call] = error
+    told = plans(libvirt)
+    assert [each.path for each in told.needed if each.path != "/x"] == []
+    assert told.unknown.startswith(unknown)
+    assert bool(told.unknown) == bool(unknown)
+
+
+def test_a_definition_that_is_no_xml(libvirt: FakeLibvirt) -> None:
+    """What cannot be read is unknown as well."""
+    libvirt.guests[0].definition = "no XML"
+    assert "cannot be read" in plans(libvirt).unknown
 
 
 # -- One guest ---------------------------------------------------------------------------------------------------------

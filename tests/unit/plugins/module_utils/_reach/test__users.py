@@ -71,9 +71,9 @@ def test_what_is_mapped(file: KnownFile, monkeypatch: pytest.MonkeyPatch, listed
     device = f"{os.major(file.id.device):02x}:{os.minor(file.id.device):02x}"
     line = f"7f00-7f80 r--s 00000000 {listed.format(device=device, inode=file.id.inode)}    {file.path}\n"
     monkeypatch.setattr(_users, "read_text", lambda path: line if path == "/proc/7/maps" else "")
-    real = _users._file_id
+    real = _users.file_id
     names = {"/proc/7/map_files/7f00-7f80": file.path}
-    monkeypatch.setattr(_users, "_file_id", lambda path: real(names.get(path, str(path))))
+    monkeypatch.setattr(_users, "file_id", lambda path: real(names.get(path, str(path))))
     assert _users._mapped_by(7, {file.id}) == ({file.id} if found else set())
 
 
@@ -94,11 +94,11 @@ def test_a_process_whose_first_thread_has_ended(file: KnownFile, monkeypatch: py
     assert file.id is not None
     assert file.path is not None
     me, thread = os.getpid(), "77"
-    real_list, real_id, real_read = _users._list, _users._file_id, read_text
+    real_list, real_id, real_read = _users._list, _users.file_id, read_text
     lists = {f"/proc/{me}/fd": [], f"/proc/{me}/task": [thread], f"/proc/{me}/task/{thread}/fd": ["5"]}
     monkeypatch.setattr(_users, "_list", lambda path: lists[path] if path in lists else real_list(path))
     names = {f"/proc/{me}/task/{thread}/fd/5": file.path}
-    monkeypatch.setattr(_users, "_file_id", lambda path: real_id(names.get(path, str(path))))
+    monkeypatch.setattr(_users, "file_id", lambda path: real_id(names.get(path, str(path))))
     texts = {f"/proc/{me}/maps": "", f"/proc/{me}/task/{thread}/maps": "mapped"}
     monkeypatch.setattr(_users, "read_text", lambda path: texts[path] if path in texts else real_read(path))
     assert opened_by(me, {file.id}) == {file.id}
