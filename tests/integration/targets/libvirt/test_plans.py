@@ -39,8 +39,7 @@ def verdicts(domain: Domain) -> dict[str, tuple[bool | None, str | None]]:
 
 def seen(domain: Domain, path: Path) -> tuple[bool | None, str | None]:
     """What image_info says of an image."""
-    options = {"domains": [domain.vm.name], "uri": domain.vm.libvirt.address}
-    result = product.module("image_info", paths=[str(path)], **options)
+    result = product.module("image_info", paths=[str(path)], **domain.options)
     assert not result.failed, result
     (image,) = result["images"]
     return image["free"], image["reason"]
