@@ -77,6 +77,7 @@ _PULL_POLL_SECONDS = 1.0
 _SETTLE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+_NOTICE_SECONDS = 0.2
 # Hundreds of domains with their snapshots take a second.
 _PLANS_SECONDS = 60.0
 
@@ -407,7 +408,13 @@ class Guest:
     async def _ask(self, function: Callable[..., Any], *arguments: object, seconds: float = USUAL_REPLY_SECONDS) -> Any:
         """Call libvirt about the guest."""
         self.check()
-        answer = await _ask(self._call, function, *arguments, seconds=seconds)
+        try:
+            answer = await _ask(self._call, function, *arguments, seconds=seconds)
+        except MonitorUnusable:
+            # On a busy host libvirt takes a moment to notice that the guest has ended, which is why it refuses then.
+            await asyncio.sleep(_NOTICE_SECONDS)
+            self.check()
+            raise
         self.check()
         return answer
 

@@ -554,10 +554,10 @@ class _Visit:
             raise failure
         beneath = top.nodes[top.nodes.index(self._top) + 1 :]
         try:
+            await self._write_out()
             loss = loss_of(disk, self._now.vm.graph)
             if loss is not None:
                 raise WriteBackFailed(loss)
-            await self._write_out()
             await self._ask_state()
             is_told = await self._link.flush(self._top, beneath)
             # A node may be set never to flush where QEMU does not show it.

@@ -267,6 +267,18 @@ def test_a_definition_that_is_no_xml(libvirt: FakeLibvirt) -> None:
 # -- One guest ---------------------------------------------------------------------------------------------------------
 
 
+def test_libvirt_notices_late_that_a_guest_has_ended(libvirt: FakeLibvirt) -> None:
+    """It refuses first, and then says that the guest has stopped: the guest is lost, and libvirt did not refuse."""
+    libvirt.refuses["query-status"] = LibvirtError(libvirt.VIR_ERR_INTERNAL_ERROR, "End of file from qemu monitor")
+
+    async def ask(link: DomainLink) -> None:
+        asyncio.get_running_loop().call_later(0.1, libvirt.tell, "0 web01", libvirt.VIR_DOMAIN_EVENT_STOPPED, 0)
+        with pytest.raises(MonitorLost):
+            await link.status()
+
+    at_guest(libvirt, ask)
+
+
 def test_a_visit(libvirt: FakeLibvirt) -> None:
     """The guest is libvirt's by name and UUID, its QEMU is found, and its disks have libvirt's names."""
 
