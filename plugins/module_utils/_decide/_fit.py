@@ -110,7 +110,8 @@ REFUSED_STATES = {
 
 def refused_state(vm: Vm, disk: Disk) -> str | None:
     """Why no job on a disk must be started or ended now, if so."""
-    if not disk.is_active:
+    # What the VM's state says comes with what to do. Since 10.0 QEMU tells of the disks, too.
+    if vm.status not in REFUSED_STATES and not disk.is_active:
         return "QEMU has given the disk away (it is inactive), copies nothing, and dies when a job is finished"
     return REFUSED_STATES.get(vm.status)
 

@@ -267,6 +267,12 @@ SNAPSHOT = "/dev/vg/snap_vm-100-disk-0_before.qcow2"
         pytest.param(OVER, {"status": "finish-migrate"}, "is about to end", id="about to leave"),
         pytest.param(disk("top", "base", is_active=False), {}, "it is inactive", id="inactive"),
         pytest.param(
+            disk("top", "base", is_active=False),
+            {"status": "postmigrate"},
+            "give it `cont` first",
+            id="inactive, saved",
+        ),
+        pytest.param(
             disk("top", "base", lost="it is gone"), {}, "it is gone. Keep /vms/base.qcow2, and copy", id="lost"
         ),
         pytest.param(disk(image("top", format="vmdk"), "base"), {}, "is vmdk", id="a format that keeps its link"),
