@@ -218,7 +218,7 @@ def test_what_most_tasks_do_not_need_is_loaded_late(module: str) -> None:
     """Each file is compiled in each task anew: what only the end of a stream takes is loaded when one runs."""
     words = [sys.executable, "-c", LOADED.format(module=module)]
     # Where this process has its modules from, which ansible-test tells to nobody else.
-    path = os.pathsep.join([str(PLUGINS.parents[3]), *sys.path])
+    path = os.pathsep.join([str(Path(_errors.__file__).parents[6]), *sys.path])
     environ = {**os.environ, "PYTHONPATH": path}
     told = subprocess.run(words, capture_output=True, text=True, check=True, env=environ).stdout
     at_first, when_ready = (set(line.split()) for line in told.splitlines())
