@@ -26,8 +26,8 @@ def loss_of(disk: Disk, graph: Graph) -> str | None:
     if disk.mark_of_loss not in graph.below:
         return None
     return (
-        f"an earlier task was told that what was written to {disk.top.path} did not reach the storage: an Input/output "
-        "error, or no space left"
+        f"an earlier task was told that what was written to {disk.top.path} did not reach the storage (an Input/output "
+        "error, no space left, or the like), and the VM was not restarted since"
     )
 
 
