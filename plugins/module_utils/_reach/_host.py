@@ -143,6 +143,7 @@ class LinuxHost:
 
     async def search(self, files: Collection[KnownFile], folders: Sequence[str]) -> Search:
         """Read the headers of all images in the folders."""
+        # Loaded here, and only here: most tasks do without.
         from .._model._images import Asked, Search, Unread
         from ._images import search
 

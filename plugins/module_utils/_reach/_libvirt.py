@@ -241,15 +241,15 @@ def _plans(connection: Any) -> Plans:
     for domain in connection.listAllDomains(0):
         try:
             needed += _needed_by(domain)
-        except (libvirt.libvirtError, MonitorUnusable) as error:
+        except libvirt.libvirtError as error:
             traceback.clear_frames(error.__traceback__)  # they refer to the domain
-            unknown = str(error) if isinstance(error, MonitorUnusable) else _why_no_plans(error) or unknown
+            # One that goes away meanwhile has no plans.
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                unknown = str(_as_error(error))
+        except MonitorUnusable as error:
+            traceback.clear_frames(error.__traceback__)
+            unknown = str(error)
     return Plans(tuple(needed), unknown)
-
-
-def _why_no_plans(error: Any) -> str:
-    # A domain that goes away meanwhile has none.
-    return "" if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else f"libvirt refuses: {error}"
 
 
 def _needed_by(domain: Any) -> list[Needed]:

@@ -621,7 +621,8 @@ class _Visit:
         if self._now.proof is not None:  # there is nothing left to copy, which even who does not wait waits for
             waiting, deadline = Waiting(on_timeout="leave"), asyncio.get_running_loop().time() + _BRIEF_SECONDS
         writing = asyncio.ensure_future(self._keep_written_out())
-        self._make_ready()
+        if waiting.wait:
+            self._make_ready()
         try:
             async with paced(pacing, followed), self._reading_ahead(job_id):
                 end = followed.end = await watch.wait(waiting, deadline)

@@ -334,14 +334,15 @@ def test_another_job_on_a_populated_disk_is_no_matter() -> None:
 
 
 def test_what_the_end_takes_is_loaded_while_qemu_copies() -> None:
-    """Nobody waits for it when all is copied, and a task that finds all done never loads it."""
-    qemu, done = vm_with(), vm_with("top.qcow2")
-    host, other = FakeHost(qemu), FakeHost(done)
+    """Nobody waits for it when all is copied; a task that finds all done, or does not wait, never loads it."""
+    qemu, done, started = vm_with(), vm_with("top.qcow2"), vm_with()
+    host, others = FakeHost(qemu), [FakeHost(done), FakeHost(started)]
     bring(qemu, host=host)
-    bring(done, host=other)
+    bring(done, host=others[0])
+    bring(started, asking(wait=False), seconds=0, host=others[1])
     assert host.acts_when_ready
     assert host.acts_when_ready[0] == qemu.acts[: qemu.acts.index("block-stream") + 1]
-    assert other.acts_when_ready == []
+    assert [other.acts_when_ready for other in others] == [[], []]
 
 
 # -- Ends that are no success ------------------------------------------------------------------------------------------
