@@ -169,7 +169,8 @@ def test_in_a_pid_namespace_that_does_not_show_the_user(
     """In a container with its VMs, the module does not see a reader of the host, and the kernel does."""
     with contextlib.ExitStack() as stack:
         script = "echo ready; exec sleep 1000"
-        outer = stack.enter_context(holder("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script))
+        alone = ("unshare", "--pid", "--kill-child", "--mount-proc")  # whose end is that of all in it
+        outer = stack.enter_context(holder(*alone, "sh", "-c", script))
         inner = Path(f"/proc/{outer}/task/{outer}/children").read_text().strip()
         inside = ["nsenter", "--target", inner, "--pid", "--mount"]
         emulator = os.environ.get("QEMU_SYSTEM", "qemu-system-x86_64")
