@@ -119,34 +119,96 @@ def _file(number: int, kind: Kind) -> Mapping[str, str]:
     return {"driver": driver, "filename": f"/proc/self/fd/{number}"}
 
 
-def total(text: str, size: int, base_size: int) -> Mapping[tuple[int, bool], int]:
-    """Add up the JSON of ``qemu-img map``, of a disk of this size over an image that stays, of that size (0 for none).
+class Piece(NamedTuple):
+    """What ``qemu-img map`` said, as JSON, of ``count`` images of a chain one below the other.
+
+    Below the last of them an empty image stood for all further ones, if there are any, which the next piece has. The
+    first is ``depth`` images below the top of the disk, and is ``size`` bytes large.
+    """
+
+    text: str
+    depth: int
+    count: int
+    size: int
+
+
+class _Extent(NamedTuple):
+    """From ``start`` to ``end``: whether there is data, and at which depth of the chain."""
+
+    start: int
+    end: int
+    depth: int
+    data: bool
+
+
+def total(pieces: Sequence[Piece], base_size: int) -> Mapping[tuple[int, bool], int]:
+    """Add up the map of a disk over an image that stays, of that size (0 for none).
+
+    :raise ValueError: a piece is not the whole map of its images.
+    """
+    found: dict[tuple[int, bool], int] = {}
+    for extent in _extents(pieces):
+        length = extent.end - extent.start
+        needed = length
+        if not extent.data:
+            # Zeros are needed as far as the image that stays reaches; behind its end it reads as zeros, too.
+            needed = max(0, min(extent.end, base_size) - extent.start)
+        for is_needed, part in ((True, needed), (False, length - needed)):
+            if part:
+                key = (extent.depth, is_needed)
+                found[key] = found.get(key, 0) + part
+    return found
+
+
+def _extents(pieces: Sequence[Piece]) -> Iterator[_Extent]:
+    """The map of the first image, for which all others are looked into."""
+    first, *others = pieces
+    below = _Below(others) if others else None
+    for extent in _extents_of(first):
+        if below is None or extent.depth < first.count:
+            yield extent._replace(depth=first.depth + extent.depth)
+        else:
+            yield from below.cut(extent.start, extent.end)
+
+
+class _Below:
+    """The map of an image, of which an image above it asks for the parts that it has not got, one after the other."""
+
+    def __init__(self, pieces: Sequence[Piece]):
+        self._depth = pieces[0].depth
+        self._extents = _extents(pieces)
+        self._latest = _Extent(0, 0, self._depth, False)
+
+    def cut(self, start: int, end: int) -> Iterator[_Extent]:
+        """What is in this part; no earlier part may be asked for than before."""
+        while start < end:
+            if self._latest.end <= start:
+                # What is behind the end of a smaller image reads as zeros, which hide all below.
+                self._latest = next(self._extents, _Extent(start, end, self._depth, False))
+                continue
+            until = min(end, self._latest.end)
+            yield self._latest._replace(start=start, end=until)
+            start = until
+
+
+def _extents_of(piece: Piece) -> Iterator[_Extent]:
+    """One piece by itself, with depths from its own first image.
 
     Of an extent only ``start``, ``length``, ``depth`` and ``data`` are read, which it has in every version; ``present``
     (6.1) and ``compressed`` (8.2) came later.
-
-    :raise ValueError: it is not the whole map of such a disk.
     """
-    found: dict[tuple[int, bool], int] = {}
     end = 0
-    for extent in _objects(text):
-        start = _count(extent, "start")
+    for extent in _objects(piece.text):
+        start, end_before = _count(extent, "start"), end
         length = _count(extent, "length")
         depth = _count(extent, "depth")
         data = extent.get("data")
-        if start != end or not isinstance(data, bool):
+        if start != end_before or not isinstance(data, bool):
             raise ValueError("the map has gaps")
         end += length
-        needed = length
-        if not data:
-            # Zeros are needed as far as the image that stays reaches; behind its end it reads as zeros, too.
-            needed = max(0, min(end, base_size) - start)
-        for is_needed, part in ((True, needed), (False, length - needed)):
-            if part:
-                found[depth, is_needed] = found.get((depth, is_needed), 0) + part
-    if end != size:
-        raise ValueError(f"the map is of {end} bytes, the disk has {size}")
-    return found
+        yield _Extent(start, end, depth, data)
+    if end != piece.size:
+        raise ValueError(f"the map is of {end} bytes, the image has {piece.size}")
 
 
 def _count(extent: Mapping[str, Any], key: str) -> int:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from lab import images, product
 
 sys.path.insert(0, str(product.collections_path()))
@@ -18,8 +19,9 @@ from ansible_collections.virtops.qmp.plugins.module_utils._decide._bind import b
 from ansible_collections.virtops.qmp.plugins.module_utils._decide._copied import left_below
 from ansible_collections.virtops.qmp.plugins.module_utils._model._disk import plain_path
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap
+from ansible_collections.virtops.qmp.plugins.module_utils._reach import _map
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._descriptors import survey
-from ansible_collections.virtops.qmp.plugins.module_utils._reach._map import User, read_map
+from ansible_collections.virtops.qmp.plugins.module_utils._reach._map import User
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,8 +63,17 @@ class Disk:
         if data_file:
             found = bind([[data_file]], survey(self.vm.pid, [data_file], {}))
             chain[0] = chain[0]._replace(data_file=found[data_file])
-        asked = read_map(self.vm.pid, chain, base_depth=base_depth, user=user, seconds=60, program=images.qemu_img())
-        return asyncio.run(asked)
+
+        def ask(most_images: int) -> MapTotals | NoMap:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_map, "_MOST_IMAGES", most_images)
+                options = {"base_depth": base_depth, "user": user, "seconds": 60, "program": images.qemu_img()}
+                return asyncio.run(_map.read_map(self.vm.pid, chain, **options))
+
+        found = ask(most_images=100)
+        # A long chain is asked for in pieces, to the same end.
+        assert ask(most_images=1) == found
+        return found
 
     def left(self, base_depth: int | None = None, **options: Any) -> int:
         """How many bytes are left below, as the map tells; it must tell."""

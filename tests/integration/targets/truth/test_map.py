@@ -65,9 +65,13 @@ def test_images_that_are_still_inactive(running: Callable[..., Disk]) -> None:
     disk.assert_streamed_again(disk.stream())
 
 
-def test_a_job_to_a_base_is_not_the_whole_way(running: Callable[..., Disk]) -> None:
-    """Somebody else's job had a base, and this task has none: what is below that base is copied, too."""
-    disk = running(2)
+@pytest.mark.parametrize("layers", [2, 34])
+def test_a_job_to_a_base_is_not_the_whole_way(running: Callable[..., Disk], layers: int) -> None:
+    """Somebody else's job had a base, and this task has none: what is below that base is copied, too.
+
+    Of a long chain qemu-img is asked in pieces, and the base is in another one than the top.
+    """
+    disk = running(layers)
     disk.start_foreign_job(base=str(disk.chain.base), auto_finalize=False)
     disk.vm.wait_event("BLOCK_JOB_PENDING", id="foreign")
     result = disk.stream()

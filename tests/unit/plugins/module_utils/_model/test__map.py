@@ -12,6 +12,7 @@ from ansible_collections.virtops.qmp.plugins.module_utils._model._files import B
 from ansible_collections.virtops.qmp.plugins.module_utils._model._map import (
     Layer,
     MapTotals,
+    Piece,
     Source,
     describe,
     fault_of,
@@ -107,6 +108,12 @@ MAP = [
 ]
 
 
+def total_of(text: str, size: int, base_size: int) -> Mapping[tuple[int, bool], int]:
+    """Of a chain that qemu-img opens at once."""
+    found: Mapping[tuple[int, bool], int] = total([Piece(text, 0, 3, size)], base_size)
+    return found
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -117,18 +124,18 @@ MAP = [
 )
 def test_a_map_is_added_up(text: str) -> None:
     """The bytes of each depth, with data and without, whatever else a version tells of them."""
-    assert total(text, 100, 0) == {(0, True): 10, (1, True): 25, (1, False): 30, (2, False): 35}
+    assert total_of(text, 100, 0) == {(0, True): 10, (1, True): 25, (1, False): 30, (2, False): 35}
 
 
 def test_zeros_over_an_image_that_stays() -> None:
     """Zeros count where they may hide what the image that stays has, and not beyond its end."""
-    assert total(json.dumps(MAP), 100, 50) == {(0, True): 10, (1, True): 45, (1, False): 10, (2, False): 35}
-    assert total(json.dumps(MAP), 100, 200) == {(0, True): 10, (1, True): 55, (2, True): 35}
+    assert total_of(json.dumps(MAP), 100, 50) == {(0, True): 10, (1, True): 45, (1, False): 10, (2, False): 35}
+    assert total_of(json.dumps(MAP), 100, 200) == {(0, True): 10, (1, True): 55, (2, True): 35}
 
 
 def test_an_empty_disk() -> None:
     """A disk of no bytes has an empty map."""
-    assert total("[ ]\n", 0, 0) == {}
+    assert total_of("[ ]\n", 0, 0) == {}
     assert MapTotals({}).size == 0
     assert MapTotals({(0, True): 3, (1, False): 4}).size == 7
 
@@ -141,7 +148,7 @@ def test_an_empty_disk() -> None:
         pytest.param(json.dumps(MAP) + "x", "followed by something else", id="more than a map"),
         pytest.param(json.dumps(MAP[1:]), "gaps", id="the first extent is missing"),
         pytest.param(json.dumps(MAP[:2] + MAP[3:]), "gaps", id="an extent is missing"),
-        pytest.param(json.dumps(MAP[:-1]), "of 65 bytes, the disk has 100", id="the last extent is missing"),
+        pytest.param(json.dumps(MAP[:-1]), "of 65 bytes, the image has 100", id="the last extent is missing"),
         pytest.param("[1]", "no list of extents", id="a number"),
         pytest.param(json.dumps([extent(0, 100, 0, data=1)]), "gaps", id="data is no truth value"),  # type: ignore[arg-type]
         pytest.param(json.dumps([extent(0, -5, 0, True)]), "no length", id="a negative length"),
@@ -153,14 +160,14 @@ def test_an_empty_disk() -> None:
 def test_what_is_no_map(text: str, why: str) -> None:
     """What is not the whole map of the disk is an error, and never a map without data."""
     with pytest.raises(ValueError, match=why):
-        total(text, 100, 0)
+        total_of(text, 100, 0)
 
 
 @given(st.text(alphabet='[]{},:" \n0123456789truefalsnd', max_size=60))
 def test_any_text(text: str) -> None:
     """Whatever is printed, it is an error unless it is a map of the whole disk."""
     try:
-        found: Mapping[tuple[int, bool], int] = total(text, 100, 0)
+        found: Mapping[tuple[int, bool], int] = total_of(text, 100, 0)
     except ValueError:
         return
     assert sum(found.values()) == 100
@@ -176,7 +183,41 @@ def test_nothing_is_lost_in_adding_up(parts: list[tuple[int, int, bool]], base_s
     for length, depth, data in parts:
         extents.append(extent(end, length, depth, data))
         end += length
-    found = MapTotals(total(json.dumps(extents), end, base_size))
+    found = MapTotals(total_of(json.dumps(extents), end, base_size))
     assert found.size == end
     needed = sum(length for (_depth, is_needed), length in found.bytes_at.items() if is_needed)
     assert needed >= sum(length for length, _depth, data in parts if data)
+
+
+# An image by its clusters: data, zeros, or nothing, which leads to the image below.
+CHAIN = st.lists(st.lists(st.sampled_from(["data", "zeros", ""]), max_size=6), min_size=1, max_size=7)
+
+
+def piece_of(chain: list[list[str]], depth: int, count: int) -> Piece:
+    """What qemu-img tells of some images of a chain, below which an empty one stands for the others."""
+    images = chain[depth : depth + count]
+    if depth + count < len(chain):
+        images = [*images, [""] * len(chain[depth + count])]
+    extents = []
+    for place in range(len(images[0])):
+        # What is behind the end of a smaller image reads as zeros, as if they were in that image.
+        seen = [(image[place : place + 1] or ["zeros"])[0] for image in images]
+        at = next((at for at, each in enumerate(seen) if each), len(images) - 1)
+        extents.append(extent(place, 1, at, seen[at] == "data"))
+    return Piece(json.dumps(extents), depth, count, len(images[0]))
+
+
+@given(CHAIN, st.integers(1, 7), st.integers(0, 7))
+def test_a_chain_in_pieces(chain: list[list[str]], count: int, base_size: int) -> None:
+    """However long the pieces are of which qemu-img was asked, the totals are those of the chain as a whole."""
+    pieces = [piece_of(chain, depth, min(count, len(chain) - depth)) for depth in range(0, len(chain), count)]
+    assert total(pieces, base_size) == total([piece_of(chain, 0, len(chain))], base_size)
+
+
+def test_a_piece_that_is_cut_off() -> None:
+    """What an image further down does not tell is an error where it is asked for, and never zeros."""
+    above = Piece(json.dumps([extent(0, 40, 0, True), extent(40, 60, 1, False)]), 0, 1, 100)
+    told = [extent(0, 50, 0, True)]
+    assert total([above, Piece(json.dumps(told), 1, 1, 50)], 0) == {(0, True): 40, (1, True): 10, (1, False): 50}
+    with pytest.raises(ValueError, match="of 50 bytes, the image has 70"):
+        total([above, Piece(json.dumps(told), 1, 1, 70)], 0)

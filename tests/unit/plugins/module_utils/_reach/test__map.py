@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtops.qmp.plugins.module_utils._model._errors import HostSilent
 from ansible_collections.virtops.qmp.plugins.module_utils._model._files import Bound, FileId, Inode
-from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap, total
+from ansible_collections.virtops.qmp.plugins.module_utils._model._map import Layer, MapTotals, NoMap, Piece, total
 from ansible_collections.virtops.qmp.plugins.module_utils._reach import _map
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._descriptors import read_inode
 from ansible_collections.virtops.qmp.plugins.module_utils._reach._map import User, read_map, user_of
@@ -86,9 +86,10 @@ def test_what_qemu_img_is_told(chain: list[Layer], qemu_img: Callable[[str], Non
     """Its words are fixed but for the chain, whose files are descriptors that it inherits, of the very images."""
     seen: dict[str, Any] = {}
 
-    def listen(text: str, *sizes: int) -> Any:
-        seen["said"] = text.splitlines()
-        return total(json.dumps(WHOLE), *sizes)
+    def listen(pieces: list[Piece], base_size: int) -> Any:
+        (piece,) = pieces
+        seen["said"] = piece.text.splitlines()
+        return total([piece._replace(text=json.dumps(WHOLE))], base_size)
 
     qemu_img(
         'for word; do echo "$word"; done; ulimit -c; ulimit -t; pwd; echo "$LC_ALL";'
@@ -148,6 +149,42 @@ def test_the_stand_in_has_the_size_of_the_image(chain: list[Layer], opened: Call
     assert (status.st_size, status.st_blocks) == (SIZE, 0)
 
 
+def test_a_long_chain_is_asked_for_in_pieces(
+    chain: list[Layer],
+    opened: Callable[..., Bound],
+    qemu_img: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+) -> None:
+    """Each piece has an empty image of the size of what follows below it, and their output has one limit."""
+    monkeypatch.setattr(_map, "_MOST_IMAGES", 2)
+    upper = [Layer("qcow2", f"/vms/{name}", 2 * SIZE, opened(name, qcow2())) for name in ("first", "second", "third")]
+    layers = [*upper, *chain]
+    found = _map._Chain(os.getpid(), layers, None)
+    stand_ins = [os.fstat(sources[-1].file).st_size for sources, piece in found.pieces if len(sources) > piece.count]
+    found.close()
+    assert [piece for _sources, piece in found.pieces] == [
+        Piece("", 0, 2, 2 * SIZE),
+        Piece("", 2, 2, 2 * SIZE),
+        Piece("", 4, 1, SIZE),
+    ]
+    assert stand_ins == [2 * SIZE, SIZE]
+    # The second half is not in the first piece, half of it not in the second, and the rest without data in the third.
+    maps = {
+        "first": [(0, SIZE, 0, True), (SIZE, SIZE, 2, False)],
+        "third": [(0, SIZE, 2, False), (SIZE, SIZE // 2, 0, True), (SIZE * 3 // 2, SIZE // 2, 1, False)],
+        "base": [(0, SIZE, 0, False)],
+    }
+    for name, extents in maps.items():
+        said = [dict(zip(("start", "length", "depth", "data"), extent, strict=True)) for extent in extents]
+        (folder / f"map-of-{name}").write_text(json.dumps(said))
+    number = '$(printf %s "$4" | sed "s,[^/]*/proc/self/fd/\\([0-9]*\\).*,\\1,")'
+    qemu_img(f'cat "{folder}/map-of-$(basename "$(readlink "/proc/self/fd/{number}")")"')
+    assert ask(layers) == MapTotals({(0, True): SIZE, (2, True): SIZE // 2, (3, False): SIZE // 2})
+    monkeypatch.setattr(_map, "_MOST_OUTPUT", len((folder / "map-of-first").read_text()) + 20)
+    assert ask(layers) == NoMap(f"the map has more than {_map._MOST_OUTPUT} bytes")
+
+
 @pytest.mark.parametrize(
     ("features", "is_given", "why"),
     [
@@ -189,7 +226,7 @@ def test_a_data_file_that_is_not_bound(chain: list[Layer], opened: Callable[...,
         pytest.param("exit 3", "qemu-img could not tell: it ended with 3", id="an error without a word"),
         pytest.param("kill -9 $$", "qemu-img could not tell: it ended with -9", id="killed"),
         pytest.param(
-            "echo []", f"qemu-img said what it never says: the map is of 0 bytes, the disk has {SIZE}", id="none"
+            "echo []", f"qemu-img said what it never says: the map is of 0 bytes, the image has {SIZE}", id="none"
         ),
         pytest.param("echo >/tmp/x", None, id="a file is written"),
         pytest.param("while :; do echo; done", "the map has more than 1000 bytes", id="no end"),
