@@ -120,7 +120,7 @@ def _file(number: int, kind: Kind) -> Mapping[str, str]:
 
 
 class Piece(NamedTuple):
-    """What ``qemu-img map`` said, as JSON, of ``count`` images of a chain one below the other.
+    """What ``qemu-img map`` said, as JSON, of ``images`` images of a chain one below the other.
 
     Below the last of them an empty image stood for all further ones, if there are any, which the next piece has. The
     first is ``depth`` images below the top of the disk, and is ``size`` bytes large.
@@ -128,7 +128,7 @@ class Piece(NamedTuple):
 
     text: str
     depth: int
-    count: int
+    images: int
     size: int
 
 
@@ -165,7 +165,7 @@ def _extents(pieces: Sequence[Piece]) -> Iterator[_Extent]:
     first, *others = pieces
     below = _Below(others) if others else None
     for extent in _extents_of(first):
-        if below is None or extent.depth < first.count:
+        if below is None or extent.depth < first.images:
             yield extent._replace(depth=first.depth + extent.depth)
         else:
             yield from below.cut(extent.start, extent.end)

@@ -67,13 +67,15 @@ class Disk:
         def ask(most_images: int) -> MapTotals | NoMap:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(_map, "_MOST_IMAGES", most_images)
-                options = {"base_depth": base_depth, "user": user, "seconds": 60, "program": images.qemu_img()}
-                return asyncio.run(_map.read_map(self.vm.pid, chain, **options))
+                asked = _map.read_map(
+                    self.vm.pid, chain, base_depth=base_depth, user=user, seconds=60, program=images.qemu_img()
+                )
+                return asyncio.run(asked)
 
-        found = ask(most_images=100)
+        whole = ask(most_images=100)
         # A long chain is asked for in pieces, to the same end.
-        assert ask(most_images=1) == found
-        return found
+        assert ask(most_images=1) == whole
+        return whole
 
     def left(self, base_depth: int | None = None, **options: Any) -> int:
         """How many bytes are left below, as the map tells; it must tell."""

@@ -161,7 +161,7 @@ def test_a_long_chain_is_asked_for_in_pieces(
     upper = [Layer("qcow2", f"/vms/{name}", 2 * SIZE, opened(name, qcow2())) for name in ("first", "second", "third")]
     layers = [*upper, *chain]
     found = _map._Chain(os.getpid(), layers, None)
-    stand_ins = [os.fstat(sources[-1].file).st_size for sources, piece in found.pieces if len(sources) > piece.count]
+    stand_ins = [os.fstat(sources[-1].file).st_size for sources, piece in found.pieces if len(sources) > piece.images]
     found.close()
     assert [piece for _sources, piece in found.pieces] == [
         Piece("", 0, 2, 2 * SIZE),
