@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
+import gc
 from typing import Any, Callable, Coroutine, Dict, Mapping, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -44,6 +46,8 @@ def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True, takes_turn
     :param needs_vms: whether there is no work without VMs.
     :param takes_turns: whether to be alone at one of libvirt's guests, as who holds a monitor is.
     """
+    # Python looks through all that was loaded before it ends, and longer than QEMU's answers take in a short call.
+    atexit.register(gc.freeze)
     _leave_out_empty(module.params)
     try:
         by = _vms_by(module.params, is_needed=needs_vms)

@@ -176,7 +176,7 @@ def test_a_long_chain_is_asked_for_in_pieces(
         "base": [(0, SIZE, 0, False)],
     }
     for name, extents in maps.items():
-        said = [dict(zip(("start", "length", "depth", "data"), extent, strict=True)) for extent in extents]
+        said = [{"start": at, "length": length, "depth": depth, "data": data} for at, length, depth, data in extents]
         (folder / f"map-of-{name}").write_text(json.dumps(said))
     number = '$(printf %s "$4" | sed "s,[^/]*/proc/self/fd/\\([0-9]*\\).*,\\1,")'
     qemu_img(f'cat "{folder}/map-of-$(basename "$(readlink "/proc/self/fd/{number}")")"')
