@@ -754,8 +754,8 @@ disks:
         - V(map), after the flush and before the link was removed, the map of the chain showed that nothing that the
           disk needs was left in the old images.
         - V(job), the job said so, and the VM had neither migrated nor had its state saved meanwhile. The map was no
-          proof, because C(qemu-img) is missing or cannot look into an image (a protocol, a monitor on TCP), or because
-          somebody else finished the job.
+          proof, because C(qemu-img) is missing or cannot look into an image (a protocol, an encrypted image, whose key
+          only QEMU has, a monitor on TCP), or because somebody else finished the job.
         - V(chain), nothing was streamed in this run. Chain and header need no more images, and QEMU has flushed them.
           What was copied before, this run does not know.
       type: str
