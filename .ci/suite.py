@@ -19,7 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOX = [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py")]
-DONE = ("success", "skipped")
 REPORT = ROOT / "build" / "report.json"
 # pytest's and ansible-test's own words for what they leave out.
 SKIPPED_INSIDE = re.compile(r"^(SKIPPED \[|WARNING: (Skipping|Excluding|Skipped|Unable|Required))")
@@ -65,12 +64,11 @@ def main() -> int:
     sessions = json.loads(REPORT.read_text())["sessions"]
     print("\nSkipped inside sessions:", *(sorted(skipped) or ["nothing"]), sep="\n  ")
     print("Sessions that run only when asked for by name:", *on_request(), sep="\n  ")
-    unsuccessful = [f"{session['name']}: {session['result']}" for session in sessions if session["result"] not in DONE]
-    if unsuccessful or failures:
-        print("\nWhat failed:", *unsuccessful, *failures, sep="\n  ")
     results = Counter(session["result"] for session in sessions)
-    failed = len(sessions) - sum(results[word] for word in DONE)
-    print(f"\nSessions: {results['success']} passed, {failed} failed, {results['skipped']} skipped")
+    failed = [session["name"] for session in sessions if session["result"] not in ("success", "skipped")]
+    if failed or failures:
+        print("\nWhat failed:", *failed, *failures, sep="\n  ")
+    print(f"\nSessions: {results['success']} passed, {len(failed)} failed, {results['skipped']} skipped")
     return 0 if code == 0 and not failed and results["success"] else 1
 
 

@@ -46,7 +46,7 @@ def run(module: AnsibleModule, work: Work, *, needs_vms: bool = True, takes_turn
     :param needs_vms: whether there is no work without VMs.
     :param takes_turns: whether to be alone at one of libvirt's guests, as who holds a monitor is.
     """
-    # Python looks through all that was loaded before it ends, and longer than QEMU's answers take in a short call.
+    # Before Python ends it would look through all that was loaded, which is a twentieth of what a short call takes.
     atexit.register(gc.freeze)
     _leave_out_empty(module.params)
     try:

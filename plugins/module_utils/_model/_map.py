@@ -147,26 +147,28 @@ def total(pieces: Sequence[Piece], base_size: int) -> Mapping[tuple[int, bool], 
     :raise ValueError: a piece is not the whole map of its images.
     """
     found: dict[tuple[int, bool], int] = {}
-    for extent in _extents(pieces):
-        length = extent.end - extent.start
+    for start, end, depth, data in _extents(pieces):
+        length = end - start
         needed = length
-        if not extent.data:
+        if not data:
             # Zeros are needed as far as the image that stays reaches; behind its end it reads as zeros, too.
-            needed = max(0, min(extent.end, base_size) - extent.start)
+            needed = max(0, min(end, base_size) - start)
         for is_needed, part in ((True, needed), (False, length - needed)):
             if part:
-                key = (extent.depth, is_needed)
-                found[key] = found.get(key, 0) + part
+                found[depth, is_needed] = found.get((depth, is_needed), 0) + part
     return found
 
 
 def _extents(pieces: Sequence[Piece]) -> Iterator[_Extent]:
     """The map of the first image, for which all others are looked into."""
     first, *others = pieces
-    below = _Below(others) if others else None
+    if not others:
+        yield from _extents_of(first)
+        return
+    below = _Below(others)
     for extent in _extents_of(first):
-        if below is None or extent.depth < first.images:
-            yield extent._replace(depth=first.depth + extent.depth)
+        if extent.depth < first.depth + first.images:
+            yield extent
         else:
             yield from below.cut(extent.start, extent.end)
 
@@ -182,31 +184,30 @@ class _Below:
     def cut(self, start: int, end: int) -> Iterator[_Extent]:
         """What is in this part; no earlier part may be asked for than before."""
         while start < end:
-            if self._latest.end <= start:
+            while self._latest.end <= start:
                 # What is behind the end of a smaller image reads as zeros, which hide all below.
                 self._latest = next(self._extents, _Extent(start, end, self._depth, False))
-                continue
             until = min(end, self._latest.end)
             yield self._latest._replace(start=start, end=until)
             start = until
 
 
 def _extents_of(piece: Piece) -> Iterator[_Extent]:
-    """One piece by itself, with depths from its own first image.
+    """One piece by itself.
 
     Of an extent only ``start``, ``length``, ``depth`` and ``data`` are read, which it has in every version; ``present``
     (6.1) and ``compressed`` (8.2) came later.
     """
     end = 0
     for extent in _objects(piece.text):
-        start, end_before = _count(extent, "start"), end
+        start = _count(extent, "start")
         length = _count(extent, "length")
         depth = _count(extent, "depth")
         data = extent.get("data")
-        if start != end_before or not isinstance(data, bool):
+        if start != end or not isinstance(data, bool):
             raise ValueError("the map has gaps")
         end += length
-        yield _Extent(start, end, depth, data)
+        yield _Extent(start, end, piece.depth + depth, data)
     if end != piece.size:
         raise ValueError(f"the map is of {end} bytes, the image has {piece.size}")
 

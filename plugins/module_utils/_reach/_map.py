@@ -5,7 +5,8 @@
 """Asks qemu-img where the data of a running disk lies.
 
 qemu-img opens whatever names the headers of images tell it, and reads what a guest may have made. So it gets the whole
-chain spelled out, each file as a descriptor that it inherits, and runs as QEMU's own user under limits.
+chain spelled out, a long one in pieces, each file as a descriptor that it inherits, and runs as QEMU's own user under
+limits.
 """
 
 from __future__ import annotations
